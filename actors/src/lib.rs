@@ -1,0 +1,12 @@
+//! The rules, the ports and the actors of TaskFlow.
+//!
+//! - [`domain`]: what a feed holds and what an operation does to it. Pure.
+//! - [`ports`]: what the actors need from outside (store, push, clock), and the contracts that adapters keep.
+//! - [`feed`], [`session`], [`supervisor`]: each a plain component that returns effects, and an actix shell around it.
+//!
+//! Architecture invariant: no database, broker, HTTP or file crate is in this crate's tree.
+
+pub mod cursor;
+pub mod domain;
+pub mod ports;
+pub mod supervisor;

@@ -1,0 +1,308 @@
+//! What the actors need from outside. Each port has a written contract; `contract` suites run it against every adapter.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use taskflow_protocol::UserId;
+use taskflow_protocol::message::OperationResult;
+use taskflow_protocol::values::{Seq, UnixMs};
+
+use crate::domain::Entry;
+
+/// A boxed future, so that ports can be trait objects.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// The random id of one unbroken history of a feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Epoch(pub u64);
+
+/// Where a feed's log stands in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The history.
+    pub epoch: Epoch,
+    /// The last entry; 0 does not occur (a feed is born with its first commit).
+    pub seq: Seq,
+    /// The first entry that the log still keeps. Reading from a cursor below `first - 1` is impossible.
+    pub first: Seq,
+    /// Every change of the entries up to this one is in the rows.
+    pub rows_upto: Seq,
+}
+
+/// One commit: one row of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Append {
+    /// Whose log.
+    pub feed: UserId,
+    /// The history that it continues; at birth, the new one.
+    pub epoch: Epoch,
+    /// The head that the log must have; 0 at birth.
+    pub base: Seq,
+    /// The last `seq` of the commit, and the head afterwards.
+    pub last: Seq,
+    /// Tells this append from every other, so that an unknown outcome can be settled by reading.
+    pub append_id: u64,
+    /// When, for retention and for the ids of the last 24 hours. Never below that of the commit before.
+    pub time: UnixMs,
+    /// The entries, opaque to the store.
+    pub body: Bytes,
+}
+
+/// Why an append did not succeed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum AppendError {
+    /// The head or the epoch is another; nothing was written. (`None`: there is no such feed.)
+    #[error("the head of the log is another")]
+    Conflict(Option<Head>),
+    /// There is no room; nothing was written. Reading works.
+    #[error("there is no room left in the store")]
+    Full,
+    /// Not known: it may have been written, or may yet be.
+    #[error("the store did not answer: {0}")]
+    Unavailable(String),
+    /// The stored feed is damaged; nothing was written.
+    #[error("the stored feed is damaged: {0}")]
+    Damaged(String),
+}
+
+/// Why a read did not succeed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ReadError {
+    /// The store does not answer.
+    #[error("the store did not answer: {0}")]
+    Unavailable(String),
+    /// What is stored is not what was written; the text names the file or table and the key.
+    #[error("the stored data is damaged: {0}")]
+    Damaged(String),
+}
+
+/// A row of the log, as read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogRow {
+    /// The last `seq` of the commit.
+    pub last: Seq,
+    /// See [`Append::append_id`].
+    pub append_id: u64,
+    /// See [`Append::time`].
+    pub time: UnixMs,
+    /// See [`Append::body`].
+    pub body: Bytes,
+}
+
+/// What one read of the log found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogPage {
+    /// The head at the moment of the read.
+    pub head: Head,
+    /// Commits in order, whole: the first may begin at or below the asked `after`.
+    pub rows: Vec<LogRow>,
+}
+
+/// The kind of a row: part of its key, never renumbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum RowKind {
+    /// The settings: one row.
+    Settings = 1,
+    /// A list.
+    List = 2,
+    /// A task.
+    Task = 3,
+    /// A label.
+    Label = 4,
+}
+
+/// The key of a row within its feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowKey {
+    /// What it is.
+    pub kind: RowKind,
+    /// Which.
+    pub id: [u8; 16],
+}
+
+/// A row, as stored: absolute values, and the `seq` that last changed them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredRow {
+    /// Which row.
+    pub key: RowKey,
+    /// The entry that last changed it. A write with a lower `seq` than what is stored changes nothing.
+    pub seq: Seq,
+    /// The values, opaque to the store.
+    pub body: Bytes,
+}
+
+/// All that is needed to bring a feed into memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The head at the moment of the read.
+    pub head: Head,
+    /// All rows.
+    pub rows: Vec<StoredRow>,
+    /// The commits after `rows_upto`, and all commits whose time is at or after the asked one, in order, without a hole
+    /// up to the head.
+    pub log: Vec<LogRow>,
+}
+
+/// What to cut from a log.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retention {
+    /// Commits at or after this time stay, whatever else says cut.
+    pub keep_since: UnixMs,
+    /// Commits before this time go.
+    pub cut_before: UnixMs,
+    /// No more commits than this stay.
+    pub commits_max: u64,
+    /// No more bytes of bodies than this stay.
+    pub bytes_max: u64,
+}
+
+/// The durable log and rows of every feed.
+///
+/// # Contract
+///
+/// - *Append* is atomic and conditional: it succeeds only if the head is `base` and the epoch the same (at birth: if the
+///   feed does not exist). When its future resolves to `Ok`, the commit is durable. Appends of one feed that are in
+///   flight together are applied in the order of the calls.
+/// - After `Unavailable` the commit may be there, may not be, or may still arrive; every other error means that it is not
+///   there and will not come. After `Unavailable` the store answers the next read of that feed only when it knows again.
+/// - *Reads* see every append that was answered `Ok` before the read began, and show no commit that a crash could lose.
+/// - *Rows* are idempotent: for each key the highest `seq` wins. `rows_upto` never goes down and is stored together with
+///   the rows; a crash may lose the latest writes of rows, but then `rows_upto` with them.
+/// - *Damage* is found and reported with the name of the file or table; nothing that was acknowledged is silently absent.
+/// - *Trim* never cuts above `rows_upto`, never a commit at or after `keep_since`, and moves `first`.
+pub trait Store: Send + Sync + 'static {
+    /// Appends one commit.
+    fn append(&self, append: Append) -> BoxFuture<Result<(), AppendError>>;
+
+    /// Where the log stands; `None`: there is no such feed.
+    fn head(&self, feed: UserId) -> BoxFuture<Result<Option<Head>, ReadError>>;
+
+    /// The commits after `after`, up to about `bytes_max` of bodies (at least one commit if there is one).
+    fn read_log(&self, feed: UserId, after: Seq, bytes_max: usize) -> BoxFuture<Result<Option<LogPage>, ReadError>>;
+
+    /// Everything of a feed, for memory or for a snapshot; commits since `ids_since` come along for their operation ids.
+    fn load(&self, feed: UserId, ids_since: UnixMs) -> BoxFuture<Result<Option<Loaded>, ReadError>>;
+
+    /// Writes rows, and moves `rows_upto` to `upto`.
+    fn write_rows(&self, feed: UserId, rows: Vec<StoredRow>, upto: Seq) -> BoxFuture<Result<(), AppendError>>;
+
+    /// Cuts the log; the new head says what is left.
+    fn trim(&self, feed: UserId, retention: Retention) -> BoxFuture<Result<Option<Head>, AppendError>>;
+}
+
+/// A connection of this node, as a plain address: which worker, which slot there, and a number that tells the present
+/// connection in that slot from those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionId {
+    /// The worker that owns the socket.
+    pub worker: u16,
+    /// The slot.
+    pub slot: u32,
+    /// Which use of the slot.
+    pub generation: u32,
+}
+
+/// Committed entries on their way to everyone who follows the feed.
+#[derive(Debug)]
+pub struct Publication {
+    /// The feed.
+    pub feed: UserId,
+    /// Its history.
+    pub epoch: Epoch,
+    /// Durable, dense, in order; never empty.
+    pub entries: Arc<[Entry]>,
+    /// Answers for connections, to go in the same write as the push.
+    pub answers: Vec<(ConnectionId, Vec<OperationResult>)>,
+}
+
+/// Carries what a feed says to the connections.
+///
+/// # Contract
+///
+/// - Never waits. What cannot be carried is dropped, and the followers are told that they missed something, so that they
+///   read the log.
+/// - Publications of one feed arrive in the order of the calls.
+pub trait Push: Send + Sync + 'static {
+    /// To everyone who follows the feed; its answers to their connections.
+    fn publish(&self, publication: Publication);
+
+    /// Answers without an entry (refusals).
+    fn answer(&self, connection: ConnectionId, results: Vec<OperationResult>);
+}
+
+/// The clock, injected so that a seed repeats a failure.
+pub trait Clock: Send + Sync + 'static {
+    /// Unix time in milliseconds.
+    fn now_ms(&self) -> UnixMs;
+}
+
+/// A user's account.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Account {
+    /// The user, and the user's feed.
+    pub user: UserId,
+    /// In lower case and trimmed: one address, one account.
+    pub email: String,
+    /// Argon2id, in PHC string format.
+    pub password_hash: String,
+    /// When it was made.
+    pub created_at: UnixMs,
+}
+
+/// What a password opened: the refresh token's other half.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SignIn {
+    /// Also in every access token that was made under it.
+    pub id: uuid::Uuid,
+    /// Whose.
+    pub user: UserId,
+    /// SHA-256 of the refresh token that is valid now.
+    pub secret_hash: [u8; 32],
+    /// SHA-256 of the one before it (zeros at first): its late reuse by a client that lost an answer is told from theft.
+    pub previous_hash: [u8; 32],
+    /// When the present refresh token was made.
+    pub rotated_at: UnixMs,
+    /// After this it is no more.
+    pub expires_at: UnixMs,
+}
+
+/// Why an account operation did not succeed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum AccountError {
+    /// There is an account with this address.
+    #[error("the e-mail address is taken")]
+    EmailTaken,
+    /// There is no room; nothing was written.
+    #[error("there is no room left in the store")]
+    Full,
+    /// Not known.
+    #[error("the store did not answer: {0}")]
+    Unavailable(String),
+    /// What is stored is not what was written.
+    #[error("the stored data is damaged: {0}")]
+    Damaged(String),
+}
+
+/// Accounts and sign-ins.
+///
+/// # Contract
+///
+/// What was answered `Ok` is durable. `create_account` is atomic: of two calls with one address one wins.
+/// `replace_sign_in` is conditional on the present `secret_hash`: of two calls with one token one wins.
+pub trait Accounts: Send + Sync + 'static {
+    /// Makes an account, unless the address is taken.
+    fn create_account(&self, account: Account) -> BoxFuture<Result<(), AccountError>>;
+    /// Finds an account by its normalised address.
+    fn account_by_email(&self, email: String) -> BoxFuture<Result<Option<Account>, AccountError>>;
+    /// Stores a new sign-in.
+    fn create_sign_in(&self, sign_in: SignIn) -> BoxFuture<Result<(), AccountError>>;
+    /// Finds a sign-in.
+    fn sign_in(&self, id: uuid::Uuid) -> BoxFuture<Result<Option<SignIn>, AccountError>>;
+    /// Replaces a sign-in whose `secret_hash` is still `expected`; `false` if it is another or gone.
+    fn replace_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> BoxFuture<Result<bool, AccountError>>;
+    /// Ends a sign-in; it is no error if there is none.
+    fn end_sign_in(&self, id: uuid::Uuid) -> BoxFuture<Result<(), AccountError>>;
+}

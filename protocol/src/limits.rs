@@ -1,0 +1,103 @@
+//! Every limit, with its unit and its reason. They chain: a batch fits in a log row, a log row in a frame, a frame in an
+//! outbound queue.
+
+/// Largest message from a client, in bytes, after its fragments are joined.
+///
+/// 256 KiB hold a note of the greatest length several times over, and a full message of ordinary operations. It stops a
+/// client from making the server hold megabytes before it can say no.
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// Largest single WebSocket frame from a client, in bytes: a message may come in one frame.
+pub const FRAME_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+
+/// Fragments of one message. A message of the greatest size in frames of an Ethernet packet is about 180; the limit stops
+/// a client from costing one wake-up a byte.
+pub const FRAGMENTS_MAX: usize = 4096;
+
+/// Deepest nesting of a document. The deepest that the protocol has is 8; serde_json stops at 128 by itself.
+pub const NESTING_MAX: usize = 32;
+
+/// Operations in one message. A hundred are what Todoist takes in one request; they are judged together.
+pub const OPERATIONS_A_MESSAGE_MAX: usize = 100;
+
+/// Commands in one batch: as many as operations in one message.
+pub const COMMANDS_A_BATCH_MAX: usize = 100;
+
+/// Largest body of one log row (a commit), in bytes.
+///
+/// 1 MiB holds 256 waiting operations of ordinary size. A commit takes what fits and leaves the rest for the next one; an
+/// operation that alone does not fit is refused (`batch_too_large`). CQL stores carry 16 MB at most, 1 MB well.
+pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Operations that a feed holds that the store has not confirmed.
+///
+/// 256 of about 400 bytes are 100 KiB a feed, and as much as one commit should carry: together they go in the next one.
+/// Beyond it the feed refuses (`feed_overloaded`) rather than grow.
+pub const FEED_UNSAVED_OPERATIONS_MAX: usize = 256;
+
+/// Title of a task, in bytes of UTF-8: two lines of text on a wide screen.
+pub const TITLE_BYTES_MAX: usize = 2_000;
+/// Notes of a task, in bytes of UTF-8: some ten pages.
+pub const NOTES_BYTES_MAX: usize = 50_000;
+/// Name of a list or label, in bytes of UTF-8: what fits on one line.
+pub const NAME_BYTES_MAX: usize = 250;
+/// Labels of one task: more than anyone can take in.
+pub const LABELS_A_TASK_MAX: usize = 50;
+/// Levels of subtasks. Moving a task walks them up; deeper trees cannot be shown.
+pub const PARENT_DEPTH_MAX: usize = 8;
+/// Duration of a task in minutes: one year.
+pub const DURATION_MINUTES_MAX: u32 = 366 * 24 * 60;
+/// A rank, in bytes. Inserting at one spot adds a byte every few dozen insertions; longer means somebody plays.
+pub const RANK_BYTES_MAX: usize = 200;
+/// Time zone or locale names, in bytes: the longest zone name has 32.
+pub const ZONE_BYTES_MAX: usize = 64;
+
+/// Tasks of a feed that are not deleted, the done ones included.
+///
+/// Loading them must be milliseconds (about 4 µs a task) and a partition must stay under 100,000 rows.
+pub const TASKS_A_FEED_MAX: usize = 50_000;
+/// Lists of a feed that are not deleted.
+pub const LISTS_A_FEED_MAX: usize = 500;
+/// Labels of a feed that are not deleted.
+pub const LABELS_A_FEED_MAX: usize = 500;
+
+/// Feeds that one connection follows: one's own and those of lists shared by others.
+pub const FOLLOWS_A_CONNECTION_MAX: usize = 64;
+
+/// Bytes that wait for one connection. One snapshot piece and a second of a busy feed fit many times; a peer that does
+/// not read is cut here (`too_slow`) and catches up from the log.
+pub const OUTBOUND_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes that wait for all connections together; beyond it the connection with the most is cut (`too_slow`).
+pub const OUTBOUND_BYTES_TOTAL_MAX: usize = 1024 * 1024 * 1024;
+/// Rows in one piece of a snapshot: about 50 KiB, so that other traffic of the connection gets between.
+pub const SNAPSHOT_PIECE_ROWS: usize = 200;
+/// Bytes of log bodies that one read of a catching-up follower takes at most; it reads again until it is current.
+pub const CATCH_UP_BYTES: usize = 512 * 1024;
+
+/// Connections of one user. Five devices with a dozen tabs each; load tools raise it by configuration.
+pub const CONNECTIONS_A_USER_MAX: usize = 64;
+/// Handshakes under way at once. Each holds two 8 KiB buffers; 512 at a time cost no speed when 10,000 clients return.
+pub const HANDSHAKES_MAX: usize = 512;
+/// Milliseconds between connecting and `hello`.
+pub const HELLO_TIMEOUT_MS: u64 = 10_000;
+/// Milliseconds between heartbeats. Proxies cut silent connections after 30 or 60 seconds.
+pub const HEARTBEAT_MS: u64 = 25_000;
+/// Milliseconds without a byte from the client after which it is gone: two heartbeats, and some.
+pub const HEARTBEAT_TIMEOUT_MS: u64 = 60_000;
+/// Longest wait of a long-poll, in seconds: shorter than the idle time-out of common proxies.
+pub const LONG_POLL_SECONDS_MAX: u64 = 55;
+/// Length of an access token, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 4096;
+/// Length of the client's name in hello, in bytes.
+pub const CLIENT_NAME_BYTES_MAX: usize = 100;
+/// Items on one page of a REST answer.
+pub const PAGE_ITEMS_MAX: usize = 500;
+
+/// Milliseconds for which operation ids are remembered: 24 hours.
+pub const OPERATION_IDS_KEPT_MS: i64 = 24 * 60 * 60 * 1000;
+/// Days that the log is kept. The last 24 hours are always kept, because operation ids are read from there.
+pub const LOG_KEPT_MS: i64 = 90 * 24 * 60 * 60 * 1000;
+/// Commits that the log of one feed keeps.
+pub const LOG_KEPT_COMMITS: u64 = 50_000;
+/// Bytes that the log of one feed keeps.
+pub const LOG_KEPT_BYTES: u64 = 50_000_000;

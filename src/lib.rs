@@ -1,0 +1,2 @@
+//! The TaskFlow server and its terminal client.
+pub mod clock;

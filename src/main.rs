@@ -1,0 +1,2 @@
+//! The `taskflow` binary: parses, builds, runs, drains.
+fn main() {}
