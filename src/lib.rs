@@ -1,2 +1,5 @@
 //! The TaskFlow server and its terminal client.
+pub mod auth;
 pub mod clock;
+pub mod config;
+pub mod follow;
