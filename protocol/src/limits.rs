@@ -60,6 +60,11 @@ pub const TASKS_A_FEED_MAX: usize = 50_000;
 pub const LISTS_A_FEED_MAX: usize = 500;
 /// Labels of a feed that are not deleted.
 pub const LABELS_A_FEED_MAX: usize = 500;
+/// Rows of a feed, those in the bin included.
+///
+/// As many tasks in the bin as outside it: whoever creates and deletes for ever stops before a partition has 100,000
+/// rows, settings, lists and labels included.
+pub const ROWS_A_FEED_MAX: usize = 95_000;
 
 /// Feeds that one connection follows: one's own and those of lists shared by others.
 pub const FOLLOWS_A_CONNECTION_MAX: usize = 64;
