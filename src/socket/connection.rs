@@ -218,10 +218,8 @@ impl Connection {
 
     /// Says why, when to come back, and goodbye. What waited before is dropped: the client catches up by its cursors.
     pub fn close(&self, worker: &Worker, code: Code) {
-        let Some(number) = code.close_code() else {
-            debug_assert!(false, "{code} has no close code");
-            return self.close_with(worker, &[], 4500, Code::Internal.name());
-        };
+        // What does not close by itself (a store that did not answer for a token) closes as a failure of the server.
+        let number = code.close_code().or(Code::Internal.close_code()).unwrap_or(1011);
         let mut words = Vec::new();
         if matches!(code, Code::FramingError | Code::InvalidUtf8 | Code::WrongEncoding | Code::TooLarge) {
             // The peer speaks another language: the close code is all that it is sure to understand.
@@ -434,6 +432,11 @@ impl Connection {
         let mut state = self.state();
         if !matches!(state.phase, Phase::Joining(_)) {
             return;
+        }
+        if worker.gateway.tokens.is_ended(state.sign_in) {
+            // It was ended between the check of the token and here, when the session did not know the connection yet.
+            drop(state);
+            return self.close(worker, Code::SignedOut);
         }
         let Phase::Joining(hello) = std::mem::replace(&mut state.phase, Phase::Open) else { return };
         let welcome = Welcome {

@@ -17,6 +17,7 @@ use taskflow_protocol::{Encoding, UserId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::frame;
+use crate::http::Changes;
 
 /// Workers of one process: the width of the mask that says which of them follow a feed.
 pub const WORKERS_MAX: usize = 64;
@@ -164,9 +165,10 @@ impl Hub {
         }
     }
 
-    /// Resolves when an entry above `after` is published on this node. Only what is published after this call counts, so
-    /// call it first, then read the log, then wait.
-    pub fn changed(&self, feed: UserId, after: Seq) -> BoxFuture<()> {
+}
+
+impl Changes for Hub {
+    fn changed(&self, feed: UserId, after: Seq) -> BoxFuture<()> {
         let (sender, receiver) = oneshot::channel();
         let mut interests = self.interests(feed);
         let waiters = &mut interests.entry(feed).or_default().waiters;
@@ -174,6 +176,9 @@ impl Hub {
         waiters.push((after, sender));
         Box::pin(async move { drop(receiver.await) })
     }
+}
+
+impl Hub {
 
     /// Tells every worker to send its connections away.
     pub fn drain(&self) {
@@ -220,7 +225,8 @@ impl Push for Hub {
             if let Some(interest) = interests.get_mut(&feed) {
                 workers |= interest.workers;
                 for (_, waiter) in interest.waiters.extract_if(.., |(after, _)| *after < last) {
-                    drop(waiter.send(()));
+                    // Whoever gave up waiting is gone; there is nobody to tell.
+                    let _ = waiter.send(());
                 }
                 if interest.workers == 0 && interest.waiters.is_empty() {
                     interests.remove(&feed);

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 
 use super::worker::Worker;
 use crate::config::Config;
+use crate::http::problem::{PROBLEM_JSON, Problem};
 use crate::telemetry::metrics::Handshake;
 
 /// Where sockets are opened.
@@ -132,10 +133,11 @@ fn negotiate(headers: &HeaderMap) -> Result<Agreed, ErrorBody> {
 async fn refuse(stream: &TcpStream, error: &ErrorBody) {
     let status = error.code.http_status();
     let reason = actix_http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-    let body = crate::problem::json(error);
+    let body = Problem::from(error.clone()).json();
+    let body = String::from_utf8_lossy(&body);
     let retry = error.retry_after_ms.map(|ms| format!("retry-after: {}\r\n", ms.div_ceil(1000))).unwrap_or_default();
     let response = format!(
-        "HTTP/1.1 {status} {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n{retry}\
+        "HTTP/1.1 {status} {}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\n{retry}\
          sec-websocket-version: 13\r\nconnection: close\r\n\r\n{body}",
         reason.unwrap_or("Error"),
         body.len(),

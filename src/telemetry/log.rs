@@ -27,7 +27,9 @@ fn subscriber<W>(level: LogLevel, format: LogFormat, writer: W) -> Box<dyn traci
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(writer);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(level))
+        .with_writer(writer);
     match format {
         // Facts as members of the document itself, with the same names everywhere.
         LogFormat::Json => Box::new(builder.json().flatten_event(true).with_current_span(false).finish()),
@@ -70,8 +72,10 @@ mod tests {
     #[test]
     fn a_json_line_is_one_document_with_the_facts_in_it() {
         let text = lines(LogLevel::Info, LogFormat::Json);
-        let documents: Vec<serde_json::Value> =
-            text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let documents: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
         assert_eq!(documents.len(), 2, "{text}");
         assert_eq!(documents[0]["message"], "feed loaded");
         assert_eq!(documents[0]["feed.seq"], 7);

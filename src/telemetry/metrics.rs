@@ -339,10 +339,16 @@ mod tests {
     fn the_first_scrape_has_every_metric_at_zero_with_its_help() {
         let scrape = Telemetry::new().render();
         for (name, help) in ALL {
-            assert!(scrape.contains(&format!("# HELP {name} {}\n", help.trim())), "{name}: {scrape}");
+            assert!(
+                scrape.contains(&format!("# HELP {name} {}\n", help.trim())),
+                "{name}: {scrape}"
+            );
             assert!(scrape.contains(&format!("# TYPE {name} ")), "{name}");
         }
-        let samples: Vec<&str> = scrape.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        let samples: Vec<&str> = scrape
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .collect();
         for sample in &samples {
             assert!(sample.ends_with(" 0"), "{sample}");
         }
@@ -361,7 +367,10 @@ mod tests {
         let mut names: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();
         for name in &names {
             assert!(name.starts_with("taskflow_"), "{name}");
-            assert!(name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()), "{name}");
+            assert!(
+                name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()),
+                "{name}"
+            );
         }
         names.sort_unstable();
         let count = names.len();

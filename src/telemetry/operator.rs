@@ -111,7 +111,10 @@ mod tests {
         let status = async |path: &str| {
             let response = test::call_service(&app, test::TestRequest::get().uri(path).to_request()).await;
             let status = response.status().as_u16();
-            (status, String::from_utf8(test::read_body(response).await.to_vec()).expect("UTF-8"))
+            (
+                status,
+                String::from_utf8(test::read_body(response).await.to_vec()).expect("UTF-8"),
+            )
         };
         assert_eq!(status("/health/live").await.0, 200);
         assert_eq!(status("/health/startup").await.0, 503);
@@ -125,7 +128,10 @@ mod tests {
         *store.0.lock().expect("not poisoned") = Err("the store did not answer for 6 s".to_owned());
         let (code, body) = status("/health/ready").await;
         assert_eq!(code, 503);
-        assert_eq!(body, r#"{"reason":"the store did not answer for 6 s","status":"unavailable"}"#);
+        assert_eq!(
+            body,
+            r#"{"reason":"the store did not answer for 6 s","status":"unavailable"}"#
+        );
         assert_eq!(status("/health/live").await.0, 200);
 
         *store.0.lock().expect("not poisoned") = Ok(());
