@@ -9,3 +9,4 @@ pub mod serve;
 pub mod snapshot;
 pub mod socket;
 pub mod telemetry;
+pub mod token;

@@ -148,10 +148,6 @@ impl Connection {
         self.state.borrow().outbound.bytes()
     }
 
-    /// Whether the connection still takes part in the conversation.
-    pub fn is_open(&self) -> bool {
-        matches!(self.state.borrow().phase, Phase::Open)
-    }
 
     // ---------------------------------------------------------------------------------------------------- the way out
 
