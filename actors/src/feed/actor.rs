@@ -149,8 +149,9 @@ impl FeedActor {
             }
             Effect::Settled(submission, results) => {
                 self.ports.observer.settled(&results);
-                if let Some(asked) = self.asked.remove(&submission) {
-                    self.answer(asked.reply, results);
+                // The permit is given back first: who hears the answer may ask again at once.
+                if let Some(reply) = self.asked.remove(&submission).map(|asked| asked.reply) {
+                    self.answer(reply, results);
                 }
             }
             Effect::After(ms, timer) => {
