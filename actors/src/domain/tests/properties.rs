@@ -74,7 +74,7 @@ fn some_fields() -> impl Strategy<Value = TaskFields> {
         })
 }
 
-fn a_create() -> impl Strategy<Value = Command> {
+fn a_create() -> BoxedStrategy<Command> {
     (
         (a_task(), proptest::option::of(a_list()), a_text()),
         (a_status(), proptest::option::of(a_due())),
@@ -93,22 +93,25 @@ fn a_create() -> impl Strategy<Value = Command> {
                 ..create(0)
             })
         })
+        .boxed()
 }
 
-fn a_move() -> impl Strategy<Value = Command> {
+fn a_move() -> BoxedStrategy<Command> {
     let parent = proptest::option::weighted(0.4, a_task());
     let list = proptest::option::weighted(0.5, a_list());
-    (a_task(), list, parent, a_place((1..9_u128).prop_map(task))).prop_map(|(task, list, parent, place)| {
-        Command::TaskMove(TaskMove {
-            task,
-            list,
-            parent,
-            place,
+    (a_task(), list, parent, a_place((1..9_u128).prop_map(task)))
+        .prop_map(|(task, list, parent, place)| {
+            Command::TaskMove(TaskMove {
+                task,
+                list,
+                parent,
+                place,
+            })
         })
-    })
+        .boxed()
 }
 
-fn a_list_command() -> impl Strategy<Value = Command> {
+fn a_list_command() -> BoxedStrategy<Command> {
     prop_oneof![
         3 => (a_list(), a_text(), a_place((1..4_u128).prop_map(list))).prop_map(|(list, name, place)| {
             Command::ListCreate(ListCreate { list, name, color: None, place })
@@ -121,9 +124,10 @@ fn a_list_command() -> impl Strategy<Value = Command> {
         1 => a_list().prop_map(|list| Command::ListDelete(ListRef { list })),
         2 => a_list().prop_map(|list| Command::ListRestore(ListRef { list })),
     ]
+    .boxed()
 }
 
-fn a_label_command() -> impl Strategy<Value = Command> {
+fn a_label_command() -> BoxedStrategy<Command> {
     prop_oneof![
         2 => (a_label(), a_text()).prop_map(|(label, name)| {
             Command::LabelCreate(LabelCreate { label, name, color: Some("#ABCDEF".to_owned()) })
@@ -134,9 +138,10 @@ fn a_label_command() -> impl Strategy<Value = Command> {
         1 => a_label().prop_map(|label| Command::LabelDelete(LabelRef { label })),
         1 => a_label().prop_map(|label| Command::LabelRestore(LabelRef { label })),
     ]
+    .boxed()
 }
 
-fn a_plain_command() -> impl Strategy<Value = Command> {
+fn a_plain_command() -> BoxedStrategy<Command> {
     prop_oneof![
         6 => a_create(),
         4 => (a_task(), some_fields()).prop_map(|(task, set)| Command::TaskPatch(TaskPatch { task, set })),
@@ -155,14 +160,16 @@ fn a_plain_command() -> impl Strategy<Value = Command> {
             })
         }),
     ]
+    .boxed()
 }
 
-fn a_command() -> impl Strategy<Value = Command> {
+fn a_command() -> BoxedStrategy<Command> {
     prop_oneof![
         12 => a_plain_command(),
         2 => proptest::collection::vec(a_plain_command(), 1..5).prop_map(batch),
         2 => (1..40_u64).prop_map(undo),
     ]
+    .boxed()
 }
 
 fn commands(at_most: usize) -> impl Strategy<Value = Vec<Command>> {
