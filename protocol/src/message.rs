@@ -580,7 +580,7 @@ pub struct OperationResult {
 pub enum Outcome {
     /// Durable, as this entry.
     Accepted(Accepted),
-    /// Not done, and never will be under this id.
+    /// Not done. The code's action says whether the same may be sent again (`retry`) or must be changed first.
     Refused(ErrorBody),
     /// Not done: the row is no longer at the base version.
     Conflict(Conflict),
