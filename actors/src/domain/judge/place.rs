@@ -84,7 +84,7 @@ impl<Id: OrderedId> Neighbours<'_, Id> {
     /// The rank for a place; `beside` is the rank of the row that the place names. A row that is there already keeps its
     /// present rank. Between equal ranks there is no room: then the place is before or after all of them.
     fn rank(&self, place: &Place<&str>, present: Option<&str>) -> Judged<String> {
-        let (low, high) = match place {
+        let (low, high) = match *place {
             Place::First => (None, self.above(None)),
             Place::Last => (self.below(None), None),
             Place::Before(beside) => (self.below(Some(beside)), Some(beside)),

@@ -27,6 +27,78 @@ fn a_plain_new_task_is_about_two_hundred_bytes() {
 }
 
 #[test]
+fn the_bound_of_an_entry_holds_for_the_fullest_change() {
+    use taskflow_protocol::values::{Due, Zoned};
+
+    let mut feed = Feed::new();
+    feed.accept(list_create(5));
+    for n in 100..150 {
+        feed.accept(label_create(n));
+    }
+    // A zone name of the greatest length, and times that need nine bytes.
+    let due = |minute: u8| {
+        Some(Due::Zoned(Zoned {
+            local: format!("2026-12-24T18:{minute}:00"),
+            zone: "America/Argentina/ComodRivadavia".to_owned(),
+        }))
+    };
+    let labels: Vec<LabelId> = (100..150).map(label).collect();
+    let made = feed.accept(Command::TaskCreate(TaskCreate {
+        notes: "n".repeat(50_000),
+        priority: Priority::Urgent,
+        due: due(10),
+        deadline: Some("2026-12-24".to_owned()),
+        duration_minutes: Some(500_000),
+        labels: labels.clone(),
+        status: Status::Cancelled,
+        ..create(1)
+    }));
+    feed.accept(task_create(9));
+    let set = TaskFields {
+        title: Some("t".repeat(2_000)),
+        notes: Some("m".repeat(50_000)),
+        priority: Some(Priority::Medium),
+        status: Some(Status::Done),
+        due: Some(due(20)),
+        deadline: Some(Some("2026-12-25".to_owned())),
+        duration_minutes: Some(Some(500_001)),
+        labels: Some(labels[1..].to_vec()),
+        ..TaskFields::default()
+    };
+    let changed = feed.accept(batch([
+        task_patch(1, set),
+        move_to_list(9, list(5)),
+        Command::TaskMove(TaskMove {
+            list: Some(list(5)),
+            parent: Some(task(9)),
+            ..moving(1)
+        }),
+        task_delete(1),
+    ]));
+    let name = Some("n".repeat(250));
+    let renamed = feed.accept(list_patch(
+        list(5),
+        ListFields {
+            name,
+            ..ListFields::default()
+        },
+    ));
+    let again = Some("m".repeat(250));
+    let renamed_again = feed.accept(list_patch(
+        list(5),
+        ListFields {
+            name: again,
+            ..ListFields::default()
+        },
+    ));
+    for entry in [&feed.log[0], &made, &changed, &renamed, &renamed_again] {
+        let bytes = encode_commit(std::slice::from_ref(entry)).len();
+        assert!(entry.stored_bytes_max() >= bytes, "{bytes} of {entry:?}");
+        assert!(entry.stored_bytes_max() <= bytes + 2_048, "{bytes} of {entry:?}");
+    }
+}
+
+#[test]
 fn a_commit_reads_back_as_it_was_written() {
     let mut feed = Feed::new();
     feed.accept(list_create(5));
