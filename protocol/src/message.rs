@@ -27,12 +27,10 @@ pub enum ClientMessage {
 
 /// A map with no keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Empty {}
 
 /// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ProtocolRange {
     /// Oldest.
     pub min: u16,
