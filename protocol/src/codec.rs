@@ -60,7 +60,10 @@ impl DecodeError {
 /// The parsers quote what they read; a message of the greatest size must not come back as its own error.
 fn short(mut text: String) -> String {
     if text.len() > ERROR_DETAIL_BYTES_MAX {
-        text.truncate(text.floor_char_boundary(ERROR_DETAIL_BYTES_MAX));
+        let end = (0..=ERROR_DETAIL_BYTES_MAX)
+            .rev()
+            .find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or_default());
         text.push('…');
     }
     text

@@ -575,6 +575,10 @@ pub struct OperationResult {
 /// What became of an operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a result lives for a moment; a box for the row would cost every reader more than it saves"
+)]
 pub enum Outcome {
     /// Durable, as this entry.
     Accepted(Accepted),
