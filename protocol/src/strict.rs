@@ -16,6 +16,12 @@ use serde::de::{
 
 use crate::limits::NESTING_MAX;
 
+/// Items for which room is made before they are read.
+///
+/// MessagePack says how many items an array has before they come, and a message of 20 bytes can say four billion. serde
+/// would reserve 1 MiB for it, and again for every array within.
+const ITEMS_RESERVED_MAX: usize = 16;
+
 /// What to do with a field that the type does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unknown {
@@ -204,7 +210,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Strict<'_, A> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        self.inner.size_hint().map(|items| items.min(ITEMS_RESERVED_MAX))
     }
 }
 
@@ -222,7 +228,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Strict<'_, A> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint()
+        self.inner.size_hint().map(|items| items.min(ITEMS_RESERVED_MAX))
     }
 }
 

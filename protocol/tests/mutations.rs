@@ -200,6 +200,8 @@ fn damaged_messages_are_survived() {
 #[test]
 fn the_worst_message_takes_bounded_memory() {
     let _alone = ALONE.lock();
+    // A length that promises much more than there is.
+    check(0, b"\x81\xaaoperations\x81\xaaoperations\xdd\xff\xff\xff\xff\x80");
     let mut array = vec![0xdd];
     array.extend_from_slice(&(MESSAGE_BYTES_MAX as u32 - 5).to_be_bytes());
     array.resize(MESSAGE_BYTES_MAX, 0xc0);
