@@ -66,6 +66,11 @@ pub const TASKS_A_FEED_MAX: usize = 50_000;
 pub const LISTS_A_FEED_MAX: usize = 500;
 /// Labels of a feed that are not deleted.
 pub const LABELS_A_FEED_MAX: usize = 500;
+/// Rows of a feed, those in the bin included.
+///
+/// As many tasks in the bin as outside it: whoever creates and deletes for ever stops before a partition has 100,000
+/// rows, settings, lists and labels included.
+pub const ROWS_A_FEED_MAX: usize = 95_000;
 
 /// Feeds that one connection follows: one's own and those of lists shared by others.
 pub const FOLLOWS_A_CONNECTION_MAX: usize = 64;
@@ -84,6 +89,9 @@ pub const CATCH_UP_BYTES: usize = 512 * 1024;
 pub const CONNECTIONS_A_USER_MAX: usize = 64;
 /// Handshakes under way at once. Each holds two 8 KiB buffers; 512 at a time cost no speed when 10,000 clients return.
 pub const HANDSHAKES_MAX: usize = 512;
+/// HTTP connections at once: requests, event streams, long-polls and handshakes. Each holds two 8 KiB buffers, so these
+/// are 64 MiB; who comes beyond waits to be accepted.
+pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// Milliseconds between connecting and `hello`.
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 /// Milliseconds between heartbeats. Proxies cut silent connections after 30 or 60 seconds.
