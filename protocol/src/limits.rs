@@ -14,8 +14,14 @@ pub const FRAME_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 /// a client from costing one wake-up a byte.
 pub const FRAGMENTS_MAX: usize = 4096;
 
-/// Deepest nesting of a document. The deepest that the protocol has is 8; serde_json stops at 128 by itself.
+/// Deepest nesting of a document, in arrays and maps within each other, in both encodings.
+///
+/// The deepest that the protocol has is a batch with a due date in it: 12. Reading is recursive, so that a limit keeps a
+/// small message from a big stack.
 pub const NESTING_MAX: usize = 32;
+
+/// What an error quotes of a bad document, in bytes: enough to find the place, and no echo of a large message.
+pub const ERROR_DETAIL_BYTES_MAX: usize = 200;
 
 /// Operations in one message. A hundred are what Todoist takes in one request; they are judged together.
 pub const OPERATIONS_A_MESSAGE_MAX: usize = 100;
