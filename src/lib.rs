@@ -1,7 +1,10 @@
 //! The TaskFlow server and its terminal client.
+
 pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod follow;
 pub mod http;
+pub mod snapshot;
+pub mod socket;
 pub mod telemetry;

@@ -27,10 +27,10 @@ pub fn pieces(state: &State, head: Head) -> impl Iterator<Item = Snapshot> + '_ 
             done: None,
         };
         if piece == 0 {
-            snapshot.settings = state.settings().map(|settings| settings.to_wire());
+            snapshot.settings = Some(state.settings().to_wire());
             snapshot.lists = state.all_lists().map(|list| list.to_wire()).collect();
             snapshot.labels = state.all_labels().map(|label| label.to_wire()).collect();
-            rows += u64::from(snapshot.settings.is_some()) + (snapshot.lists.len() + snapshot.labels.len()) as u64;
+            rows += 1 + (snapshot.lists.len() + snapshot.labels.len()) as u64;
         } else {
             snapshot.tasks = tasks.by_ref().take(SNAPSHOT_PIECE_ROWS).map(|task| task.to_wire()).collect();
             rows += snapshot.tasks.len() as u64;

@@ -12,6 +12,12 @@ use taskflow_protocol::{Code, OperationId};
 /// Media type of the errors.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
+/// The document of an error that another part of the server found (the WebSocket handshake).
+pub fn json(error: &ErrorBody) -> String {
+    let bytes = Problem::from(error.clone()).document();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// What went wrong with a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem(Box<Inner>);
@@ -88,6 +94,23 @@ impl Problem {
     pub fn code(&self) -> Code {
         self.0.code
     }
+
+    fn document(&self) -> Vec<u8> {
+        let inner = &*self.0;
+        let code = inner.code;
+        taskflow_protocol::Encoding::Json.encode(&Body {
+            r#type: format!("about:blank#{}", code.name()),
+            title: code.sentence(),
+            status: code.http_status(),
+            code,
+            name: code.name(),
+            detail: inner.detail.as_deref(),
+            field: inner.field.as_deref(),
+            retry_after_ms: code.retry_after_ms(),
+            row: inner.row.as_ref(),
+            operation: inner.operation,
+        })
+    }
 }
 
 impl From<Code> for Problem {
@@ -126,25 +149,11 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let inner = &*self.0;
-        let code = inner.code;
-        let retry_after_ms = code.retry_after_ms();
-        let body = Body {
-            r#type: format!("about:blank#{}", code.name()),
-            title: code.sentence(),
-            status: code.http_status(),
-            code,
-            name: code.name(),
-            detail: inner.detail.as_deref(),
-            field: inner.field.as_deref(),
-            retry_after_ms,
-            row: inner.row.as_ref(),
-            operation: inner.operation,
-        };
+        let code = self.code();
         let mut response = HttpResponse::build(self.status_code());
         response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON)));
         response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
-        if let Some(after_ms) = retry_after_ms {
+        if let Some(after_ms) = code.retry_after_ms() {
             response.insert_header((header::RETRY_AFTER, after_ms.div_ceil(1_000)));
         }
         if self.status_code() == StatusCode::UNAUTHORIZED {
@@ -155,7 +164,7 @@ impl ResponseError for Problem {
             };
             response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge)));
         }
-        response.body(taskflow_protocol::Encoding::Json.encode(&body))
+        response.body(self.document())
     }
 }
 

@@ -79,7 +79,8 @@ async fn from_cursor(connection: &Connection, worker: &Worker, feed: UserId) -> 
 
 /// Sends the whole state, then what was committed meanwhile.
 async fn reset(connection: &Connection, worker: &Worker, feed: UserId, reason: ResetReason) -> Result<(), End> {
-    worker.gateway.metrics.resets.increment(1);
+    worker.gateway.metrics.resets.of(reason.into()).increment(1);
+    worker.gateway.metrics.snapshots.increment(1);
     let gateway = &worker.gateway;
     // A snapshot holds a feed in memory: the others wait here, in order, with nothing but their place.
     let _permit = gateway.snapshots.acquire().await.map_err(|_| End::Gone)?;

@@ -32,6 +32,7 @@ use super::hub::{Delivery, results_frame};
 use super::outbound::{Full, Outbound};
 use super::worker::Worker;
 use crate::auth::Claims;
+use crate::telemetry::metrics::Eviction;
 
 /// Messages handled in one turn of a connection, so that a flooding client leaves its neighbours their turns.
 const MESSAGES_A_TURN_MAX: usize = 32;
@@ -194,7 +195,7 @@ impl Connection {
             }
             Ok(Err(Full)) => {
                 drop(state);
-                worker.gateway.metrics.evictions.increment(1);
+                worker.gateway.metrics.evictions.of(Eviction::TooSlow).increment(1);
                 self.close(worker, Code::TooSlow);
             }
             Err(_) => {
@@ -532,8 +533,10 @@ impl Connection {
         let open = matches!(state.phase, Phase::Open);
         drop(state);
         if silent_s > worker.gateway.heartbeat_timeout_s {
+            worker.gateway.metrics.evictions.of(Eviction::HeartbeatMissed).increment(1);
             self.close(worker, Code::HeartbeatMissed);
         } else if expired {
+            worker.gateway.metrics.evictions.of(Eviction::SignedOut).increment(1);
             self.close(worker, Code::TokenExpired);
         } else if open {
             self.send(worker, &beats[usize::from(self.encoding == Encoding::MsgPack)]);
@@ -551,7 +554,10 @@ impl Connection {
         };
         match waiting_for_hello {
             None => self.cut(),
-            Some(true) => self.close(worker, Code::HelloTimeout),
+            Some(true) => {
+                worker.gateway.metrics.evictions.of(Eviction::HelloTimeout).increment(1);
+                self.close(worker, Code::HelloTimeout);
+            }
             Some(false) => {}
         }
         true
@@ -674,6 +680,7 @@ impl Connection {
                 // The stream of frames is broken: nothing after this can be read.
                 Err(_) if closing => return true,
                 Err(code) => {
+                    worker.gateway.metrics.evictions.of(Eviction::Protocol).increment(1);
                     self.close(worker, code);
                     bytes.clear();
                     break;

@@ -95,9 +95,11 @@ struct Interest {
 
 /// See the module.
 pub struct Hub {
-    workers: OnceLock<Vec<WorkerQueue>>,
+    workers: Vec<WorkerQueue>,
     starting: Mutex<Vec<Option<mpsc::UnboundedReceiver<ToWorker>>>>,
     interests: Vec<Mutex<HashMap<UserId, Interest>>>,
+    /// WebSockets of all workers.
+    pub connections: AtomicUsize,
 }
 
 /// A worker's end of its queue.
@@ -123,14 +125,15 @@ impl Hub {
             })
             .unzip();
         Self {
-            workers: OnceLock::from(queues),
+            workers: queues,
             starting: Mutex::new(receivers),
             interests: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            connections: AtomicUsize::new(0),
         }
     }
 
     fn queues(&self) -> &[WorkerQueue] {
-        self.workers.get().map_or(&[], Vec::as_slice)
+        &self.workers
     }
 
     fn interests(&self, feed: UserId) -> MutexGuard<'_, HashMap<UserId, Interest>> {

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix_http::header::{self, HeaderMap};
-use actix_http::ws;
+use actix_http::{HttpMessage, ws};
 use actix_http::{Request, h1};
 use socket2::SockRef;
 use taskflow_protocol::limits::TOKEN_BYTES_MAX;
@@ -15,6 +16,7 @@ use tokio::net::TcpStream;
 
 use super::worker::Worker;
 use crate::config::Config;
+use crate::telemetry::metrics::Handshake;
 
 /// Where sockets are opened.
 pub const PATH: &str = "/api/v1/socket";
@@ -47,7 +49,9 @@ pub async fn accept(
     let agreed = match agree(&worker, &config, &request) {
         Ok(agreed) => agreed,
         Err(error) => {
-            worker.gateway.metrics.handshakes_refused.increment(1);
+            let limited = matches!(error.code, Code::ServerBusy | Code::ShuttingDown);
+            let outcome = if limited { Handshake::Limited } else { Handshake::Refused };
+            worker.gateway.metrics.handshakes.of(outcome).increment(1);
             return refuse(&stream, &error).await;
         }
     };
@@ -65,6 +69,7 @@ pub async fn accept(
          sec-websocket-accept: {accept}\r\n{protocol}\r\n"
     );
     if write(&stream, response.as_bytes()).await.is_ok() {
+        worker.gateway.metrics.handshakes.of(Handshake::Accepted).increment(1);
         worker.adopt(stream, agreed.encoding, agreed.token, &parts.read_buf);
     }
 }
@@ -85,7 +90,7 @@ fn agree(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, 
             return Err(ErrorBody::new(Code::OriginRefused));
         }
     }
-    if worker.gateway.metrics.connections_now() >= config.connections_max {
+    if worker.gateway.hub.connections.load(Ordering::Relaxed) >= config.connections_max {
         return Err(ErrorBody::new(Code::ServerBusy));
     }
     let mut agreed = negotiate(headers)?;
@@ -127,7 +132,7 @@ fn negotiate(headers: &HeaderMap) -> Result<Agreed, ErrorBody> {
 async fn refuse(stream: &TcpStream, error: &ErrorBody) {
     let status = error.code.http_status();
     let reason = actix_http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-    let body = crate::http::problem(error).to_string();
+    let body = crate::http::problem::json(error);
     let retry = error.retry_after_ms.map(|ms| format!("retry-after: {}\r\n", ms.div_ceil(1000))).unwrap_or_default();
     let response = format!(
         "HTTP/1.1 {status} {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n{retry}\

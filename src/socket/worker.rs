@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix_rt::spawn;
@@ -26,6 +27,7 @@ use super::hub::{Delivery, Hub, ToWorker, WorkerInbox};
 use super::outbound::TOTAL_BYTES;
 use crate::auth::{Claims, Tokens};
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Eviction;
 
 /// What connections need from the rest of the server.
 pub struct Gateway {
@@ -135,6 +137,7 @@ impl Worker {
         if let Some(slot) = self.slots.borrow_mut().get_mut(slot as usize) {
             slot.connection = Some(connection.clone());
         }
+        self.gateway.hub.connections.fetch_add(1, Ordering::Relaxed);
         self.gateway.metrics.connections.increment(1.0);
         self.watch(slot);
         spawn(connection.run(self.clone()));
@@ -145,6 +148,7 @@ impl Worker {
         let mut slots = self.slots.borrow_mut();
         if slots.get(id.slot as usize).is_some_and(|slot| slot.generation == id.generation) {
             slots.remove(id.slot as usize);
+            self.gateway.hub.connections.fetch_sub(1, Ordering::Relaxed);
             self.gateway.metrics.connections.decrement(1.0);
         }
     }
@@ -244,7 +248,7 @@ impl Worker {
             if hub.take_missed(self.index) {
                 self.read_all_again();
             }
-            if TOTAL_BYTES.load(std::sync::atomic::Ordering::Relaxed) > OUTBOUND_BYTES_TOTAL_MAX {
+            if TOTAL_BYTES.load(Ordering::Relaxed) > OUTBOUND_BYTES_TOTAL_MAX {
                 self.evict_fullest();
             }
         }
@@ -313,7 +317,7 @@ impl Worker {
         let fullest = all.max_by_key(|connection| connection.outbound_bytes());
         drop(slots);
         if let Some(connection) = fullest {
-            self.gateway.metrics.evictions.increment(1);
+            self.gateway.metrics.evictions.of(Eviction::QueuesFull).increment(1);
             connection.close(self, Code::TooSlow);
         }
     }

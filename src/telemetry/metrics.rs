@@ -4,6 +4,7 @@
 //! count costs one atomic operation. Labels are finite and listed here; never a user, a list, a token or an address.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -21,6 +22,32 @@ pub trait Labelled: Copy + 'static {
     const ALL: &'static [&'static str];
     /// Which value it is.
     fn index(self) -> usize;
+}
+
+/// A gauge that can be read back: what goes up and down in whole steps, and has a limit.
+#[derive(Clone)]
+pub struct Level {
+    now: Arc<AtomicI64>,
+    gauge: Gauge,
+}
+
+impl Level {
+    /// One more.
+    pub fn enter(&self) {
+        self.now.fetch_add(1, Ordering::Relaxed);
+        self.gauge.increment(1.0);
+    }
+
+    /// One less.
+    pub fn leave(&self) {
+        self.now.fetch_sub(1, Ordering::Relaxed);
+        self.gauge.decrement(1.0);
+    }
+
+    /// How many now.
+    pub fn get(&self) -> usize {
+        usize::try_from(self.now.load(Ordering::Relaxed)).unwrap_or(0)
+    }
 }
 
 /// One counter for each value of a label.
@@ -182,6 +209,15 @@ impl Registered for Gauge {
     }
 }
 
+impl Registered for Level {
+    fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self {
+        Self {
+            now: Arc::default(),
+            gauge: Gauge::register(recorder, name, help),
+        }
+    }
+}
+
 impl Registered for Histogram {
     fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self {
         recorder.describe_histogram(name.into(), None, help.into());
@@ -226,9 +262,9 @@ macro_rules! metrics {
 
 metrics! {
     /// Connections that are open: WebSockets, event streams and long-polls.
-    connections: Gauge = "taskflow_connections";
+    connections: Level = "taskflow_connections";
     /// Handshakes under way.
-    handshakes_pending: Gauge = "taskflow_handshakes_pending";
+    handshakes_pending: Level = "taskflow_handshakes_pending";
     /// WebSocket handshakes, by outcome.
     handshakes: Family<Handshake> = "taskflow_handshakes_total";
     /// Frames that were put into the queues of connections.

@@ -144,7 +144,6 @@ struct Waiting {
     index: usize,
     author: UserId,
     operation: Operation,
-    hash: u64,
 }
 
 /// A submission that is not answered yet.
@@ -317,8 +316,7 @@ impl Feed {
         let count = operations.len();
         self.open.insert(submission, Open { results: (0..count).map(|_| None).collect(), left: count });
         for (index, operation) in operations.into_iter().enumerate() {
-            let hash = domain::operation_hash(&operation);
-            self.waiting.push_back(Waiting { submission, index, author, operation, hash });
+            self.waiting.push_back(Waiting { submission, index, author, operation });
         }
     }
 
@@ -382,7 +380,7 @@ impl Feed {
                 made.get(&id).filter(|(author, ..)| *author == waiting.author).map(|(_, hash, seq)| (*hash, *seq))
             });
             if let Some((hash, seq)) = known {
-                let outcome = if hash == waiting.hash {
+                let outcome = if hash == domain::operation_hash(&waiting.operation) {
                     Outcome::Accepted(Accepted { seq })
                 } else {
                     Outcome::Refused(ErrorBody::new(Code::OperationIdReused))
@@ -401,27 +399,21 @@ impl Feed {
                 },
                 _ => None,
             };
-            let mut entry = match draft.judge(waiting.author, time, &waiting.operation, undone.as_ref()) {
+            let entry = match draft.judge(waiting.author, time, &waiting.operation, undone.as_ref()) {
                 Ok(entry) => entry,
                 Err(refusal) => {
                     judged.push(Judged { waiting, outcome: refusal.outcome() });
                     continue;
                 }
             };
-            entry.operation_hash = waiting.hash;
-            let size = codec::entry_bytes(&entry);
-            if bytes + size > limits::COMMIT_BYTES_MAX {
-                // The draft holds this operation too, so it ends here; the rest is judged on the next one.
-                if size > limits::COMMIT_BYTES_MAX {
-                    let outcome = Outcome::Refused(ErrorBody::new(Code::BatchTooLarge));
-                    judged.push(Judged { waiting, outcome });
-                } else {
-                    self.waiting.push_front(waiting);
-                }
+            let size = entry.stored_bytes_max();
+            if bytes + size > limits::COMMIT_BYTES_MAX && !entries.is_empty() {
+                // The draft holds this operation already, so it ends here; the rest is judged on the next one.
+                self.waiting.push_front(waiting);
                 break;
             }
             bytes += size;
-            made.insert(id, (waiting.author, waiting.hash, entry.seq));
+            made.insert(id, (waiting.author, entry.operation_hash, entry.seq));
             judged.push(Judged { waiting, outcome: Outcome::Accepted(Accepted { seq: entry.seq }) });
             entries.push(entry);
         }
@@ -433,8 +425,7 @@ impl Feed {
                     self.fetching = true;
                     effects.push(Effect::ReadEntry(seq));
                 }
-                // An operation too large for any commit ended the draft; others may wait behind it.
-                None => self.next_append(now, effects),
+                None => debug_assert!(self.waiting.is_empty(), "an empty draft ends only at the end, or at a fetch"),
             }
             return;
         }
@@ -783,7 +774,7 @@ pub fn rebuild(user: UserId, loaded: &Loaded, mut report: impl FnMut(String)) ->
     if expected != loaded.head.seq + 1 {
         return Err(format!("feed {user}: the log ends at {} but its head is {}", expected - 1, loaded.head.seq));
     }
-    state.set_seq(loaded.head.seq);
+    state.loaded_upto(loaded.head.seq);
     Ok(Rebuilt { state, entries })
 }
 
