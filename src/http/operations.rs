@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use taskflow_actors::supervisor::{ReplyTo, Submission};
 use taskflow_protocol::limits::OPERATIONS_A_MESSAGE_MAX;
 use taskflow_protocol::message::{Accepted, Command, Operation, OperationResult, Operations, Outcome, Results};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, OperationId, UserId};
-use tokio::sync::oneshot;
 
 use crate::auth::sign_in::new_id;
 use crate::http::problem::Problem;
@@ -45,18 +43,9 @@ pub async fn submit(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
 }
 
 async fn submit_all(api: &Api, user: UserId, operations: Vec<Operation>) -> Result<Vec<OperationResult>, Problem> {
-    let (sender, receiver) = oneshot::channel();
-    api.router.submit(Submission {
-        feed: user,
-        author: user,
-        operations,
-        reply: ReplyTo::Waiter(sender),
-    });
-    let answer = tokio::time::timeout(Duration::from_secs(ANSWER_SECONDS_MAX), receiver).await;
-    match answer {
-        Ok(Ok(results)) => Ok(results),
-        Ok(Err(_)) | Err(_) => Err(Code::OutcomeUnknown.into()),
-    }
+    let answer = api.router.ask(user, user, operations);
+    let answer = tokio::time::timeout(Duration::from_secs(ANSWER_SECONDS_MAX), answer).await;
+    answer.map_err(|_| Code::OutcomeUnknown.into())
 }
 
 /// The id of the request's operation: from `Idempotency-Key`, or a new one.

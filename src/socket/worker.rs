@@ -138,7 +138,7 @@ impl Worker {
             slot.connection = Some(connection.clone());
         }
         self.gateway.hub.connections.fetch_add(1, Ordering::Relaxed);
-        self.gateway.metrics.connections.increment(1.0);
+        self.gateway.metrics.connections.enter();
         self.watch(slot);
         spawn(connection.run(self.clone()));
     }
@@ -149,7 +149,7 @@ impl Worker {
         if slots.get(id.slot as usize).is_some_and(|slot| slot.generation == id.generation) {
             slots.remove(id.slot as usize);
             self.gateway.hub.connections.fetch_sub(1, Ordering::Relaxed);
-            self.gateway.metrics.connections.decrement(1.0);
+            self.gateway.metrics.connections.leave();
         }
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use metrics::{Counter, Gauge, Histogram, Key, Label, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Buckets of durations, in seconds. A durable append is 0.1 to 10 ms on the disks we know; above a second somebody waits.
@@ -193,7 +193,7 @@ trait Registered: Sized {
     fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self;
 }
 
-const METADATA: Metadata<'static> = Metadata::new("taskflow", Level::INFO, None);
+const METADATA: Metadata<'static> = Metadata::new("taskflow", metrics::Level::INFO, None);
 
 impl Registered for Counter {
     fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self {
