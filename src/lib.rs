@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod follow;
 pub mod http;
+pub mod serve;
 pub mod snapshot;
 pub mod socket;
 pub mod telemetry;

@@ -83,6 +83,9 @@ pub const CATCH_UP_BYTES: usize = 512 * 1024;
 pub const CONNECTIONS_A_USER_MAX: usize = 64;
 /// Handshakes under way at once. Each holds two 8 KiB buffers; 512 at a time cost no speed when 10,000 clients return.
 pub const HANDSHAKES_MAX: usize = 512;
+/// HTTP connections at once: requests, event streams, long-polls and handshakes. Each holds two 8 KiB buffers, so these
+/// are 64 MiB; who comes beyond waits to be accepted.
+pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// Milliseconds between connecting and `hello`.
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 /// Milliseconds between heartbeats. Proxies cut silent connections after 30 or 60 seconds.

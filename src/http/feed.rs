@@ -362,10 +362,12 @@ impl Events {
         let expires_in = self.caller.expires_at - self.api.clock.now_ms();
         let expires_in = Duration::from_millis(u64::try_from(expires_in).unwrap_or(0));
         let ended = self.watched.ended();
-        if self.api.tokens.is_ended(self.caller.sign_in) {
-            self.send_away(Code::SignedOut);
-            return Ok(());
-        }
+        let ended = async {
+            // Asked after the watch began: a sign-out before it counts, too.
+            if !self.api.tokens.is_ended(self.caller.sign_in) {
+                ended.await;
+            }
+        };
         let quiet = Duration::from_millis(COMMENT_MS);
         let happened = tokio::select! {
             () = changed => Happened::Changed,

@@ -12,12 +12,6 @@ use taskflow_protocol::{Code, OperationId};
 /// Media type of the errors.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// The document of an error that another part of the server found (the WebSocket handshake).
-pub fn json(error: &ErrorBody) -> String {
-    let bytes = Problem::from(error.clone()).document();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 /// What went wrong with a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem(Box<Inner>);
@@ -95,7 +89,8 @@ impl Problem {
         self.0.code
     }
 
-    fn document(&self) -> Vec<u8> {
+    /// The document.
+    pub fn json(&self) -> Vec<u8> {
         let inner = &*self.0;
         let code = inner.code;
         taskflow_protocol::Encoding::Json.encode(&Body {
@@ -164,7 +159,7 @@ impl ResponseError for Problem {
             };
             response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge)));
         }
-        response.body(self.document())
+        response.body(self.json())
     }
 }
 

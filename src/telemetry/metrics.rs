@@ -4,9 +4,8 @@
 //! count costs one atomic operation. Labels are finite and listed here; never a user, a list, a token or an address.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
-use metrics::{Counter, Gauge, Histogram, Key, Label, Metadata, Recorder};
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Buckets of durations, in seconds. A durable append is 0.1 to 10 ms on the disks we know; above a second somebody waits.
@@ -22,32 +21,6 @@ pub trait Labelled: Copy + 'static {
     const ALL: &'static [&'static str];
     /// Which value it is.
     fn index(self) -> usize;
-}
-
-/// A gauge that can be read back: what goes up and down in whole steps, and has a limit.
-#[derive(Clone)]
-pub struct Level {
-    now: Arc<AtomicI64>,
-    gauge: Gauge,
-}
-
-impl Level {
-    /// One more.
-    pub fn enter(&self) {
-        self.now.fetch_add(1, Ordering::Relaxed);
-        self.gauge.increment(1.0);
-    }
-
-    /// One less.
-    pub fn leave(&self) {
-        self.now.fetch_sub(1, Ordering::Relaxed);
-        self.gauge.decrement(1.0);
-    }
-
-    /// How many now.
-    pub fn get(&self) -> usize {
-        usize::try_from(self.now.load(Ordering::Relaxed)).unwrap_or(0)
-    }
 }
 
 /// One counter for each value of a label.
@@ -193,7 +166,7 @@ trait Registered: Sized {
     fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self;
 }
 
-const METADATA: Metadata<'static> = Metadata::new("taskflow", metrics::Level::INFO, None);
+const METADATA: Metadata<'static> = Metadata::new("taskflow", Level::INFO, None);
 
 impl Registered for Counter {
     fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self {
@@ -206,15 +179,6 @@ impl Registered for Gauge {
     fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self {
         recorder.describe_gauge(name.into(), None, help.into());
         recorder.register_gauge(&Key::from_static_name(name), &METADATA)
-    }
-}
-
-impl Registered for Level {
-    fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self {
-        Self {
-            now: Arc::default(),
-            gauge: Gauge::register(recorder, name, help),
-        }
     }
 }
 
@@ -262,9 +226,9 @@ macro_rules! metrics {
 
 metrics! {
     /// Connections that are open: WebSockets, event streams and long-polls.
-    connections: Level = "taskflow_connections";
+    connections: Gauge = "taskflow_connections";
     /// Handshakes under way.
-    handshakes_pending: Level = "taskflow_handshakes_pending";
+    handshakes_pending: Gauge = "taskflow_handshakes_pending";
     /// WebSocket handshakes, by outcome.
     handshakes: Family<Handshake> = "taskflow_handshakes_total";
     /// Frames that were put into the queues of connections.
