@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use taskflow_actors::cursor::Cursor;
 use taskflow_actors::domain::Entry;
-use taskflow_actors::feed::{decode_row, rebuild};
+use taskflow_actors::feed::rebuild;
 use taskflow_actors::ports::{Head, LogPage, ReadError};
 use taskflow_protocol::limits::CATCH_UP_BYTES;
 use taskflow_protocol::message::{Entries, ErrorBody, FollowMode, Following, ResetReason, ServerMessage};
@@ -18,7 +18,7 @@ use taskflow_protocol::{Code, UserId};
 
 use super::connection::Connection;
 use super::worker::Worker;
-use crate::follow::{self, Decision};
+use crate::follow::{self, Decision, entries_after};
 use crate::snapshot;
 
 /// Stored bytes of entries that go in one frame of a catch-up: about 50 KiB of JSON, so that answers get between.
@@ -185,21 +185,4 @@ async fn send_page(connection: &Connection, worker: &Worker, feed: UserId, page:
         connection.with_followed(feed, |followed| followed.position = last).ok_or(End::Gone)?;
     }
     Ok(())
-}
-
-/// The entries of a page after `position`, checked to be dense.
-pub fn entries_after(feed: UserId, page: &LogPage, position: Seq) -> Result<Vec<Entry>, String> {
-    let mut entries = Vec::new();
-    for row in &page.rows {
-        entries.extend(decode_row(feed, row)?.into_iter().filter(|entry| entry.seq > position));
-    }
-    for (entry, expected) in entries.iter().zip(position + 1..) {
-        if entry.seq != expected {
-            return Err(format!("entry {expected} is missing from the log"));
-        }
-    }
-    if entries.is_empty() && page.head.seq > position {
-        return Err(format!("entry {} is missing from the log", position + 1));
-    }
-    Ok(entries)
 }
