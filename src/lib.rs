@@ -1,2 +1,3 @@
 //! The TaskFlow server and its terminal client.
+pub mod client;
 pub mod clock;
