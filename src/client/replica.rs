@@ -78,7 +78,7 @@ pub enum Parked {
 pub enum Event {
     /// The server said what comes next.
     Following(Following),
-    /// An entry was applied; the rows before it, of those that it changed, tell what was what.
+    /// An entry was applied, and this is what it did. (The rows may already be those after later entries.)
     Applied(Entry, Vec<Effect>),
     /// A snapshot is complete, and the rows are now those.
     Reset(ResetReason, Seq),
@@ -98,13 +98,13 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// A task.
-    Task(Option<Task>, TaskId),
+    Task(Option<Box<Task>>, Box<Task>),
     /// A list.
-    List(Option<List>, ListId),
+    List(Option<Box<List>>, Box<List>),
     /// A label.
-    Label(Option<Label>, LabelId),
+    Label(Option<Box<Label>>, Box<Label>),
     /// The settings.
-    Settings,
+    Settings(Box<Settings>),
 }
 
 /// The server and this copy disagree. Nothing of the message was applied.
@@ -458,7 +458,7 @@ impl Replica {
                 seq,
                 cursor: message.cursor.clone(),
             });
-            events.push(Event::Applied(entry, effects.effects));
+            events.push(Event::Applied(entry, effects));
             if retired {
                 events.push(Event::Retired(operation, seq));
             }
@@ -521,40 +521,29 @@ fn makes_only(command: &Command, rows: &Rows) -> bool {
     }
 }
 
-/// What an entry did, and how to take it back.
-struct Undo {
-    effects: Vec<Effect>,
-    settings: Option<Settings>,
-}
-
 impl Rows {
-    fn apply(&mut self, entry: &Entry) -> Result<Undo, Broken> {
-        let mut undo = Undo {
-            effects: Vec::with_capacity(entry.changes.len()),
-            settings: self.settings.clone(),
-        };
+    fn apply(&mut self, entry: &Entry) -> Result<Vec<Effect>, Broken> {
+        let mut effects = Vec::with_capacity(entry.changes.len());
         for change in &entry.changes {
-            match self.change(entry, change) {
-                Some(effect) => undo.effects.push(effect),
-                None => {
-                    self.revert(undo);
-                    return Err(Broken::UnknownRow(entry.seq));
-                }
-            }
+            let Some(effect) = self.change(entry, change) else {
+                self.revert(effects);
+                return Err(Broken::UnknownRow(entry.seq));
+            };
+            effects.push(effect);
         }
-        Ok(undo)
+        Ok(effects)
     }
 
-    fn revert(&mut self, undo: Undo) {
-        for effect in undo.effects.into_iter().rev() {
+    fn revert(&mut self, effects: Vec<Effect>) {
+        for effect in effects.into_iter().rev() {
             match effect {
-                Effect::Task(Some(task), id) => drop(self.tasks.insert(id, task)),
-                Effect::Task(None, id) => drop(self.tasks.remove(&id)),
-                Effect::List(Some(list), id) => drop(self.lists.insert(id, list)),
-                Effect::List(None, id) => drop(self.lists.remove(&id)),
-                Effect::Label(Some(label), id) => drop(self.labels.insert(id, label)),
-                Effect::Label(None, id) => drop(self.labels.remove(&id)),
-                Effect::Settings => self.settings.clone_from(&undo.settings),
+                Effect::Task(Some(before), _) => drop(self.tasks.insert(before.id, *before)),
+                Effect::Task(None, after) => drop(self.tasks.remove(&after.id)),
+                Effect::List(Some(before), _) => drop(self.lists.insert(before.id, *before)),
+                Effect::List(None, after) => drop(self.lists.remove(&after.id)),
+                Effect::Label(Some(before), _) => drop(self.labels.insert(before.id, *before)),
+                Effect::Label(None, after) => drop(self.labels.remove(&after.id)),
+                Effect::Settings(before) => self.settings = Some(*before),
             }
         }
     }
@@ -564,48 +553,49 @@ impl Rows {
         Some(match change {
             Change::TaskPut(put) => {
                 let mut task = put.task.clone();
-                let id = task.id;
                 (task.version, task.updated_at, task.updated_by) = (entry.seq, entry.time, entry.author);
-                Effect::Task(self.tasks.insert(id, task), id)
+                let before = self.tasks.insert(task.id, task.clone());
+                Effect::Task(before.map(Box::new), Box::new(task))
             }
             Change::TaskSet(set) => {
                 let task = self.tasks.get_mut(&set.task)?;
                 let before = task.clone();
                 set_task(task, &set.set);
                 (task.version, task.updated_at, task.updated_by) = (entry.seq, entry.time, entry.author);
-                Effect::Task(Some(before), set.task)
+                Effect::Task(Some(Box::new(before)), Box::new(task.clone()))
             }
             Change::ListPut(list) => {
                 let mut list = list.clone();
-                let id = list.id;
                 (list.version, list.updated_at) = (entry.seq, entry.time);
-                Effect::List(self.lists.insert(id, list), id)
+                let before = self.lists.insert(list.id, list.clone());
+                Effect::List(before.map(Box::new), Box::new(list))
             }
             Change::ListSet(set) => {
                 let list = self.lists.get_mut(&set.list)?;
                 let before = list.clone();
                 set_list(list, &set.set);
                 (list.version, list.updated_at) = (entry.seq, entry.time);
-                Effect::List(Some(before), set.list)
+                Effect::List(Some(Box::new(before)), Box::new(list.clone()))
             }
             Change::LabelPut(label) => {
                 let mut label = label.clone();
-                let id = label.id;
                 label.version = entry.seq;
-                Effect::Label(self.labels.insert(id, label), id)
+                let before = self.labels.insert(label.id, label.clone());
+                Effect::Label(before.map(Box::new), Box::new(label))
             }
             Change::LabelSet(set) => {
                 let label = self.labels.get_mut(&set.label)?;
                 let before = label.clone();
                 set_label(label, &set.set);
                 label.version = entry.seq;
-                Effect::Label(Some(before), set.label)
+                Effect::Label(Some(Box::new(before)), Box::new(label.clone()))
             }
             Change::SettingsSet(set) => {
                 let settings = self.settings.as_mut()?;
+                let before = settings.clone();
                 set_settings(settings, set);
                 settings.version = entry.seq;
-                Effect::Settings
+                Effect::Settings(Box::new(before))
             }
         })
     }

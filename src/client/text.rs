@@ -122,22 +122,10 @@ pub fn entry_lines(rows: &Rows, entry: &Entry, effects: &[Effect]) -> Vec<String
     let mut lines = Vec::new();
     for effect in effects {
         match effect {
-            Effect::Task(before, id) => {
-                if let Some(task) = rows.tasks.get(id) {
-                    lines.extend(task_lines(rows, before.as_ref(), task));
-                }
-            }
-            Effect::List(before, id) => {
-                if let Some(list) = rows.lists.get(id) {
-                    lines.push(list_line(before.as_ref(), list));
-                }
-            }
-            Effect::Label(before, id) => {
-                if let Some(label) = rows.labels.get(id) {
-                    lines.push(label_line(before.as_ref(), label));
-                }
-            }
-            Effect::Settings => lines.push("settings   changed".to_owned()),
+            Effect::Task(before, task) => lines.extend(task_lines(rows, before.as_deref(), task)),
+            Effect::List(before, list) => lines.push(list_line(before.as_deref(), list)),
+            Effect::Label(before, label) => lines.push(label_line(before.as_deref(), label)),
+            Effect::Settings(_) => lines.push("settings   changed".to_owned()),
         }
     }
     if lines.is_empty() {
