@@ -114,7 +114,7 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         metrics: metrics.clone(),
         build: build(),
         heartbeat_ms: config.heartbeat_ms as u32,
-        heartbeat_timeout_s: (2 * config.heartbeat_ms / 1000) as u32 + 10,
+        heartbeat_timeout_s: (config.heartbeat_ms * 5 / 2).div_ceil(1000) as u32,
         outbound_bytes_max: config.outbound_bytes_max,
         reconnect_window_ms: reconnect_window_ms(&hub),
         snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
