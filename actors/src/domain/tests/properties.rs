@@ -231,10 +231,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
-    fn one_draft_and_many_drafts_come_to_the_same_and_replaying_the_log_too(commands in commands(60)) {
+    fn one_draft_and_many_drafts_come_to_the_same_and_replaying_the_log_too(
+        before in commands(30),
+        commands in commands(40),
+    ) {
         let mut feed = Feed::new();
-        let born = feed.state.clone();
-        let mut draft = Draft::new(&born);
+        for command in before {
+            let _ = feed.try_to(command);
+        }
+        let state = feed.state.clone();
+        let mut draft = Draft::new(&state);
         let mut drafted = feed.log.clone();
         for (n, command) in commands.into_iter().enumerate() {
             let operation = operation(n as u64, command);
