@@ -1,4 +1,4 @@
-//! What holds for every sequence of operations. They begin in a feed with a few rows and name few ids, so that most are
+//! What holds for every sequence of operations. They begin in a feed with a few rows and name few ids, so that half are
 //! accepted and they meet often; the last test here counts that.
 
 use proptest::prelude::*;
@@ -96,7 +96,7 @@ fn some_fields() -> impl Strategy<Value = TaskFields> {
 
 fn a_create() -> BoxedStrategy<Command> {
     (
-        ((5..16_u128).prop_map(task), proptest::option::of(a_list()), a_text()),
+        ((5..40_u128).prop_map(task), proptest::option::of(a_list()), a_text()),
         (a_status(), proptest::option::of(a_due())),
         proptest::option::weighted(0.3, a_task()),
         a_place((1..9_u128).prop_map(task)),
@@ -355,7 +355,7 @@ proptest! {
 
 /// A property that only ever sees refusals proves nothing.
 #[test]
-fn most_random_operations_are_accepted_and_every_kind_of_refusal_is_met() {
+fn half_of_the_random_operations_are_accepted_and_every_kind_of_refusal_is_met() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
 
@@ -374,8 +374,8 @@ fn most_random_operations_are_accepted_and_every_kind_of_refusal_is_met() {
             *met.entry(came).or_insert(0) += 1;
         }
     }
-    let changed = met["changed"];
-    assert!(changed > 9_000 / 3, "{met:?}");
+    let accepted = met["changed"] + met["nothing changed"];
+    assert!(accepted > 9_000 / 2, "{met:?}");
     for code in [
         Code::RowNotFound,
         Code::IdTaken,
