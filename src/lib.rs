@@ -1,6 +1,7 @@
 //! The TaskFlow server and its terminal client.
 
 pub mod auth;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod follow;
@@ -9,3 +10,4 @@ pub mod serve;
 pub mod snapshot;
 pub mod socket;
 pub mod telemetry;
+pub mod token;
