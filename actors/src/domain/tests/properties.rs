@@ -1,5 +1,5 @@
-//! What holds for every sequence of operations. They begin in a feed with a few rows and name few ids, so that half are
-//! accepted and they meet often; the last test here counts that.
+//! What holds for every sequence of operations. They begin in a feed with a few rows and name few ids, so that many
+//! are accepted and they meet often; the last test here counts that.
 
 use proptest::prelude::*;
 use taskflow_protocol::message::{LabelPatch, ListMove};
@@ -187,7 +187,7 @@ fn a_command() -> BoxedStrategy<Command> {
     prop_oneof![
         12 => a_plain_command(),
         2 => proptest::collection::vec(a_plain_command(), 1..5).prop_map(batch),
-        3 => (8..40_u64).prop_map(undo),
+        3 => (8..30_u64).prop_map(undo),
     ]
     .boxed()
 }
@@ -248,7 +248,7 @@ fn stored_rows(state: &State, log: &[Entry]) -> Vec<StoredRow> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn one_draft_and_many_drafts_come_to_the_same_and_replaying_the_log_too(
@@ -355,7 +355,7 @@ proptest! {
 
 /// A property that only ever sees refusals proves nothing.
 #[test]
-fn half_of_the_random_operations_are_accepted_and_every_kind_of_refusal_is_met() {
+fn a_third_of_the_random_operations_change_something_and_every_kind_of_refusal_is_met() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
 
@@ -374,8 +374,7 @@ fn half_of_the_random_operations_are_accepted_and_every_kind_of_refusal_is_met()
             *met.entry(came).or_insert(0) += 1;
         }
     }
-    let accepted = met["changed"] + met["nothing changed"];
-    assert!(accepted > 9_000 / 2, "{met:?}");
+    assert!(met["changed"] > 9_000 / 3, "{met:?}");
     for code in [
         Code::RowNotFound,
         Code::IdTaken,
