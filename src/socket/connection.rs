@@ -81,6 +81,8 @@ pub(super) struct Connection {
     pub id: ConnectionId,
     stream: TcpStream,
     encoding: Encoding,
+    /// When it began, in seconds of the worker's clock.
+    begun: u32,
     /// When the last byte came, in seconds of the worker's clock.
     last_read: Cell<u32>,
     state: RefCell<State>,
@@ -119,6 +121,7 @@ impl Connection {
             id,
             stream,
             encoding,
+            begun: now_s,
             last_read: Cell::new(now_s),
             state: RefCell::new(State {
                 phase: Phase::Hello(token),
@@ -559,7 +562,8 @@ impl Connection {
         let now = worker.now_s();
         let waiting_for_hello = match self.state.borrow().phase {
             Phase::Closing(until) if now >= until => None,
-            Phase::Hello(_) => Some(now.saturating_sub(self.last_read.get()) >= hello_timeout_s),
+            // From the beginning, not from the last byte: pings must not keep a stranger's place.
+            Phase::Hello(_) => Some(now.saturating_sub(self.begun) >= hello_timeout_s),
             Phase::Closing(_) | Phase::Joining(_) => Some(false),
             Phase::Open | Phase::Dead => return false,
         };

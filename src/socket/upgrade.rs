@@ -9,7 +9,6 @@ use actix_http::header::{self, HeaderMap};
 use actix_http::{HttpMessage, ws};
 use actix_http::{Request, h1};
 use socket2::SockRef;
-use taskflow_protocol::limits::TOKEN_BYTES_MAX;
 use taskflow_protocol::message::ErrorBody;
 use taskflow_protocol::{Code, Encoding, SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK, SUBPROTOCOL_TOKEN_PREFIX};
 use tokio::net::TcpStream;
@@ -47,7 +46,15 @@ pub async fn accept(
 ) {
     let parts = framed.into_parts();
     let stream = parts.io;
+    // The answers to requests that were pipelined before this one.
+    if write(&stream, &parts.write_buf).await.is_err() {
+        return;
+    }
     let agreed = match agree(&worker, &config, &request) {
+        Ok(agreed) => check_token(&worker, agreed).await,
+        refused => refused,
+    };
+    let agreed = match agreed {
         Ok(agreed) => agreed,
         Err(error) => {
             let limited = matches!(error.code, Code::ServerBusy | Code::ShuttingDown);
@@ -96,10 +103,18 @@ fn agree(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, 
     }
     let mut agreed = negotiate(headers)?;
     if let Some(bearer) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) {
-        agreed.token = bearer.strip_prefix("Bearer ").map(str::to_owned);
+        // The scheme's name is in any case (RFC 9110, section 11.1). Another scheme is not ours: the token may be in hello.
+        let token = bearer.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        agreed.token = token.map(|(_, token)| token.trim().to_owned()).or(agreed.token);
     }
-    if agreed.token.as_ref().is_some_and(|token| token.len() > TOKEN_BYTES_MAX) {
-        return Err(ErrorBody::new(Code::TokenInvalid));
+    Ok(agreed)
+}
+
+/// A token that came with the handshake is checked before the upgrade: whoever may not come in gets an HTTP status. The
+/// answer is remembered, so that `hello` does not check the signature again.
+async fn check_token(worker: &Worker, agreed: Agreed) -> Result<Agreed, ErrorBody> {
+    if let Some(token) = &agreed.token {
+        worker.gateway.tokens.verify(token).await.map_err(ErrorBody::new)?;
     }
     Ok(agreed)
 }

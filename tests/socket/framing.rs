@@ -13,7 +13,8 @@ struct Peer {
 
 impl Peer {
     fn new() -> Self {
-        let server = Server::start(&[]);
+        // No heartbeat comes between the frames that are looked at.
+        let server = Server::start(&["--heartbeat-ms=600000"]);
         let account = server.user();
         Self { server, account }
     }

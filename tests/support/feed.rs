@@ -17,7 +17,7 @@ pub struct Replica {
     /// `seq` and operation of each entry that was applied.
     pub entries: Vec<Value>,
     /// Pieces of a snapshot that is not done.
-    pieces: Vec<Value>,
+    pub pieces: Vec<Value>,
 }
 
 impl Replica {

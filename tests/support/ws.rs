@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -411,20 +411,6 @@ impl Client {
                 Ok(message) => self.stash.push_back(message),
                 Err(ended) => return ended,
             }
-        }
-    }
-
-    /// Looks whether something came, without waiting longer than this for it.
-    pub fn hears_nothing_for(&mut self, time: Duration) -> bool {
-        let until = Instant::now() + time;
-        self.raw.stream().set_read_timeout(Some(time)).expect("not zero");
-        if parse(&self.raw.http.ahead).is_some() || !self.stash.is_empty() {
-            return false;
-        }
-        let mut byte = [0];
-        match self.raw.stream().peek(&mut byte) {
-            Ok(_) => false,
-            Err(_) => Instant::now() + Duration::from_millis(5) >= until,
         }
     }
 }
