@@ -13,6 +13,7 @@ use taskflow_protocol::message::ErrorBody;
 use taskflow_protocol::{Code, Encoding, SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK, SUBPROTOCOL_TOKEN_PREFIX};
 use tokio::net::TcpStream;
 
+use super::hub::Hub;
 use super::worker::Worker;
 use crate::config::Config;
 use crate::http::problem::{PROBLEM_JSON, Problem};
@@ -54,7 +55,9 @@ pub async fn accept(
         Ok(agreed) => check_token(&worker, agreed).await,
         refused => refused,
     };
-    let agreed = match agreed {
+    // Counted before the answer is on its way: handshakes at the same moment must not all find the last place.
+    let agreed = agreed.and_then(|agreed| Ok((agreed, Counted::more(worker.gateway.hub.clone(), config.connections_max)?)));
+    let (agreed, counted) = match agreed {
         Ok(agreed) => agreed,
         Err(error) => {
             let limited = matches!(error.code, Code::ServerBusy | Code::ShuttingDown);
@@ -78,7 +81,31 @@ pub async fn accept(
     );
     if write(&stream, response.as_bytes()).await.is_ok() {
         worker.gateway.metrics.handshakes.of(Handshake::Accepted).increment(1);
+        counted.hand_over();
         worker.adopt(stream, agreed.encoding, agreed.token, &parts.read_buf);
+    }
+}
+
+/// One connection more in the count of all; taken out again when it is dropped, unless a worker takes that over.
+struct Counted(Option<Arc<Hub>>);
+
+impl Counted {
+    fn more(hub: Arc<Hub>, connections_max: usize) -> Result<Self, ErrorBody> {
+        let before = hub.connections.fetch_add(1, Ordering::Relaxed);
+        let counted = Self(Some(hub));
+        if before < connections_max { Ok(counted) } else { Err(ErrorBody::new(Code::ServerBusy)) }
+    }
+
+    fn hand_over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(hub) = &self.0 {
+            hub.connections.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -97,9 +124,6 @@ fn agree(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, 
         if !origin.to_str().is_ok_and(|origin| config.origins_allowed.allow(origin, host)) {
             return Err(ErrorBody::new(Code::OriginRefused));
         }
-    }
-    if worker.gateway.hub.connections.load(Ordering::Relaxed) >= config.connections_max {
-        return Err(ErrorBody::new(Code::ServerBusy));
     }
     let mut agreed = negotiate(headers)?;
     if let Some(bearer) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) {
