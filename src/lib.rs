@@ -1,6 +1,7 @@
 //! The TaskFlow server and its terminal client.
 
 pub mod auth;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod follow;

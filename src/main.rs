@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use taskflow::client::{self, ClientCommand};
 use taskflow::config::{Layer, Loaded};
 use taskflow::{serve, token};
 
@@ -38,6 +39,8 @@ enum Command {
     Token(token::Arguments),
     /// Print the version
     Version,
+    #[command(flatten)]
+    Client(ClientCommand),
 }
 
 #[derive(Subcommand)]
@@ -89,6 +92,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Token(arguments) => token::run(&arguments)?,
         Command::Version => println!("{}", serve::build()),
+        Command::Client(command) => return client::run(command),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix_http::{HttpService, Request, h1};
@@ -25,6 +26,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::auth::{Key, SignIns, SignedOut, Tokens};
 use crate::clock::SystemClock;
 use crate::config::{Config, Loaded};
+use crate::http::seats::Seats;
 use crate::http::{self, Api};
 use crate::socket::{Gateway, Hub, Worker, upgrade};
 use crate::telemetry::operator::{self, Operator, Readiness};
@@ -121,7 +123,10 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     tokens.on_sign_out(move |SignedOut { user, sign_in }| sessions.sessions.tell(user, Event::SignedOut(sign_in)));
 
     let (closing, closing_seen) = watch::channel(false);
+    let counted = hub.clone();
     let api = web::Data::new(Api {
+        seats: Arc::new(Seats::new(&config, metrics.clone(), move || counted.connections.load(Ordering::Relaxed))),
+        snapshots: gateway.snapshots.clone(),
         tokens: tokens.clone(),
         sign_ins: SignIns::new(stored.accounts.clone(), tokens, clock.clone(), config.refresh_token_days),
         router,
@@ -219,7 +224,7 @@ impl Running {
         let _ = self.closing.send(true);
         self.hub.drain();
         let deadline = tokio::time::Instant::now() + DRAIN;
-        while self.hub.connections.load(std::sync::atomic::Ordering::Relaxed) > 0
+        while self.hub.connections.load(Ordering::Relaxed) > 0
             && tokio::time::Instant::now() < deadline
         {
             tokio::time::sleep(Duration::from_millis(20)).await;

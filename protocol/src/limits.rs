@@ -68,8 +68,8 @@ pub const LISTS_A_FEED_MAX: usize = 500;
 pub const LABELS_A_FEED_MAX: usize = 500;
 /// Rows of a feed, those in the bin included.
 ///
-/// As many tasks in the bin as outside it: whoever creates and deletes for ever stops before a partition has 100,000
-/// rows, settings, lists and labels included.
+/// Nearly as many in the bin as outside it: whoever creates and deletes for ever is stopped before a partition has
+/// 100,000 rows.
 pub const ROWS_A_FEED_MAX: usize = 95_000;
 
 /// Feeds that one connection follows: one's own and those of lists shared by others.
