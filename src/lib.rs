@@ -9,3 +9,5 @@ pub mod serve;
 pub mod snapshot;
 pub mod socket;
 pub mod telemetry;
+#[cfg(test)]
+pub mod testing;
