@@ -61,7 +61,10 @@ impl MemoryAccounts {
         *lock(&self.failure) = failure;
     }
 
-    fn answer<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, AccountError>) -> BoxFuture<Result<T, AccountError>> {
+    fn answer<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, AccountError>,
+    ) -> BoxFuture<Result<T, AccountError>> {
         let failure = lock(&self.failure).clone();
         let result = failure.map_or_else(work, Err);
         Box::pin(async move { result })
@@ -216,7 +219,10 @@ impl ApiBench {
     /// A user with a feed, and a token of the user's.
     pub async fn user(&self) -> (UserId, String) {
         let user = UserId(Uuid::from_bytes(rand::random()));
-        let birth = self.api.router.birth(user, "Europe/Berlin".to_owned(), "de-AT".to_owned());
+        let birth = self
+            .api
+            .router
+            .birth(user, "Europe/Berlin".to_owned(), "de-AT".to_owned());
         birth.await.expect("born");
         let token = Tokens::mint_for_operator(&self.auth.key, user, self.auth.clock.now_ms(), 3_600);
         (user, token)

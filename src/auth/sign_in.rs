@@ -291,13 +291,35 @@ mod tests {
     async fn an_account_opens_with_its_password_and_nothing_else() {
         let bench = AuthBench::new();
         let sign_ins = bench.sign_ins();
-        let user = sign_ins.register(" Ann@Example.ORG ", "correct horse".to_owned()).await.expect("made");
+        let user = sign_ins
+            .register(" Ann@Example.ORG ", "correct horse".to_owned())
+            .await
+            .expect("made");
         let wrong = Err(Code::CredentialsWrong);
-        assert_eq!(sign_ins.authenticate("ann@example.org", "correct horse".to_owned()).await, Ok(user));
-        assert_eq!(sign_ins.authenticate("ann@example.org", "wrong horse".to_owned()).await, wrong);
-        assert_eq!(sign_ins.authenticate("bob@example.org", "correct horse".to_owned()).await, wrong);
-        assert_eq!(sign_ins.authenticate("no address", "correct horse".to_owned()).await, wrong);
-        assert_eq!(sign_ins.authenticate("ann@example.org", "short".to_owned()).await, wrong);
+        assert_eq!(
+            sign_ins
+                .authenticate("ann@example.org", "correct horse".to_owned())
+                .await,
+            Ok(user)
+        );
+        assert_eq!(
+            sign_ins.authenticate("ann@example.org", "wrong horse".to_owned()).await,
+            wrong
+        );
+        assert_eq!(
+            sign_ins
+                .authenticate("bob@example.org", "correct horse".to_owned())
+                .await,
+            wrong
+        );
+        assert_eq!(
+            sign_ins.authenticate("no address", "correct horse".to_owned()).await,
+            wrong
+        );
+        assert_eq!(
+            sign_ins.authenticate("ann@example.org", "short".to_owned()).await,
+            wrong
+        );
         let again = sign_ins.register("ANN@example.org", "another horse".to_owned()).await;
         assert_eq!(again, Err(Code::EmailTaken));
     }
@@ -369,7 +391,10 @@ mod tests {
         let first = sign_ins.open(USER).await.expect("opened");
         let token = &first.refresh_token;
         let (one, two) = tokio::join!(sign_ins.refresh(token), sign_ins.refresh(token));
-        assert_eq!(one.expect("refreshed").refresh_token, two.expect("refreshed").refresh_token);
+        assert_eq!(
+            one.expect("refreshed").refresh_token,
+            two.expect("refreshed").refresh_token
+        );
     }
 
     #[tokio::test]
@@ -380,9 +405,16 @@ mod tests {
         let owner = sign_ins.refresh(&stolen).await.expect("the owner's");
         bench.clock.advance_ms(REUSE_GRACE_MS + 1);
         assert_eq!(sign_ins.refresh(&stolen).await, Err(Code::SignedOut), "the thief");
-        assert_eq!(sign_ins.refresh(&owner.refresh_token).await, Err(Code::SignedOut), "the owner");
+        assert_eq!(
+            sign_ins.refresh(&owner.refresh_token).await,
+            Err(Code::SignedOut),
+            "the owner"
+        );
         assert_eq!(bench.tokens.verify(&owner.access_token).await, Err(Code::SignedOut));
-        assert_eq!(bench.restarted().tokens.verify(&owner.access_token).await, Err(Code::SignedOut));
+        assert_eq!(
+            bench.restarted().tokens.verify(&owner.access_token).await,
+            Err(Code::SignedOut)
+        );
     }
 
     #[tokio::test]
@@ -412,9 +444,17 @@ mod tests {
         let access = sign_ins.open(USER).await.expect("opened").access_token;
         for text in ["", "x", &access, &"A".repeat(63), &"!".repeat(64)] {
             assert_eq!(sign_ins.refresh(text).await, Err(Code::TokenInvalid), "{text}");
-            assert_eq!(sign_ins.end_by_refresh_token(text).await, Err(Code::TokenInvalid), "{text}");
+            assert_eq!(
+                sign_ins.end_by_refresh_token(text).await,
+                Err(Code::TokenInvalid),
+                "{text}"
+            );
         }
-        assert_eq!(sign_ins.refresh(&"A".repeat(64)).await, Err(Code::SignedOut), "of no sign-in");
+        assert_eq!(
+            sign_ins.refresh(&"A".repeat(64)).await,
+            Err(Code::SignedOut),
+            "of no sign-in"
+        );
     }
 
     #[tokio::test]
@@ -427,11 +467,18 @@ mod tests {
             secret: [7; 32],
             ..token
         };
-        assert_eq!(sign_ins.end_by_refresh_token(&guessed.text()).await, Err(Code::TokenInvalid));
+        assert_eq!(
+            sign_ins.end_by_refresh_token(&guessed.text()).await,
+            Err(Code::TokenInvalid)
+        );
         assert!(bench.tokens.verify(&opened.access_token).await.is_ok());
         assert_eq!(sign_ins.end_by_refresh_token(&opened.refresh_token).await, Ok(()));
         assert_eq!(bench.tokens.verify(&opened.access_token).await, Err(Code::SignedOut));
-        assert_eq!(sign_ins.end_by_refresh_token(&opened.refresh_token).await, Ok(()), "twice is no error");
+        assert_eq!(
+            sign_ins.end_by_refresh_token(&opened.refresh_token).await,
+            Ok(()),
+            "twice is no error"
+        );
     }
 
     #[tokio::test]
@@ -440,7 +487,9 @@ mod tests {
         let sign_ins = bench.sign_ins();
         bench.accounts.fail(Some(AccountError::Full));
         assert_eq!(sign_ins.open(USER).await, Err(Code::StoreFull));
-        bench.accounts.fail(Some(AccountError::Unavailable("planted".to_owned())));
+        bench
+            .accounts
+            .fail(Some(AccountError::Unavailable("planted".to_owned())));
         assert_eq!(sign_ins.open(USER).await, Err(Code::StoreUnavailable));
         bench.accounts.fail(Some(AccountError::Damaged("planted".to_owned())));
         assert_eq!(sign_ins.open(USER).await, Err(Code::Internal));

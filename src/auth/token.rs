@@ -468,7 +468,9 @@ mod tests {
     async fn no_other_algorithm_is_taken() {
         let bench = bench().await;
         let body = URL_SAFE_NO_PAD.encode(good_body(&bench).to_string());
-        for alg in ["none", "None", "NONE", "HS256", "HS512", "RS256", "ES256", "Ed25519", "", "eddsa"] {
+        for alg in [
+            "none", "None", "NONE", "HS256", "HS512", "RS256", "ES256", "Ed25519", "", "eddsa",
+        ] {
             let header = serde_json::json!({ "alg": alg, "typ": "JWT", "kid": bench.key.id }).to_string();
             let header = URL_SAFE_NO_PAD.encode(header);
             for signature in ["", "AAAA"] {
@@ -493,7 +495,10 @@ mod tests {
     async fn claims_that_are_missing_or_wrong_are_refused() {
         let bench = bench().await;
         let good = forge(&bench, &good_header(&bench), &good_body(&bench));
-        assert!(bench.restarted().tokens.verify(&good).await.is_ok(), "the forge itself works");
+        assert!(
+            bench.restarted().tokens.verify(&good).await.is_ok(),
+            "the forge itself works"
+        );
         let now = bench.clock.now_ms() / 1_000;
         let wrong = [
             ("iss", serde_json::json!("somebody")),
@@ -510,7 +515,11 @@ mod tests {
             let mut body = good_body(&bench);
             body[claim] = value.clone();
             let token = forge(&bench, &good_header(&bench), &body);
-            assert_eq!(bench.tokens.verify(&token).await, Err(Code::TokenInvalid), "{claim} {value}");
+            assert_eq!(
+                bench.tokens.verify(&token).await,
+                Err(Code::TokenInvalid),
+                "{claim} {value}"
+            );
             body.as_object_mut().expect("a map").remove(claim);
             let token = forge(&bench, &good_header(&bench), &body);
             assert_eq!(bench.tokens.verify(&token).await, Err(Code::TokenInvalid), "no {claim}");
@@ -561,7 +570,10 @@ mod tests {
             () = std::future::ready(()) => {}
         }
         drop((watch, other));
-        assert!(lock(&bench.tokens.watched).is_empty(), "nothing is kept of watches that are over");
+        assert!(
+            lock(&bench.tokens.watched).is_empty(),
+            "nothing is kept of watches that are over"
+        );
     }
 
     #[tokio::test]
@@ -569,7 +581,9 @@ mod tests {
         let bench = bench().await;
         let token = bench.tokens.mint(USER, SIGN_IN);
         let restarted = bench.restarted();
-        bench.accounts.fail(Some(AccountError::Unavailable("planted".to_owned())));
+        bench
+            .accounts
+            .fail(Some(AccountError::Unavailable("planted".to_owned())));
         assert_eq!(restarted.tokens.verify(&token).await, Err(Code::StoreUnavailable));
         bench.accounts.fail(None);
         assert!(restarted.tokens.verify(&token).await.is_ok());
@@ -615,7 +629,10 @@ mod tests {
             });
         }
         let count = bench.tokens.ended.read().expect("not poisoned").until.len();
-        assert!(count <= 11, "{count} are remembered; ten lifetimes of 965 s have passed");
+        assert!(
+            count <= 11,
+            "{count} are remembered; ten lifetimes of 965 s have passed"
+        );
         assert!(bench.tokens.is_ended(Uuid::from_u128(99)));
     }
 

@@ -12,6 +12,8 @@ pub mod rows;
 pub mod seats;
 pub mod sign_in;
 pub mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

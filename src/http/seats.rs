@@ -39,6 +39,11 @@ impl Seats {
         }
     }
 
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
+    }
+
     /// A seat for one more.
     pub fn take(self: &Arc<Self>, user: UserId) -> Result<Seat, Code> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
