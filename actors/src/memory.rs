@@ -7,7 +7,8 @@ use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
 
 use crate::ports::{
-    Append, AppendError, BoxFuture, Head, Loaded, LogPage, LogRow, ReadError, Retention, RowKey, Store, StoredRow,
+    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Head, Loaded, LogPage, LogRow, ReadError, Retention,
+    RowKey, SignIn, Store, StoredRow,
 };
 
 #[derive(Debug, Default)]
@@ -149,5 +150,48 @@ impl Store for MemoryStore {
             stored.log.pop_first();
         }
         ready(Ok(Some(*head)))
+    }
+}
+
+/// Accounts in memory, for tests.
+#[derive(Debug, Default)]
+pub struct MemoryAccounts {
+    accounts: Mutex<HashMap<String, Account>>,
+    sign_ins: Mutex<HashMap<uuid::Uuid, SignIn>>,
+}
+
+impl Accounts for MemoryAccounts {
+    fn create_account(&self, account: Account) -> BoxFuture<Result<(), AccountError>> {
+        let mut accounts = lock(&self.accounts);
+        if accounts.contains_key(&account.email) {
+            return ready(Err(AccountError::EmailTaken));
+        }
+        accounts.insert(account.email.clone(), account);
+        ready(Ok(()))
+    }
+
+    fn account_by_email(&self, email: String) -> BoxFuture<Result<Option<Account>, AccountError>> {
+        ready(Ok(lock(&self.accounts).get(&email).cloned()))
+    }
+
+    fn create_sign_in(&self, sign_in: SignIn) -> BoxFuture<Result<(), AccountError>> {
+        lock(&self.sign_ins).insert(sign_in.id, sign_in);
+        ready(Ok(()))
+    }
+
+    fn sign_in(&self, id: uuid::Uuid) -> BoxFuture<Result<Option<SignIn>, AccountError>> {
+        ready(Ok(lock(&self.sign_ins).get(&id).cloned()))
+    }
+
+    fn replace_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> BoxFuture<Result<bool, AccountError>> {
+        let mut sign_ins = lock(&self.sign_ins);
+        let found = sign_ins.get_mut(&sign_in.id).filter(|present| present.secret_hash == expected);
+        let replaced = found.map(|present| *present = sign_in).is_some();
+        ready(Ok(replaced))
+    }
+
+    fn end_sign_in(&self, id: uuid::Uuid) -> BoxFuture<Result<(), AccountError>> {
+        lock(&self.sign_ins).remove(&id);
+        ready(Ok(()))
     }
 }

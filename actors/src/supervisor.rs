@@ -11,9 +11,9 @@ use std::time::Duration;
 use actix::prelude::*;
 use taskflow_protocol::limits::FEED_UNSAVED_OPERATIONS_MAX;
 use taskflow_protocol::message::{ErrorBody, Operation, OperationResult, Outcome};
-use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, OperationId, UserId};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::domain::State;
 use crate::feed::actor::{Envelope, FeedActor, Request};
@@ -22,12 +22,13 @@ use crate::ports::{Clock, ConnectionId, Epoch, Push, Store};
 /// Shards of the routing table: enough that the workers of one node seldom meet at a lock.
 const TABLE_SHARDS: usize = 64;
 
-/// Shortest and longest wait, in milliseconds, before a feed that panicked is started again: a feed whose data makes it
-/// panic must not eat a core.
-const BACKOFF_MS: (i64, i64) = (100, 30_000);
+/// Shortest wait before a feed that panicked is started again.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest wait: a feed whose data makes it panic must not eat a core.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// A feed that ran this long without a panic, in milliseconds, begins again with the shortest wait.
-const BACKOFF_FORGET_MS: i64 = 60_000;
+/// A feed that ran this long without a panic begins again with the shortest wait.
+const BACKOFF_FORGET: Duration = Duration::from_secs(60);
 
 /// Where the results of a submission go.
 #[derive(Debug)]
@@ -123,14 +124,14 @@ enum Place {
         used: Arc<AtomicU32>,
     },
     /// It panicked and rests until this time.
-    Resting { until: UnixMs },
+    Resting { until: Instant },
 }
 
 /// How often a feed panicked lately.
 #[derive(Clone, Copy)]
 struct Failures {
-    wait_ms: i64,
-    last: UnixMs,
+    wait: Duration,
+    last: Instant,
 }
 
 /// The routing table of this node.
@@ -167,15 +168,14 @@ impl Table {
     }
 
     /// A feed panicked: it rests for a while, longer each time.
-    pub fn failed(&self, feed: UserId, now: UnixMs) {
+    pub fn failed(&self, feed: UserId) {
         self.observer.feed_panicked();
+        let now = Instant::now();
         let mut failures = lock(&self.failures);
-        failures.retain(|_, failure| now - failure.last < BACKOFF_FORGET_MS);
-        let wait_ms = failures
-            .get(&feed)
-            .map_or(BACKOFF_MS.0, |failure| (failure.wait_ms * 2).min(BACKOFF_MS.1));
-        failures.insert(feed, Failures { wait_ms, last: now });
-        self.shard(feed).insert(feed, Place::Resting { until: now + wait_ms });
+        failures.retain(|_, failure| now - failure.last < BACKOFF_FORGET);
+        let wait = failures.get(&feed).map_or(BACKOFF_MIN, |failure| (failure.wait * 2).min(BACKOFF_MAX));
+        failures.insert(feed, Failures { wait, last: now });
+        self.shard(feed).insert(feed, Place::Resting { until: now + wait });
     }
 }
 
@@ -189,7 +189,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Router {
     table: Arc<Table>,
     supervisor: Addr<Supervisor>,
-    clock: Arc<dyn Clock>,
 }
 
 impl Router {
@@ -290,7 +289,7 @@ impl Router {
                 waiting.push(Envelope { request, permit });
                 return Ok(());
             }
-            Some(Place::Resting { until }) if *until > self.clock.now_ms() => {
+            Some(Place::Resting { until }) if *until > Instant::now() => {
                 return Err((Code::FeedUnavailable, request));
             }
             // Never started, rested enough, or ended without a word (its arbiter is gone): start it.
@@ -339,7 +338,6 @@ impl Supervisor {
     ) -> Router {
         assert!(!arbiters.is_empty(), "feeds need an arbiter to live on");
         let table = Arc::new(Table::new(ports.observer.clone()));
-        let clock = ports.clock.clone();
         let supervisor = Self {
             table: table.clone(),
             ports: Arc::new(ports),
@@ -347,11 +345,7 @@ impl Supervisor {
             new_append_id: Box::new(new_append_id),
         };
         let supervisor = Actor::start_in_arbiter(&arbiters[0], move |_| supervisor);
-        Router {
-            table,
-            supervisor,
-            clock,
-        }
+        Router { table, supervisor }
     }
 }
 

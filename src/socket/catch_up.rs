@@ -21,6 +21,9 @@ use super::worker::Worker;
 use crate::follow::{self, Decision, entries_after};
 use crate::snapshot;
 
+/// Stored bytes of entries that go in one frame of a catch-up: about 50 KiB of JSON, so that answers get between.
+const CATCH_UP_FRAME_BYTES: usize = 64 * 1024;
+
 /// What ends a catch-up early.
 enum End {
     /// The connection is over, or follows the feed no more.
@@ -71,7 +74,7 @@ async fn from_cursor(connection: &Connection, worker: &Worker, feed: UserId) -> 
             let following = Following { feed, mode, reason: None, head };
             connection.say(worker, &ServerMessage::Following(following));
             set_position(connection, feed, page.head, cursor.seq)?;
-            send_page(connection, worker, feed, &page)?;
+            send_page(connection, worker, feed, &page).await?;
         }
     }
     read_to_the_end(connection, worker, feed).await
@@ -102,10 +105,9 @@ async fn reset(connection: &Connection, worker: &Worker, feed: UserId, reason: R
     let following = Following { feed, mode: FollowMode::Reset, reason: Some(reason), head: head.seq };
     connection.say(worker, &ServerMessage::Following(following));
     for piece in snapshot::pieces(&rebuilt.state, head) {
-        if !connection.has_room().await {
+        if !connection.say_with_room(worker, &ServerMessage::Snapshot(piece)).await {
             return Err(End::Gone);
         }
-        connection.say(worker, &ServerMessage::Snapshot(piece));
     }
     drop(rebuilt);
     set_position(connection, feed, head, head.seq)?;
@@ -120,9 +122,6 @@ async fn read_to_the_end(connection: &Connection, worker: &Worker, feed: UserId)
             (!followed.live).then_some(followed.position)
         });
         let Some(position) = position.ok_or(End::Gone)? else { return Ok(()) };
-        if !connection.has_room().await {
-            return Err(End::Gone);
-        }
         let page = read(worker, feed, position).await?.ok_or(End::Failed(Code::FeedNotFound))?;
         let epoch = connection.with_followed(feed, |followed| followed.epoch).ok_or(End::Gone)?;
         let cursor = Cursor { epoch, seq: position };
@@ -130,7 +129,7 @@ async fn read_to_the_end(connection: &Connection, worker: &Worker, feed: UserId)
             connection.with_followed(feed, |followed| followed.published = 0).ok_or(End::Gone)?;
             return Box::pin(reset(connection, worker, feed, reason)).await;
         }
-        send_page(connection, worker, feed, &page)?;
+        send_page(connection, worker, feed, &page).await?;
     }
 }
 
@@ -154,21 +153,36 @@ fn set_position(connection: &Connection, feed: UserId, head: Head, position: Seq
     set.ok_or(End::Gone)
 }
 
-/// Sends the entries of a page after the connection's position, and moves it. Nobody is sent past a hole or an entry
-/// that does not decode.
-fn send_page(connection: &Connection, worker: &Worker, feed: UserId, page: &LogPage) -> Result<(), End> {
+/// Sends the entries of a page after the connection's position, in frames of moderate size, and moves it. Nobody is sent
+/// past a hole or an entry that does not decode.
+async fn send_page(connection: &Connection, worker: &Worker, feed: UserId, page: &LogPage) -> Result<(), End> {
     let position = connection.with_followed(feed, |followed| followed.position).ok_or(End::Gone)?;
     let entries = entries_after(feed, page, position).map_err(|problem| {
         tracing::error!(user.id = %feed, problem, "stored feed needs attention");
         End::Failed(Code::FeedDamaged)
     })?;
-    let Some(last) = entries.last().map(|entry| entry.seq) else {
+    if entries.is_empty() {
         // The log ends where the follower is; what was published above it was read already.
         connection.with_followed(feed, |followed| followed.published = followed.position).ok_or(End::Gone)?;
-        return Ok(());
-    };
-    let cursor = Cursor { epoch: page.head.epoch, seq: last }.text();
-    let entries = entries.iter().map(Entry::wire).collect();
-    connection.say(worker, &ServerMessage::Entries(Entries { feed, entries, cursor }));
-    connection.with_followed(feed, |followed| followed.position = last).ok_or(End::Gone)
+    }
+    let mut rest = entries.as_slice();
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            bytes += entry.stored_bytes_max();
+            bytes <= CATCH_UP_FRAME_BYTES
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (now, later) = rest.split_at(count);
+        rest = later;
+        let last = now[count - 1].seq;
+        let cursor = Cursor { epoch: page.head.epoch, seq: last }.text();
+        let entries = now.iter().map(Entry::wire).collect();
+        let message = ServerMessage::Entries(Entries { feed, entries, cursor });
+        if !connection.say_with_room(worker, &message).await {
+            return Err(End::Gone);
+        }
+        connection.with_followed(feed, |followed| followed.position = last).ok_or(End::Gone)?;
+    }
+    Ok(())
 }

@@ -148,10 +148,6 @@ impl Connection {
         self.state.borrow().outbound.bytes()
     }
 
-    /// Whether the connection still takes part in the conversation.
-    pub fn is_open(&self) -> bool {
-        matches!(self.state.borrow().phase, Phase::Open)
-    }
 
     // ---------------------------------------------------------------------------------------------------- the way out
 
@@ -159,6 +155,16 @@ impl Connection {
     pub fn say(&self, worker: &Worker, message: &ServerMessage) {
         let frame = frame::message(self.encoding, &self.encoding.encode(message));
         self.send(worker, &frame);
+    }
+
+    /// Queues a message of a catch-up, when there is room for it. `false`: the connection is over.
+    pub async fn say_with_room(&self, worker: &Worker, message: &ServerMessage) -> bool {
+        let frame = frame::message(self.encoding, &self.encoding.encode(message));
+        let room = self.has_room(frame.len()).await;
+        if room {
+            self.send(worker, &frame);
+        }
+        room
     }
 
     /// Sends a frame, at once if nothing waits before it.
@@ -266,14 +272,16 @@ impl Connection {
         wake(&state.task);
     }
 
-    /// Waits until a catch-up may queue more. `false`: the connection is over.
-    pub async fn has_room(&self) -> bool {
+    /// Waits until a catch-up may queue so many bytes more: a frame larger than the pipeline waits until it is alone.
+    /// `false`: the connection is over.
+    pub async fn has_room(&self, bytes: usize) -> bool {
         poll_fn(|context| {
             let mut state = self.state();
             if !matches!(state.phase, Phase::Open) {
                 return Poll::Ready(false);
             }
-            if state.outbound.bytes() < PIPELINE_BYTES {
+            let waiting = state.outbound.bytes();
+            if waiting == 0 || waiting + bytes <= PIPELINE_BYTES {
                 return Poll::Ready(true);
             }
             state.drained = Some(context.waker().clone());
@@ -599,7 +607,7 @@ impl Connection {
                     Poll::Ready(_) => return Poll::Ready(()),
                 }
             }
-            if state.outbound.bytes() < PIPELINE_BYTES
+            if state.outbound.bytes() < PIPELINE_BYTES / 2
                 && let Some(waiting) = state.drained.take()
             {
                 waiting.wake();

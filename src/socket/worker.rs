@@ -49,7 +49,7 @@ pub struct Gateway {
     pub build: String,
     /// See [`taskflow_protocol::limits::HEARTBEAT_MS`].
     pub heartbeat_ms: u32,
-    /// See [`taskflow_protocol::limits::HEARTBEAT_TIMEOUT_MS`].
+    /// Seconds without a byte from the client after which it is gone: two and a half heartbeats.
     pub heartbeat_timeout_s: u32,
     /// See [`taskflow_protocol::limits::OUTBOUND_BYTES_MAX`].
     pub outbound_bytes_max: usize,

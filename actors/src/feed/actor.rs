@@ -87,9 +87,12 @@ impl FeedActor {
     }
 
     fn step(&mut self, step: Step, ctx: &mut Context<Self>) {
-        let now = self.ports.clock.now_ms();
         // A panic in here must end this feed only: the state is thrown away with the actor, and comes back from the store.
-        match catch_unwind(AssertUnwindSafe(|| self.feed.handle(step, now))) {
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            let now = self.ports.clock.now_ms();
+            self.feed.handle(step, now)
+        }));
+        match handled {
             Ok(effects) => {
                 for effect in effects {
                     self.carry_out(effect, ctx);
@@ -98,7 +101,7 @@ impl FeedActor {
             }
             Err(_) => {
                 tracing::error!(user.id = %self.user, "feed panicked");
-                self.table.failed(self.user, now);
+                self.table.failed(self.user);
                 ctx.stop();
             }
         }
@@ -146,8 +149,9 @@ impl FeedActor {
             }
             Effect::Settled(submission, results) => {
                 self.ports.observer.settled(&results);
-                if let Some(asked) = self.asked.remove(&submission) {
-                    self.answer(asked.reply, results);
+                // The permit is given back first: who hears the answer may ask again at once.
+                if let Some(reply) = self.asked.remove(&submission).map(|asked| asked.reply) {
+                    self.answer(reply, results);
                 }
             }
             Effect::After(ms, timer) => {
