@@ -28,7 +28,7 @@ use crate::auth::token::SignInWatch;
 use crate::follow::{self, Decision};
 use crate::http::problem::Problem;
 use crate::http::seats::Seat;
-use crate::http::{Api, read_code, request};
+use crate::http::{Api, operations, read_code, request};
 use crate::snapshot;
 
 /// Where a client without a usable cursor goes.
@@ -213,8 +213,7 @@ async fn load(api: &Api, feed: UserId) -> Result<(Pieces, Cursor), Code> {
     let ids_since = UnixMs::MAX;
     let mut loaded = api.store.load(feed, ids_since).await.map_err(read_code)?;
     if loaded.is_none() {
-        // A registration that was cut short, or a token that the operator minted for a new user.
-        api.router.birth(feed, "UTC".to_owned(), "en".to_owned()).await?;
+        operations::born(api, feed).await?;
         loaded = api.store.load(feed, ids_since).await.map_err(read_code)?;
     }
     let loaded = loaded.ok_or(Code::FeedNotFound)?;

@@ -11,12 +11,13 @@ use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use actix_web::{App, Error};
 use serde_json::{Value, json};
 use taskflow_actors::memory::Failure;
-use taskflow_actors::ports::AccountError;
+use taskflow_actors::ports::{AccountError, Clock as _};
 use taskflow_protocol::limits::{MESSAGE_BYTES_MAX, OPERATIONS_A_MESSAGE_MAX};
 use taskflow_protocol::message::{Outcome, Results};
-use taskflow_protocol::{Code, Encoding, TaskId};
+use taskflow_protocol::{Code, Encoding, TaskId, UserId};
 use uuid::Uuid;
 
+use crate::auth::Tokens;
 use crate::config::{Config, Origins, Registration};
 use crate::http::{ROUTES, routes};
 use crate::testing::ApiBench;
@@ -813,6 +814,30 @@ async fn a_registration_that_was_cut_short_is_made_up_for_at_the_next_sign_in() 
     let opened = client.post("/api/v1/auth/login", credentials).await.ok(200);
     client.token = opened["access_token"].as_str().map(str::to_owned);
     client.post("/api/v1/tasks", json!({ "title": "a" })).await.ok(201);
+}
+
+#[actix_web::test]
+async fn a_user_of_the_operators_gets_a_feed_at_the_first_request() {
+    let bench = ApiBench::new(Config::default());
+    let mut client = client!(bench);
+    for (n, path) in ["tasks", "lists", "settings", "snapshot", "changes"].iter().enumerate() {
+        let user = UserId(uuid(100 + n as u128));
+        client.token = Some(Tokens::mint_for_operator(
+            &bench.auth.key,
+            user,
+            bench.auth.clock.now_ms(),
+            60,
+        ));
+        assert_eq!(client.get(&format!("/api/v1/{path}")).await.status, 200, "{path}");
+    }
+    client.token = Some(Tokens::mint_for_operator(
+        &bench.auth.key,
+        UserId(uuid(99)),
+        bench.auth.clock.now_ms(),
+        60,
+    ));
+    let made = client.post("/api/v1/tasks", json!({ "title": "a" })).await.ok(201);
+    assert_eq!(made["version"], 2);
 }
 
 #[actix_web::test]
