@@ -136,12 +136,14 @@ pub struct AuthBench {
     pub tokens: Arc<Tokens>,
 }
 
-impl AuthBench {
+impl Default for AuthBench {
     /// With a new key.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self::with(Arc::new(Key::random()), TestClock::new(), Arc::default())
     }
+}
 
+impl AuthBench {
     /// As after a restart: the same key, clock and accounts, nothing in memory.
     pub fn restarted(&self) -> Self {
         Self::with(self.key.clone(), self.clock.clone(), self.accounts.clone())
@@ -179,7 +181,7 @@ pub struct ApiBench {
 impl ApiBench {
     /// With these settings.
     pub fn new(config: Config) -> Self {
-        let auth = AuthBench::new();
+        let auth = AuthBench::default();
         let store = Arc::new(MemoryStore::default());
         let hub = Arc::new(Hub::new(1));
         let arbiter = Arbiter::new();

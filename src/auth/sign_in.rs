@@ -212,6 +212,7 @@ impl SignIns {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err takes")]
 fn code_of(error: AccountError) -> Code {
     match error {
         AccountError::EmailTaken => Code::EmailTaken,
@@ -289,7 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_account_opens_with_its_password_and_nothing_else() {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
         let user = sign_ins
             .register(" Ann@Example.ORG ", "correct horse".to_owned())
@@ -326,7 +327,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_address_or_password_makes_no_account() {
-        let sign_ins = AuthBench::new().sign_ins();
+        let sign_ins = AuthBench::default().sign_ins();
         let register = async |email: &str, password: &str| sign_ins.register(email, password.to_owned()).await;
         assert_eq!(register("ann", "correct horse").await, Err(Code::EmailInvalid));
         assert_eq!(register("ann@example.org", "short").await, Err(Code::PasswordInvalid));
@@ -358,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refresh_gives_the_next_token_and_the_one_before_is_good_no_more() {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
         let first = sign_ins.open(USER).await.expect("opened");
         bench.clock.advance_ms(600_000);
@@ -373,7 +374,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_lost_answer_can_be_had_again_for_a_minute() {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
         let first = sign_ins.open(USER).await.expect("opened");
         let second = sign_ins.refresh(&first.refresh_token).await.expect("refreshed");
@@ -386,7 +387,7 @@ mod tests {
 
     #[tokio::test]
     async fn two_refreshes_at_once_get_the_same_token() {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
         let first = sign_ins.open(USER).await.expect("opened");
         let token = &first.refresh_token;
@@ -399,7 +400,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_copied_token_ends_the_sign_in_for_both() {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
         let stolen = sign_ins.open(USER).await.expect("opened").refresh_token;
         let owner = sign_ins.refresh(&stolen).await.expect("the owner's");
@@ -419,7 +420,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_older_than_the_previous_one_ends_the_sign_in_also_within_the_minute() {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
         let first = sign_ins.open(USER).await.expect("opened").refresh_token;
         let second = sign_ins.refresh(&first).await.expect("refreshed").refresh_token;
@@ -430,7 +431,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_sign_in_that_nobody_used_for_its_days_is_over() {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
         let token = sign_ins.open(USER).await.expect("opened").refresh_token;
         bench.clock.advance_ms(30 * 86_400_000);
@@ -439,7 +440,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_refresh_token_is_invalid() {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
         let access = sign_ins.open(USER).await.expect("opened").access_token;
         for text in ["", "x", &access, &"A".repeat(63), &"!".repeat(64)] {
@@ -459,7 +460,7 @@ mod tests {
 
     #[tokio::test]
     async fn signing_out_by_refresh_token_needs_the_right_one() {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
         let opened = sign_ins.open(USER).await.expect("opened");
         let token = RefreshToken::parse(&opened.refresh_token).expect("a token");
@@ -483,7 +484,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_store_without_room_or_answer_says_so() {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
         bench.accounts.fail(Some(AccountError::Full));
         assert_eq!(sign_ins.open(USER).await, Err(Code::StoreFull));

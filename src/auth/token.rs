@@ -79,7 +79,7 @@ pub struct Tokens {
     verified: [Mutex<Verified>; SHARDS],
     ended: RwLock<Ended>,
     on_sign_out: OnceLock<Box<dyn Fn(SignedOut) + Send + Sync>>,
-    watched: Arc<Mutex<HashMap<Uuid, (usize, Arc<Notify>)>>>,
+    watched: Arc<Watched>,
 }
 
 /// Tokens whose signature was checked, by SHA-256 of the whole token. Two generations: what was not used while the young
@@ -114,6 +114,9 @@ struct Ended {
     until: HashMap<Uuid, UnixMs>,
     swept_at: UnixMs,
 }
+
+/// Sign-ins that streams watch: how many, and how to wake them.
+type Watched = Mutex<HashMap<Uuid, (usize, Arc<Notify>)>>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing in this file panics while it holds a lock.
@@ -338,7 +341,7 @@ fn hash(token: &str) -> [u8; 32] {
 pub struct SignInWatch {
     sign_in: Uuid,
     notify: Arc<Notify>,
-    watched: Arc<Mutex<HashMap<Uuid, (usize, Arc<Notify>)>>>,
+    watched: Arc<Watched>,
 }
 
 impl SignInWatch {
@@ -378,7 +381,7 @@ mod tests {
     const SIGN_IN: Uuid = Uuid::from_u128(2);
 
     async fn bench() -> AuthBench {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         put_sign_in(&bench.accounts, USER, bench.clock.now_ms() + 86_400_000).await;
         bench
     }
@@ -455,7 +458,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_signed_by_our_key_is_refused() {
         let bench = bench().await;
-        let other = AuthBench::new();
+        let other = AuthBench::default();
         put_sign_in(&other.accounts, USER, i64::MAX).await;
         let foreign = other.tokens.mint(USER, SIGN_IN);
         assert_eq!(bench.tokens.verify(&foreign).await, Err(Code::TokenInvalid));
@@ -591,7 +594,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_operators_token_needs_no_account() {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         let token = Tokens::mint_for_operator(&bench.key, USER, bench.clock.now_ms(), 60);
         let claims = bench.tokens.verify(&token).await.expect("good");
         assert_eq!((claims.user, claims.sign_in), (USER, OPERATOR_SIGN_IN));
@@ -620,7 +623,7 @@ mod tests {
 
     #[test]
     fn ended_sign_ins_are_forgotten_once_their_tokens_are_dead() {
-        let bench = AuthBench::new();
+        let bench = AuthBench::default();
         for n in 0..100 {
             bench.clock.advance_ms(100_000);
             bench.tokens.end(SignedOut {
@@ -657,7 +660,7 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in ".{0,300}") {
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-            let result = runtime.block_on(AuthBench::new().tokens.verify(&text));
+            let result = runtime.block_on(AuthBench::default().tokens.verify(&text));
             prop_assert_eq!(result, Err(Code::TokenInvalid));
         }
     }

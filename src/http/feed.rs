@@ -85,7 +85,7 @@ pub async fn changes(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, 
         }
         Some(cursor) if wait.is_zero() => match read(&api, caller.user, cursor).await? {
             Read::Reset(reason, head) => reset_to_snapshot(&api, caller.user, reason, head),
-            Read::Entries(entries, head) => entries_upto(caller.user, cursor, entries, head, limit),
+            Read::Entries(entries, head) => entries_upto(caller.user, cursor, &entries, head, limit),
         },
         Some(cursor) => long_poll(&api, caller, cursor, wait, limit).await?,
     };
@@ -117,7 +117,7 @@ async fn long_poll(
         match read(api, caller.user, cursor).await? {
             Read::Reset(reason, head) => return Ok(reset_to_snapshot(api, caller.user, reason, head)),
             Read::Entries(entries, head) if last || !entries.is_empty() => {
-                return Ok(entries_upto(caller.user, cursor, entries, head, limit));
+                return Ok(entries_upto(caller.user, cursor, &entries, head, limit));
             }
             Read::Entries(..) => {}
         }
@@ -147,7 +147,7 @@ fn reset_to_snapshot(api: &Api, feed: UserId, reason: ResetReason, head: Seq) ->
     }
 }
 
-fn entries_upto(feed: UserId, cursor: Cursor, entries: Vec<Entry>, head: Seq, limit: usize) -> Changes {
+fn entries_upto(feed: UserId, cursor: Cursor, entries: &[Entry], head: Seq, limit: usize) -> Changes {
     let entries: Vec<_> = entries.iter().take(limit).map(Entry::wire).collect();
     let last = entries.last().map_or(cursor.seq, |entry| entry.seq);
     let mode = if entries.is_empty() {

@@ -11,7 +11,7 @@ use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use actix_web::{App, Error};
 use serde_json::{Value, json};
 use taskflow_actors::memory::Failure;
-use taskflow_actors::ports::{AccountError, Clock as _};
+use taskflow_actors::ports::{AccountError, Append, Clock as _, Store as _};
 use taskflow_protocol::limits::{MESSAGE_BYTES_MAX, OPERATIONS_A_MESSAGE_MAX};
 use taskflow_protocol::message::{Outcome, Results};
 use taskflow_protocol::{Code, Encoding, TaskId, UserId};
@@ -919,6 +919,71 @@ async fn a_store_that_fails_is_told_with_the_operation_to_repeat() {
     // Written, but the answer was lost: the feed finds out by itself.
     bench.store.fail_next([Failure::AnswerLost]);
     client.post("/api/v1/tasks", json!({ "title": "b" })).await.ok(201);
+}
+
+#[actix_web::test]
+async fn more_sign_ins_than_can_wait_are_told_to_come_back() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    let login = async || {
+        let credentials = json!({ "email": "nobody@example.org", "password": "correct horse" });
+        client.post("/api/v1/auth/login", credentials).await
+    };
+    let answers = futures_util::future::join_all((0..140).map(|_| login())).await;
+    let busy: Vec<&Answer> = answers.iter().filter(|answer| answer.status == 503).collect();
+    assert!(!busy.is_empty());
+    for answer in busy {
+        answer.problem(Code::SignInBusy);
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    login().await.problem(Code::CredentialsWrong);
+}
+
+#[actix_web::test]
+async fn nobody_is_sent_past_an_entry_that_does_not_decode() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    let user = UserId(uuid(50));
+    bench.api.router.birth(user, "UTC".to_owned(), "en".to_owned()).await.expect("born");
+    let token = Tokens::mint_for_operator(&bench.auth.key, user, bench.auth.clock.now_ms(), 60);
+    let client = Client {
+        token: Some(token),
+        ..client
+    };
+    let cursor = snapshot_cursor(&client).await;
+    let head = bench.store.head(user).await.expect("readable").expect("born");
+    let damaged = Append {
+        feed: user,
+        epoch: head.epoch,
+        base: 1,
+        last: 2,
+        append_id: 7,
+        time: bench.auth.clock.now_ms(),
+        body: vec![1, 0xc1].into(),
+    };
+    bench.store.append(damaged).await.expect("appended");
+    for path in ["changes", "events"] {
+        client.get(&format!("/api/v1/{path}?cursor={cursor}")).await.problem(Code::FeedDamaged);
+    }
+    client.get(&format!("/api/v1/changes?cursor={cursor}&wait=30")).await.problem(Code::FeedDamaged);
+    client.get("/api/v1/snapshot").await.problem(Code::FeedDamaged);
+    client.get("/api/v1/events").await.problem(Code::FeedDamaged);
+    assert_eq!(bench.api.seats.open(), 0);
+}
+
+#[actix_web::test]
+async fn a_full_server_takes_no_more_streams() {
+    let bench = ApiBench::new(Config {
+        connections_max: 1,
+        ..Config::default()
+    });
+    let client = client!(bench);
+    let ask = client.ask("GET", "/api/v1/events");
+    let first = call_service(&client.app, ask.request.to_request()).await;
+    assert_eq!(first.status(), 200);
+    let full = client.get("/api/v1/events").await;
+    full.problem(Code::ServerBusy);
+    assert_eq!(full.header("retry-after"), "1");
 }
 
 #[actix_web::test]
