@@ -30,6 +30,7 @@ pub struct Board {
     frame_bytes: Cell<usize>,
     changed: Notify,
     wake_at: Cell<u64>,
+    every: RefCell<Option<Vec<(u32, u64)>>>,
 }
 
 /// The arrivals of one publish.
@@ -45,6 +46,14 @@ impl Board {
     /// With nothing on it.
     pub fn new() -> Rc<Self> {
         Rc::default()
+    }
+
+    /// With nothing on it, and for [`Board::take_every`].
+    pub fn of_every_arrival() -> Rc<Self> {
+        Rc::new(Self {
+            every: RefCell::new(Some(Vec::new())),
+            ..Self::default()
+        })
     }
 
     /// Reads a connection in the background until it ends or the handle is aborted.
@@ -76,13 +85,17 @@ impl Board {
     }
 
     fn arrived(&self, number: u32) {
+        let now_ns = clock::now_ns();
+        if let Some(every) = &mut *self.every.borrow_mut() {
+            every.push((number, now_ns));
+        }
         let mut arrivals = self.arrivals.borrow_mut();
         let index = number as usize;
         if arrivals.len() <= index {
             arrivals.resize(index + 1, Arrivals::default());
         }
         arrivals[index].count += 1;
-        arrivals[index].last_ns = clock::now_ns();
+        arrivals[index].last_ns = now_ns;
         self.pushes.set(self.pushes.get() + 1);
         if self.pushes.get() >= self.wake_at.get() {
             self.changed.notify_one();
@@ -92,6 +105,11 @@ impl Board {
     /// What came of a publish.
     pub fn arrivals(&self, number: u32) -> Arrivals {
         self.arrivals.borrow().get(number as usize).copied().unwrap_or_default()
+    }
+
+    /// Number and time of every arrival since the last call.
+    pub fn take_every(&self) -> Vec<(u32, u64)> {
+        self.every.borrow_mut().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Pushes on all connections.

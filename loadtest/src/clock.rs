@@ -28,6 +28,11 @@ pub fn process_cpu_ns(pid: Pid) -> u64 {
     clock_getcpuclockid(pid).map_or(0, read)
 }
 
+/// Seconds of Unix time, as `strace -ttt` writes them.
+pub fn unix_seconds() -> f64 {
+    jiff::Timestamp::now().as_duration().as_secs_f64()
+}
+
 /// Today, `YYYY-MM-DD`.
 pub fn today() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,18 @@ fn first_line(program: &str, arguments: &[&str]) -> String {
         .and_then(|output| String::from_utf8(output.stdout).ok())
         .and_then(|text| text.lines().next().map(str::to_owned))
         .unwrap_or_default()
+}
+
+/// Waits until other programs use at most so many percent of the machine, for a minute at most: the round says what it
+/// was like.
+pub async fn quiet(foreign_percent_max: f64) {
+    for _ in 0..60 {
+        let watch = Watch::begin(&[]);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if watch.end().foreign_percent < foreign_percent_max {
+            return;
+        }
+    }
 }
 
 /// Watches a stretch of time: what the servers and the client used, and what the machine did besides.

@@ -13,6 +13,7 @@ mod machine;
 mod net;
 mod process;
 mod record;
+mod replica;
 mod report;
 mod scenarios;
 mod server;
@@ -60,6 +61,12 @@ struct Arguments {
     /// How often each server is measured; absent: as often as the scenario thinks right.
     #[arg(long)]
     rounds: Option<usize>,
+    /// What the random moments and choices of `kill9` follow from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Percent of all cores above which what other programs use makes a round void; quick runs bear anything.
+    #[arg(long, default_value_t = 10.0)]
+    foreign_percent_max: f64,
     /// The servers of scenarios that compare several, such as `taskflow,r,e,a`; absent: those of the issue.
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
@@ -108,6 +115,12 @@ fn main() -> Result<()> {
         work,
         quick: arguments.quick,
         rounds: arguments.rounds,
+        seed: arguments.seed,
+        foreign_percent_max: if arguments.quick {
+            100.0
+        } else {
+            arguments.foreign_percent_max
+        },
         subjects: arguments.subjects,
         commands: Vec::new(),
     };

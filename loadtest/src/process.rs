@@ -9,8 +9,6 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::clock;
-
 /// A child. Killed when dropped, so that no scenario leaves one behind.
 pub struct Process {
     child: Child,
@@ -71,11 +69,6 @@ impl Process {
         let traced = children.split_whitespace().last().context("the tracer has no child")?;
         self.pid = Pid::from_raw(traced.parse()?);
         Ok(())
-    }
-
-    /// CPU time so far, in nanoseconds.
-    pub fn cpu_ns(&self) -> u64 {
-        clock::process_cpu_ns(self.pid)
     }
 
     /// Resident memory now.

@@ -83,6 +83,14 @@ impl Round {
         self
     }
 
+    /// Does not count if other programs had a part in it.
+    #[must_use]
+    pub fn void_if_others_used_more_than(self, foreign_percent_max: f64) -> Self {
+        let percent = self.machine.foreign_percent;
+        let reason = format!("other programs used {percent:.0} % of the machine");
+        self.void_if((percent > foreign_percent_max).then_some(reason))
+    }
+
     /// Does not count if the client had no core to spare.
     #[must_use]
     pub fn void_if_client_was_the_limit(self) -> Self {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use memchr::memmem;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{Dial, read_some, try_read, write_all};
@@ -98,6 +99,11 @@ impl Socket {
     /// The writing half.
     pub fn writer(&self) -> Writer {
         Writer(self.stream.clone())
+    }
+
+    /// Whether the server has reset the connection, as far as one can know without reading.
+    pub fn is_reset(&self) -> bool {
+        !matches!(SockRef::from(&*self.stream).take_error(), Ok(None))
     }
 
     /// The next message; pings are answered on the way.
@@ -308,6 +314,9 @@ mod tests {
                 stream.flush().await.unwrap();
                 tokio::task::yield_now().await;
             }
+            // A socket that is closed with something unread in it resets the connection.
+            stream.shutdown().await.unwrap();
+            while read_some(&stream, &mut request).await.unwrap() > 0 {}
         });
         Socket::open(Dial::to(address), "/", None).await.unwrap()
     }

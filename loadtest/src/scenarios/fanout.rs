@@ -1,24 +1,19 @@
 //! One change, 5,000 screens: what a push costs the server, and how long until the last screen has it, beside the floor.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use taskflow_protocol::TaskId;
-use taskflow_protocol::message::{Command, TaskPatch};
-use taskflow_protocol::model::TaskFields;
 
-use super::open_many;
+use super::{open_many, subjects};
 use crate::board::{Board, mark};
 use crate::clock;
 use crate::machine::Watch;
-use crate::net::socket::Writer;
 use crate::process::Process;
 use crate::record::{Better, Measure, Record, Round};
 use crate::server::Bench;
 use crate::server::reference::Reference;
-use crate::server::taskflow::{Setup, TaskFlow, create, operation, operations, task_id};
+use crate::server::taskflow::{Author, Setup, TaskFlow};
 use crate::stats;
 
 /// Publishes before the measurement, so that caches and buffers have their size.
@@ -30,15 +25,8 @@ const MESSAGE_BYTES: usize = 256;
 
 /// Who makes pushes happen.
 enum Publisher {
-    Reference {
-        server: Reference,
-        message_bytes: usize,
-    },
-    TaskFlow {
-        server: TaskFlow,
-        writer: Writer,
-        task: TaskId,
-    },
+    Reference { server: Reference, message_bytes: usize },
+    TaskFlow { server: Rc<TaskFlow>, author: Author },
 }
 
 impl Publisher {
@@ -52,16 +40,7 @@ impl Publisher {
     async fn publish(&mut self, number: u32) -> Result<()> {
         match self {
             Self::Reference { server, message_bytes } => server.publish(number, *message_bytes).await,
-            Self::TaskFlow { writer, task, .. } => {
-                let patch = Command::TaskPatch(TaskPatch {
-                    task: *task,
-                    set: TaskFields {
-                        title: Some(mark(number)),
-                        ..TaskFields::default()
-                    },
-                });
-                Ok(writer.send(&operations(vec![operation(patch)])).await?)
-            }
+            Self::TaskFlow { author, .. } => author.change(mark(number)).await,
         }
     }
 }
@@ -88,8 +67,10 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
                 board,
                 publisher,
                 connections: connections as u64,
+                foreign_percent_max: bench.foreign_percent_max,
                 next: 0,
             };
+            bench.quiet().await;
             let publishes = bench.size((100, 200), (20, 40));
             record.rounds.push(load.run(&subject, 1, publishes.0).await?);
             record.rounds.push(load.run(&subject, 4, publishes.1).await?);
@@ -137,18 +118,8 @@ async fn open_reference(
 async fn open_taskflow(bench: &mut Bench, board: &Rc<Board>, connections: usize) -> Result<Publisher> {
     let setup = Setup::default().with("connections_a_user_max", connections as i64 + 8);
     let server = Rc::new(TaskFlow::start(bench, setup).await?);
-    let user = Rc::new(server.users(bench, 1)?.pop().context("one user was asked for")?);
-    let mut author = server.sign_in(server.dial(0), &user).await?;
-    let writer = author.writer();
-    let task = task_id();
-    writer
-        .send(&operations(vec![operation(create(
-            task,
-            "pushed".to_owned(),
-            String::new(),
-        ))]))
-        .await?;
-    author.text().await.context("no answer to the first task")?;
+    let user = server.users(bench, 1)?.pop().context("one user was asked for")?;
+    let author = Author::sign_in(&server, &user).await?;
     let dialled = server.clone();
     let sockets = open_many(connections, 64, move |number| {
         let (server, user) = (dialled.clone(), user.clone());
@@ -158,17 +129,14 @@ async fn open_taskflow(bench: &mut Bench, board: &Rc<Board>, connections: usize)
     for socket in sockets {
         board.watch(socket);
     }
-    // The author follows nothing, but answers have to be read.
-    let answers = Board::new();
-    answers.watch(author);
-    let server = Rc::into_inner(server).context("the diallers are done")?;
-    Ok(Publisher::TaskFlow { server, writer, task })
+    Ok(Publisher::TaskFlow { server, author })
 }
 
 struct Load {
     board: Rc<Board>,
     publisher: Publisher,
     connections: u64,
+    foreign_percent_max: f64,
     next: u32,
 }
 
@@ -185,6 +153,7 @@ impl Load {
             .figure("last_screen_p50_ms", stats::median(&last_ms))
             .figure("last_screen_p99_ms", stats::quantile(&last_ms, 0.99))
             .samples("last_screen_ms", &last_ms)
+            .void_if_others_used_more_than(self.foreign_percent_max)
             .void_if_client_was_the_limit())
     }
 
@@ -252,8 +221,7 @@ fn report(record: &mut Record) {
     .asked(1.6, 1.2)
     .without(&record.void("taskflow, 4 in flight"));
     record.measures.extend([one, four]);
-    let subjects: BTreeSet<String> = record.rounds.iter().map(|round| round.subject.clone()).collect();
-    for subject in &subjects {
+    for subject in &subjects(record) {
         for (figure, unit) in [
             ("cpu_us_per_message", "µs a message"),
             ("last_screen_p99_ms", "ms to the last screen, p99"),

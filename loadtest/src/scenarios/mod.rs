@@ -1,8 +1,17 @@
 //! The scenarios. Each leaves a [`Record`].
 
-pub mod fanout;
+mod backlog_memory;
+mod cold_snapshot;
+mod creates;
+mod fanout;
+mod idle_memory;
+mod kill9;
+mod latency;
+mod slow_reader;
+mod storm;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::rc::Rc;
 
@@ -11,15 +20,31 @@ use clap::ValueEnum;
 
 use crate::clock;
 use crate::machine::Machine;
-use crate::net::socket::Socket;
 use crate::record::Record;
 use crate::server::Bench;
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
+    /// Resident memory of 19,500 idle connections.
+    IdleMemory,
     /// CPU and last-screen time of pushes to 5,000 connections, beside the bare floor.
     Fanout,
+    /// Durable creates by 64 clients, beside PocketBase.
+    Creates,
+    /// From one client's operation to another client's screen, beside the bare fsync.
+    Latency,
+    /// SIGKILL at random moments under load: nothing lost, doubled or reordered.
+    #[value(name = "kill9")]
+    Kill9,
+    /// A feed that is not in memory, from hello to its whole snapshot.
+    ColdSnapshot,
+    /// 10,000 clients come back at once.
+    Storm,
+    /// What is left in memory of a connection that once carried a lot.
+    BacklogMemory,
+    /// What others notice of a client that does not read.
+    SlowReader,
 }
 
 impl Scenario {
@@ -40,8 +65,16 @@ impl Scenario {
         };
         bench.commands.clear();
         match self {
-            Self::Fanout => fanout::run(bench, &mut record).await?,
-        }
+            Self::IdleMemory => idle_memory::run(bench, &mut record).await,
+            Self::Fanout => fanout::run(bench, &mut record).await,
+            Self::Creates => creates::run(bench, &mut record).await,
+            Self::Latency => latency::run(bench, &mut record).await,
+            Self::Kill9 => kill9::run(bench, &mut record).await,
+            Self::ColdSnapshot => cold_snapshot::run(bench, &mut record).await,
+            Self::Storm => storm::run(bench, &mut record).await,
+            Self::BacklogMemory => backlog_memory::run(bench, &mut record).await,
+            Self::SlowReader => slow_reader::run(bench, &mut record).await,
+        }?;
         record.commands = std::mem::take(&mut bench.commands);
         Ok(record)
     }
@@ -85,5 +118,7 @@ where
     Ok(all)
 }
 
-/// A connection and nothing else.
-pub type Sockets = Vec<Socket>;
+/// The servers, or variants of the load, that a scenario ran, each once.
+fn subjects(record: &Record) -> BTreeSet<String> {
+    record.rounds.iter().map(|round| round.subject.clone()).collect()
+}

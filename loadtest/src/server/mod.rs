@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::clock;
+use crate::machine;
 use crate::net::Dial;
 use crate::process::Process;
 
@@ -26,6 +27,10 @@ pub struct Bench {
     pub quick: bool,
     /// Rounds of each subject; absent: the scenario's own number.
     pub rounds: Option<usize>,
+    /// What random moments and choices follow from.
+    pub seed: u64,
+    /// Percent of all cores above which what other programs use makes a round void.
+    pub foreign_percent_max: f64,
     /// The servers to compare; empty: the scenario's own choice.
     pub subjects: Vec<String>,
     /// Every distinct command line that started a server, as it stands in the report.
@@ -36,6 +41,11 @@ impl Bench {
     /// How often each subject runs.
     pub fn rounds(&self, usual: usize) -> usize {
         self.rounds.unwrap_or(if self.quick { 1 } else { usual })
+    }
+
+    /// Waits until the machine has little else to do.
+    pub async fn quiet(&self) {
+        machine::quiet(self.foreign_percent_max).await;
     }
 
     /// The smaller number when only trying out.

@@ -1,15 +1,19 @@
 //! The server under test, from outside: its command line, its ports, its protocol.
 
+use std::cell::Cell;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use memchr::memmem;
 use taskflow_protocol::codec::Encoding;
 use taskflow_protocol::message::{
-    ClientMessage, Command, Follow, Hello, Operation, Operations, ProtocolRange, ServerMessage, TaskCreate,
+    ClientMessage, Command, Follow, Hello, Operation, Operations, ProtocolRange, ServerMessage, TaskCreate, TaskPatch,
 };
+use taskflow_protocol::model::TaskFields;
 use taskflow_protocol::values::{Priority, Status};
 use taskflow_protocol::{OperationId, PROTOCOL_MAX, PROTOCOL_MIN, SUBPROTOCOL_JSON, TaskId};
 use uuid::Uuid;
@@ -18,8 +22,9 @@ use super::{Bench, User, free_address, output_of, parse_users, wait_until_listen
 use crate::clock;
 use crate::net::Dial;
 use crate::net::http::Http;
-use crate::net::socket::Socket;
+use crate::net::socket::{Socket, Writer};
 use crate::process::Process;
+use crate::scenarios::open_many;
 
 /// The WebSocket's path.
 const SOCKET_PATH: &str = "/api/v1/socket";
@@ -72,10 +77,10 @@ impl TaskFlow {
         Ok(server)
     }
 
-    /// Starts again on the same data and the same ports, after [`Process::kill`] or [`Process::stop`].
-    pub async fn start_again(&mut self, bench: &mut Bench) -> Result<()> {
+    /// Starts again on the same data and the same ports, after [`Process::kill`] or [`Process::stop`]; does not wait.
+    pub fn start_again(&mut self, bench: &mut Bench) -> Result<()> {
         self.process = Self::launch(bench, &self.setup, &self.data, self.address, self.operator)?;
-        self.wait_until_ready().await
+        Ok(())
     }
 
     fn launch(
@@ -105,18 +110,23 @@ impl TaskFlow {
         if !setup.trace_syncs {
             return bench.start(&server, &arguments, setup.core, "taskflow.log");
         }
+        // A filter in the kernel stops the server at these calls only, so that it runs at nearly its own speed; and the
+        // tracer is not pinned, so that it does not take the server's core.
         let trace = bench.work.join(SYNC_TRACE);
-        // A filter in the kernel stops the server at these calls only, so that it runs at nearly its own speed.
         let mut traced: Vec<String> = ["-f", "--seccomp-bpf", "-ttt", "-e", SYNC_CALLS, "-o"]
             .map(str::to_owned)
             .to_vec();
         traced.push(trace.to_string_lossy().into_owned());
+        if let Some(core) = setup.core {
+            traced.extend(["taskset".to_owned(), "-c".to_owned(), core.to_string()]);
+        }
         traced.push(server.to_string_lossy().into_owned());
         traced.append(&mut arguments);
-        bench.start("strace".as_ref(), &traced, setup.core, "taskflow.log")
+        bench.start("strace".as_ref(), &traced, None, "taskflow.log")
     }
 
-    async fn wait_until_ready(&mut self) -> Result<()> {
+    /// Waits until the server says that it is ready.
+    pub async fn wait_until_ready(&mut self) -> Result<()> {
         wait_until_listening(self.operator, &mut self.process).await?;
         wait_until_listening(self.address, &mut self.process).await?;
         let deadline = clock::now_ns() + 30_000_000_000;
@@ -173,6 +183,18 @@ impl TaskFlow {
         }
     }
 
+    /// Users with access tokens, whose feeds are there.
+    pub async fn users_with_feeds(self: &Rc<Self>, bench: &Bench, count: usize) -> Result<Vec<User>> {
+        let users = Rc::new(self.users(bench, count)?);
+        let (server, born) = (self.clone(), users.clone());
+        open_many(count, 64, move |number| {
+            let (server, born) = (server.clone(), born.clone());
+            async move { server.follow(server.dial(number), &born[number]).await.map(drop) }
+        })
+        .await?;
+        Ok(Rc::unwrap_or_clone(users))
+    }
+
     /// Users with access tokens, whose feeds are born when they first say hello.
     pub fn users(&self, bench: &Bench, count: usize) -> Result<Vec<User>> {
         let arguments = [
@@ -193,7 +215,7 @@ impl TaskFlow {
 
     /// Opens a connection, without a hello.
     pub async fn open(&self, dial: Dial) -> std::io::Result<Socket> {
-        Socket::open(dial, SOCKET_PATH, Some(SUBPROTOCOL_JSON)).await
+        open(dial).await
     }
 
     /// How to dial the server.
@@ -248,6 +270,66 @@ const FEEDS_RUNNING: &str = "taskflow_feeds_running";
 const SYNC_TRACE: &str = "syncs.trace";
 /// What makes data durable on Linux.
 const SYNC_CALLS: &str = "trace=fsync,fdatasync,sync_file_range,msync,sync,syncfs";
+
+/// Opens a connection, without a hello.
+pub async fn open(dial: Dial) -> std::io::Result<Socket> {
+    Socket::open(dial, SOCKET_PATH, Some(SUBPROTOCOL_JSON)).await
+}
+
+/// Changes one task again and again, and follows nothing.
+pub struct Author {
+    writer: Writer,
+    task: TaskId,
+    not_accepted: Rc<Cell<u64>>,
+}
+
+impl Author {
+    /// Signs in and makes the task.
+    pub async fn sign_in(server: &TaskFlow, user: &User) -> Result<Self> {
+        let mut socket = server.sign_in(server.dial(0), user).await?;
+        let (writer, task) = (socket.writer(), task_id());
+        let made = operation(create(task, "changed soon".to_owned(), String::new()));
+        writer.send(&operations(vec![made])).await?;
+        let answer = socket.text().await?;
+        if memmem::find(&answer, ACCEPTED).is_none() {
+            bail!("the first task was not accepted: {}", String::from_utf8_lossy(&answer));
+        }
+        let not_accepted = Rc::new(Cell::new(0));
+        let counted = not_accepted.clone();
+        tokio::task::spawn_local(socket.drive(move |text, writer| {
+            if is_heartbeat(text) {
+                writer.send_now(HEARTBEAT);
+            }
+            let accepted = memmem::find_iter(text, ACCEPTED).count() as u64;
+            let all = memmem::find_iter(text, br#""outcome":"#).count() as u64;
+            counted.set(counted.get() + all - accepted);
+        }));
+        Ok(Self {
+            writer,
+            task,
+            not_accepted,
+        })
+    }
+
+    /// Gives the task a title.
+    pub async fn change(&self, title: String) -> Result<()> {
+        let patch = Command::TaskPatch(TaskPatch {
+            task: self.task,
+            set: TaskFields {
+                title: Some(title),
+                ..TaskFields::default()
+            },
+        });
+        Ok(self.writer.send(&operations(vec![operation(patch)])).await?)
+    }
+
+    /// How many changes had another outcome.
+    pub fn not_accepted(&self) -> u64 {
+        self.not_accepted.get()
+    }
+}
+
+const ACCEPTED: &[u8] = br#""outcome":{"accepted""#;
 
 /// The first message. `follow`: the user's own feed, from the cursor if there is one.
 pub fn hello(token: &str, follow: Option<Option<&str>>) -> Vec<u8> {
