@@ -1,2 +1,13 @@
 //! The TaskFlow server and its terminal client.
+
+pub mod auth;
+pub mod client;
 pub mod clock;
+pub mod config;
+pub mod follow;
+pub mod http;
+pub mod serve;
+pub mod snapshot;
+pub mod socket;
+pub mod telemetry;
+pub mod token;

@@ -8,5 +8,8 @@
 
 pub mod cursor;
 pub mod domain;
+pub mod feed;
+pub mod memory;
 pub mod ports;
+pub mod session;
 pub mod supervisor;

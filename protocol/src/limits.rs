@@ -14,8 +14,14 @@ pub const FRAME_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 /// a client from costing one wake-up a byte.
 pub const FRAGMENTS_MAX: usize = 4096;
 
-/// Deepest nesting of a document. The deepest that the protocol has is 8; serde_json stops at 128 by itself.
+/// Deepest nesting of a document, in arrays and maps within each other, in both encodings.
+///
+/// The deepest that the protocol has is a batch with a due date in it: 12. Reading is recursive, so that a limit keeps a
+/// small message from a big stack.
 pub const NESTING_MAX: usize = 32;
+
+/// What an error quotes of a bad document, in bytes: enough to find the place, and no echo of a large message.
+pub const ERROR_DETAIL_BYTES_MAX: usize = 200;
 
 /// Operations in one message. A hundred are what Todoist takes in one request; they are judged together.
 pub const OPERATIONS_A_MESSAGE_MAX: usize = 100;
@@ -60,6 +66,11 @@ pub const TASKS_A_FEED_MAX: usize = 50_000;
 pub const LISTS_A_FEED_MAX: usize = 500;
 /// Labels of a feed that are not deleted.
 pub const LABELS_A_FEED_MAX: usize = 500;
+/// Rows of a feed, those in the bin included.
+///
+/// Nearly as many in the bin as outside it: whoever creates and deletes for ever is stopped before a partition has
+/// 100,000 rows.
+pub const ROWS_A_FEED_MAX: usize = 95_000;
 
 /// Feeds that one connection follows: one's own and those of lists shared by others.
 pub const FOLLOWS_A_CONNECTION_MAX: usize = 64;
@@ -78,12 +89,15 @@ pub const CATCH_UP_BYTES: usize = 512 * 1024;
 pub const CONNECTIONS_A_USER_MAX: usize = 64;
 /// Handshakes under way at once. Each holds two 8 KiB buffers; 512 at a time cost no speed when 10,000 clients return.
 pub const HANDSHAKES_MAX: usize = 512;
+/// HTTP connections at once: requests, event streams, long-polls and handshakes. Each holds two 8 KiB buffers, so these
+/// are 64 MiB; who comes beyond waits to be accepted.
+pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// Milliseconds between connecting and `hello`.
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 /// Milliseconds between heartbeats. Proxies cut silent connections after 30 or 60 seconds.
 pub const HEARTBEAT_MS: u64 = 25_000;
-/// Milliseconds without a byte from the client after which it is gone: two heartbeats, and some.
-pub const HEARTBEAT_TIMEOUT_MS: u64 = 60_000;
+/// Milliseconds without a byte from the client after which it is gone: two heartbeats, and half a one for the way.
+pub const HEARTBEAT_TIMEOUT_MS: u64 = HEARTBEAT_MS * 5 / 2;
 /// Longest wait of a long-poll, in seconds: shorter than the idle time-out of common proxies.
 pub const LONG_POLL_SECONDS_MAX: u64 = 55;
 /// Length of an access token, in bytes.

@@ -27,12 +27,10 @@ pub enum ClientMessage {
 
 /// A map with no keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Empty {}
 
 /// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ProtocolRange {
     /// Oldest.
     pub min: u16,
@@ -577,10 +575,14 @@ pub struct OperationResult {
 /// What became of an operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a result lives for a moment; a box for the row would cost every reader more than it saves"
+)]
 pub enum Outcome {
     /// Durable, as this entry.
     Accepted(Accepted),
-    /// Not done, and never will be under this id.
+    /// Not done. The code's action says whether the same may be sent again (`retry`) or must be changed first.
     Refused(ErrorBody),
     /// Not done: the row is no longer at the base version.
     Conflict(Conflict),

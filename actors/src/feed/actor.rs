@@ -1,0 +1,246 @@
+//! The actix shell of a feed: carries out the component's effects and knows who waits for what.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use taskflow_protocol::message::{ErrorBody, OperationResult, Outcome};
+use taskflow_protocol::{Code, OperationId, UserId};
+
+use super::{Effect, Feed, Message as Step, SubmissionId};
+use crate::domain::State;
+use crate::ports::{BoxFuture, Publication};
+use crate::supervisor::{Permit, Ports, ReplyTo, Submission, Table};
+
+/// What a feed's mailbox takes. Every one carries a permit, so the mailbox is bounded by what the router hands out.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+pub struct Envelope {
+    /// What is asked.
+    pub request: Request,
+    /// Given back when the request is answered, whatever the exit.
+    pub permit: Permit,
+}
+
+/// What is asked of a feed.
+pub enum Request {
+    /// Change it.
+    Submit(Submission),
+    /// Make it.
+    Birth {
+        /// The user's zone.
+        time_zone: String,
+        /// The user's language.
+        locale: String,
+        /// Who waits.
+        reply: ReplyTo,
+    },
+    /// Look at its memory, or hear why there is none.
+    Look(Look),
+}
+
+/// A look at a feed's memory. Runs on the feed's thread, so it must be short.
+pub type Look = Box<dyn FnOnce(Result<&State, Code>) + Send>;
+
+/// Who waits for a submission.
+struct Asked {
+    reply: ReplyTo,
+    ids: Vec<OperationId>,
+    _permit: Permit,
+}
+
+/// The shell.
+pub struct FeedActor {
+    user: UserId,
+    feed: Feed,
+    ports: Arc<Ports>,
+    table: Arc<Table>,
+    asked: HashMap<SubmissionId, Asked>,
+    looks: Vec<(Look, Permit)>,
+    next_submission: u64,
+    /// Something happened since the last look for idleness.
+    active: bool,
+}
+
+impl FeedActor {
+    /// A shell around a feed that has nothing in memory.
+    pub fn new(user: UserId, first_append_id: u64, ports: Arc<Ports>, table: Arc<Table>) -> Self {
+        Self {
+            user,
+            feed: Feed::new(user, first_append_id),
+            ports,
+            table,
+            asked: HashMap::new(),
+            looks: Vec::new(),
+            next_submission: 0,
+            active: true,
+        }
+    }
+
+    fn ask(&mut self, reply: ReplyTo, ids: Vec<OperationId>, permit: Permit) -> SubmissionId {
+        let submission = SubmissionId(self.next_submission);
+        self.next_submission += 1;
+        self.asked.insert(submission, Asked { reply, ids, _permit: permit });
+        submission
+    }
+
+    fn step(&mut self, step: Step, ctx: &mut Context<Self>) {
+        // A panic in here must end this feed only: the state is thrown away with the actor, and comes back from the store.
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            let now = self.ports.clock.now_ms();
+            self.feed.handle(step, now)
+        }));
+        match handled {
+            Ok(effects) => {
+                for effect in effects {
+                    self.carry_out(effect, ctx);
+                }
+                self.serve_looks();
+            }
+            Err(_) => {
+                tracing::error!(user.id = %self.user, "feed panicked");
+                self.table.failed(self.user);
+                ctx.stop();
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        let store = &self.ports.store;
+        match effect {
+            Effect::Load { ids_since } => {
+                let load = store.load(self.user, ids_since);
+                self.later(load, Step::Loaded, ctx);
+            }
+            Effect::Append(append) => {
+                let id = append.append_id;
+                let done = store.append(append);
+                self.later(done, move |result| Step::Appended(id, result), ctx);
+            }
+            Effect::ReadBack(after) => {
+                let read = store.read_log(self.user, after, 1);
+                self.later(read, Step::ReadBack, ctx);
+            }
+            Effect::ReadEntry(seq) => {
+                let read = store.read_log(self.user, seq - 1, 1);
+                self.later(read, move |result| Step::EntryRead(seq, result), ctx);
+            }
+            Effect::WriteRows { rows, upto } => {
+                let written = store.write_rows(self.user, rows, upto);
+                self.later(written, move |result| Step::RowsWritten(upto, result), ctx);
+            }
+            Effect::Trim(retention) => {
+                let trimmed = store.trim(self.user, retention);
+                self.later(trimmed, Step::Trimmed, ctx);
+            }
+            Effect::Publish { epoch, entries, settled } => {
+                let mut answers = Vec::new();
+                for (submission, results) in settled {
+                    self.ports.observer.settled(&results);
+                    match self.asked.remove(&submission).map(|asked| asked.reply) {
+                        Some(ReplyTo::Connection(connection)) => answers.push((connection, results)),
+                        Some(ReplyTo::Waiter(waiter)) => drop(waiter.send(results)),
+                        None => {}
+                    }
+                }
+                self.ports.push.publish(Publication { feed: self.user, epoch, entries, answers });
+            }
+            Effect::Settled(submission, results) => {
+                self.ports.observer.settled(&results);
+                // The permit is given back first: who hears the answer may ask again at once.
+                if let Some(reply) = self.asked.remove(&submission).map(|asked| asked.reply) {
+                    self.answer(reply, results);
+                }
+            }
+            Effect::After(ms, timer) => {
+                ctx.run_later(Duration::from_millis(ms), move |actor, ctx| actor.step(Step::Timer(timer), ctx));
+            }
+            Effect::Report(what) => tracing::error!(user.id = %self.user, problem = what, "stored feed needs attention"),
+        }
+    }
+
+    fn answer(&self, reply: ReplyTo, results: Vec<OperationResult>) {
+        match reply {
+            ReplyTo::Connection(connection) => self.ports.push.answer(connection, results),
+            ReplyTo::Waiter(waiter) => drop(waiter.send(results)),
+        }
+    }
+
+    fn later<T: 'static>(
+        &self,
+        future: BoxFuture<T>,
+        step: impl FnOnce(T) -> Step + 'static,
+        ctx: &mut Context<Self>,
+    ) {
+        ctx.spawn(future.into_actor(self).map(move |result, actor, ctx| actor.step(step(result), ctx)));
+    }
+
+    fn serve_looks(&mut self) {
+        if !self.feed.is_loading() {
+            for (look, _permit) in self.looks.drain(..) {
+                look(self.feed.state());
+            }
+        }
+    }
+}
+
+impl Actor for FeedActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.ports.observer.feed_started();
+        // Mailbox capacity is no bound (actix ignores it for clones); the permits are. This spares it the parking.
+        ctx.set_mailbox_capacity(0);
+        ctx.run_interval(self.ports.feed_idle, |actor, ctx| {
+            if std::mem::take(&mut actor.active) || !actor.feed.is_idle() || !actor.looks.is_empty() {
+                return;
+            }
+            // From here on new requests start a new actor; the table refuses if one is on its way to this one.
+            if actor.table.retire(actor.user) {
+                ctx.stop();
+            }
+        });
+    }
+
+    /// The one way out: whoever still waits hears that the outcome is unknown.
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.ports.observer.feed_stopped();
+        for (_, asked) in std::mem::take(&mut self.asked) {
+            let unknown = || Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown));
+            let results = asked.ids.into_iter().map(|id| OperationResult { id, outcome: unknown() }).collect();
+            match asked.reply {
+                ReplyTo::Connection(connection) => self.ports.push.answer(connection, results),
+                ReplyTo::Waiter(waiter) => drop(waiter.send(results)),
+            }
+        }
+        for (look, _permit) in self.looks.drain(..) {
+            look(Err(Code::FeedUnavailable));
+        }
+    }
+}
+
+impl Handler<Envelope> for FeedActor {
+    type Result = ();
+
+    fn handle(&mut self, Envelope { request, permit }: Envelope, ctx: &mut Self::Context) {
+        self.active = true;
+        match request {
+            Request::Submit(Submission { author, operations, reply, .. }) => {
+                let ids = operations.iter().map(|operation| operation.id).collect();
+                let submission = self.ask(reply, ids, permit);
+                self.step(Step::Submit { submission, author, operations }, ctx);
+            }
+            Request::Birth { time_zone, locale, reply } => {
+                let submission = self.ask(reply, vec![OperationId(self.user.0)], permit);
+                let epoch = (self.ports.new_epoch)();
+                self.step(Step::Birth { submission, epoch, time_zone, locale }, ctx);
+            }
+            Request::Look(look) => {
+                self.looks.push((look, permit));
+                self.step(Step::Wake, ctx);
+            }
+        }
+    }
+}

@@ -1,0 +1,785 @@
+//! The one place where a user's operations are put in order.
+//!
+//! [`Feed`] is a plain component: it takes a [`Message`] and returns [`Effect`]s. [`actor`] is the actix shell that
+//! carries them out. What the component promises:
+//!
+//! - One append is in flight at most; operations that arrive meanwhile are judged together, on what is durable by then,
+//!   and go in the next one (group commit).
+//! - `state` holds what is durable and nothing else: operations are judged on a draft on top of it.
+//! - An answer leaves only when nothing that it was judged on is in flight.
+
+pub mod actor;
+mod answers;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use taskflow_protocol::limits;
+use taskflow_protocol::message::{Accepted, Command, ErrorBody, Operation, OperationResult, Outcome};
+use taskflow_protocol::values::{Seq, UnixMs};
+use taskflow_protocol::{Code, OperationId, UserId};
+
+use self::answers::Answers;
+use crate::domain::{self, Draft, Entry, State, codec};
+use crate::ports::{
+    Append, AppendError, Epoch, Head, Loaded, LogPage, LogRow, ReadError, Retention, RowKey, StoredRow,
+};
+
+/// Entries kept in memory for undo; an older entry is read from the log.
+const RECENT_ENTRIES_MAX: usize = 64;
+
+/// Commits between two looks at what the log keeps: rare enough to cost nothing, often enough that a log is never much
+/// longer than its limits.
+const TRIM_EVERY_COMMITS: u32 = 1024;
+
+/// How long rows wait to be written together, in milliseconds. They are derived from the log: waiting risks nothing and
+/// saves a write for every further change of the same row.
+pub const FLUSH_AFTER_MS: u64 = 1_000;
+
+/// How long the feed waits after the store failed before it asks again, in milliseconds.
+pub const RETRY_AFTER_MS: u64 = 200;
+
+/// Names a submission between the shell, which knows who waits for it, and the component, which does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubmissionId(pub u64);
+
+/// What happens to a feed.
+#[derive(Debug)]
+pub enum Message {
+    /// Somebody asks for changes.
+    Submit {
+        /// Comes back in [`Effect::Settled`] or [`Effect::Publish`], once.
+        submission: SubmissionId,
+        /// Who asks.
+        author: UserId,
+        /// In order.
+        operations: Vec<Operation>,
+    },
+    /// A new user needs a feed.
+    Birth {
+        /// Comes back like that of operations.
+        submission: SubmissionId,
+        /// Random: the id of the new history.
+        epoch: Epoch,
+        /// The user's zone.
+        time_zone: String,
+        /// The user's language.
+        locale: String,
+    },
+    /// Somebody wants to look at the memory.
+    Wake,
+    /// The answer to [`Effect::Load`].
+    Loaded(Result<Option<Loaded>, ReadError>),
+    /// The answer to [`Effect::Append`].
+    Appended(u64, Result<(), AppendError>),
+    /// The answer to [`Effect::ReadBack`].
+    ReadBack(Result<Option<LogPage>, ReadError>),
+    /// The answer to [`Effect::ReadEntry`].
+    EntryRead(Seq, Result<Option<LogPage>, ReadError>),
+    /// The answer to [`Effect::WriteRows`].
+    RowsWritten(Seq, Result<(), AppendError>),
+    /// The answer to [`Effect::Trim`].
+    Trimmed(Result<Option<Head>, AppendError>),
+    /// A timer rang.
+    Timer(Timer),
+}
+
+/// What the feed waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// Rows are to be written.
+    Flush,
+    /// The read-back or the rows are to be tried again.
+    Retry,
+}
+
+/// What the shell is to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Read everything; operation ids since this time.
+    Load {
+        /// See [`crate::ports::Store::load`].
+        ids_since: UnixMs,
+    },
+    /// Append to the log.
+    Append(Append),
+    /// Find out what became of an append: read the log after this `seq`.
+    ReadBack(Seq),
+    /// Read the log for one entry.
+    ReadEntry(Seq),
+    /// Write rows.
+    WriteRows {
+        /// Absolute values.
+        rows: Vec<StoredRow>,
+        /// The new `rows_upto`.
+        upto: Seq,
+    },
+    /// Cut the log.
+    Trim(Retention),
+    /// Push entries to the followers, with the answers that became due.
+    Publish {
+        /// The history.
+        epoch: Epoch,
+        /// Durable.
+        entries: Arc<[Entry]>,
+        /// Whose submissions these entries complete.
+        settled: Vec<(SubmissionId, Vec<OperationResult>)>,
+    },
+    /// Answer a submission that made no entry now.
+    Settled(SubmissionId, Vec<OperationResult>),
+    /// Ring after so many milliseconds.
+    After(u64, Timer),
+    /// Somebody should look at this: the text names what is damaged.
+    Report(String),
+}
+
+/// An operation that is not durable yet.
+#[derive(Debug)]
+struct Waiting {
+    submission: SubmissionId,
+    /// Its place among the results of the submission.
+    index: usize,
+    author: UserId,
+    operation: Operation,
+}
+
+/// A submission that is not answered yet.
+#[derive(Debug)]
+struct Open {
+    results: Vec<Option<OperationResult>>,
+    left: usize,
+}
+
+/// What an operation of the commit in flight gets when it is durable.
+#[derive(Debug)]
+struct Judged {
+    waiting: Waiting,
+    outcome: Outcome,
+}
+
+/// The commit on its way to the store.
+#[derive(Debug)]
+struct InFlight {
+    append: Append,
+    entries: Vec<Entry>,
+    judged: Vec<Judged>,
+    /// Its outcome is unknown and the log is being read for it.
+    unknown: bool,
+}
+
+#[derive(Debug, PartialEq)]
+enum Phase {
+    /// Nothing is in memory.
+    Cold,
+    /// The load is on its way.
+    Loading,
+    /// The user has no feed.
+    Absent,
+    /// Everything durable is in memory.
+    Ready,
+    /// What is stored cannot be used; a restart of the feed tries again.
+    Damaged,
+}
+
+/// A birth that waits for the load to say that there is no feed.
+#[derive(Debug)]
+struct Birth {
+    submission: SubmissionId,
+    epoch: Epoch,
+    time_zone: String,
+    locale: String,
+}
+
+/// The component. See the module.
+#[derive(Debug)]
+pub struct Feed {
+    user: UserId,
+    phase: Phase,
+    head: Option<Head>,
+    state: State,
+    /// The outcomes of the last 24 hours, by operation id.
+    answers: Answers,
+    /// The newest entries, for undo.
+    recent: VecDeque<Entry>,
+    /// An older entry that an undo at the head of the queue waits for.
+    fetched: Option<(Seq, Option<Entry>)>,
+    fetching: bool,
+    waiting: VecDeque<Waiting>,
+    open: HashMap<SubmissionId, Open>,
+    births: Vec<Birth>,
+    in_flight: Option<InFlight>,
+    /// Rows that changed since they were last written.
+    dirty: BTreeSet<RowKey>,
+    /// Rows on their way to the store.
+    flushing: Option<BTreeSet<RowKey>>,
+    flush_timer: bool,
+    commits_since_trim: u32,
+    /// The time of the last entry: times never go back within a feed.
+    last_time: UnixMs,
+    next_append_id: u64,
+}
+
+impl Feed {
+    /// A feed that has nothing in memory. `first_append_id` is random: ids must differ between two lives of a feed.
+    pub fn new(user: UserId, first_append_id: u64) -> Self {
+        Self {
+            user,
+            phase: Phase::Cold,
+            head: None,
+            state: State::new(user),
+            answers: Answers::default(),
+            recent: VecDeque::new(),
+            fetched: None,
+            fetching: false,
+            waiting: VecDeque::new(),
+            open: HashMap::new(),
+            births: Vec::new(),
+            in_flight: None,
+            dirty: BTreeSet::new(),
+            flushing: None,
+            flush_timer: false,
+            commits_since_trim: TRIM_EVERY_COMMITS,
+            last_time: 0,
+            next_append_id: first_append_id,
+        }
+    }
+
+    /// What is durable; `None` while nothing is in memory.
+    pub fn state(&self) -> Result<&State, Code> {
+        match self.phase {
+            Phase::Ready => Ok(&self.state),
+            Phase::Absent => Err(Code::FeedNotFound),
+            Phase::Damaged => Err(Code::FeedDamaged),
+            Phase::Cold | Phase::Loading => Err(Code::FeedUnavailable),
+        }
+    }
+
+    /// Whether the load is under way, so that a look has to wait.
+    pub fn is_loading(&self) -> bool {
+        self.phase == Phase::Loading
+    }
+
+    /// Whether stopping now would lose nothing and make nobody wait.
+    pub fn is_idle(&self) -> bool {
+        self.phase != Phase::Loading
+            && self.open.is_empty()
+            && self.in_flight.is_none()
+            && self.dirty.is_empty()
+            && self.flushing.is_none()
+    }
+
+    /// Takes one message. Waits for nothing.
+    pub fn handle(&mut self, message: Message, now: UnixMs) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match message {
+            Message::Submit { submission, author, operations } => {
+                self.enqueue(submission, author, operations, &mut effects);
+            }
+            Message::Birth { submission, epoch, time_zone, locale } => {
+                self.births.push(Birth { submission, epoch, time_zone, locale });
+            }
+            Message::Wake => {}
+            Message::Loaded(result) => self.loaded(result, now, &mut effects),
+            Message::Appended(append_id, result) => self.appended(append_id, result, now, &mut effects),
+            Message::ReadBack(result) => self.read_back(result, &mut effects),
+            Message::EntryRead(seq, result) => self.entry_read(seq, result, &mut effects),
+            Message::RowsWritten(upto, result) => self.rows_written(upto, result, now, &mut effects),
+            Message::Trimmed(result) => {
+                if let (Ok(Some(cut)), Some(head)) = (result, &mut self.head) {
+                    head.first = cut.first;
+                }
+            }
+            Message::Timer(Timer::Flush) => {
+                self.flush_timer = false;
+                self.flush(&mut effects);
+            }
+            Message::Timer(Timer::Retry) => self.retry(&mut effects),
+        }
+        self.proceed(now, &mut effects);
+        effects
+    }
+
+    fn enqueue(
+        &mut self,
+        submission: SubmissionId,
+        author: UserId,
+        operations: Vec<Operation>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if operations.is_empty() {
+            effects.push(Effect::Settled(submission, Vec::new()));
+            return;
+        }
+        let count = operations.len();
+        self.open.insert(submission, Open { results: (0..count).map(|_| None).collect(), left: count });
+        for (index, operation) in operations.into_iter().enumerate() {
+            self.waiting.push_back(Waiting { submission, index, author, operation });
+        }
+    }
+
+    /// Does what can be done now: load, give birth, append.
+    fn proceed(&mut self, now: UnixMs, effects: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Cold => {
+                self.phase = Phase::Loading;
+                effects.push(Effect::Load { ids_since: now - limits::OPERATION_IDS_KEPT_MS });
+            }
+            Phase::Loading => {}
+            Phase::Damaged => self.refuse_all(Code::FeedDamaged, effects),
+            Phase::Absent => self.proceed_absent(now, effects),
+            Phase::Ready => {
+                for birth in std::mem::take(&mut self.births) {
+                    effects.push(Effect::Settled(birth.submission, Vec::new()));
+                }
+                self.next_append(now, effects);
+            }
+        }
+    }
+
+    fn proceed_absent(&mut self, now: UnixMs, effects: &mut Vec<Effect>) {
+        if self.in_flight.is_some() {
+            return;
+        }
+        let Some(birth) = self.births.first() else {
+            self.refuse_all(Code::FeedNotFound, effects);
+            return;
+        };
+        let entry = match domain::birth(self.user, now, &birth.time_zone, &birth.locale) {
+            Ok(entry) => entry,
+            Err(refusal) => {
+                let birth = self.births.remove(0);
+                let id = OperationId(self.user.0);
+                let result = OperationResult { id, outcome: refusal.outcome() };
+                effects.push(Effect::Settled(birth.submission, vec![result]));
+                return self.proceed_absent(now, effects);
+            }
+        };
+        let (epoch, base) = (birth.epoch, 0);
+        self.start_append(epoch, base, now, vec![entry], Vec::new(), effects);
+    }
+
+    /// Judges what waits and sends it to the store, if nothing is in flight.
+    fn next_append(&mut self, now: UnixMs, effects: &mut Vec<Effect>) {
+        if self.in_flight.is_some() || self.fetching || self.waiting.is_empty() {
+            return;
+        }
+        let head = self.head.expect("a ready feed has a head");
+        let time = now.max(self.last_time);
+        let mut draft = Draft::new(&self.state);
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut made: HashMap<OperationId, (UserId, u64, Seq)> = HashMap::new();
+        let mut judged = Vec::new();
+        let mut bytes = 0;
+        let mut fetch = None;
+        while let Some(waiting) = self.waiting.pop_front() {
+            let id = waiting.operation.id;
+            let known = self.answers.get(waiting.author, id).or_else(|| {
+                made.get(&id).filter(|(author, ..)| *author == waiting.author).map(|(_, hash, seq)| (*hash, *seq))
+            });
+            if let Some((hash, seq)) = known {
+                let outcome = if hash == domain::operation_hash(&waiting.operation) {
+                    Outcome::Accepted(Accepted { seq })
+                } else {
+                    Outcome::Refused(ErrorBody::new(Code::OperationIdReused))
+                };
+                judged.push(Judged { waiting, outcome });
+                continue;
+            }
+            let undone = match &waiting.operation.command {
+                Command::Undo(undo) => match self.entry_to_undo(undo.seq, &entries, head) {
+                    Ok(entry) => entry,
+                    Err(NotHere) => {
+                        fetch = Some(undo.seq);
+                        self.waiting.push_front(waiting);
+                        break;
+                    }
+                },
+                _ => None,
+            };
+            let entry = match draft.judge(waiting.author, time, &waiting.operation, undone.as_ref()) {
+                Ok(entry) => entry,
+                Err(refusal) => {
+                    judged.push(Judged { waiting, outcome: refusal.outcome() });
+                    continue;
+                }
+            };
+            let size = entry.stored_bytes_max();
+            if bytes + size > limits::COMMIT_BYTES_MAX && !entries.is_empty() {
+                // The draft holds this operation already, so it ends here; the rest is judged on the next one.
+                self.waiting.push_front(waiting);
+                break;
+            }
+            bytes += size;
+            made.insert(id, (waiting.author, entry.operation_hash, entry.seq));
+            judged.push(Judged { waiting, outcome: Outcome::Accepted(Accepted { seq: entry.seq }) });
+            entries.push(entry);
+        }
+        if entries.is_empty() {
+            let settled = self.settle(judged);
+            effects.extend(settled.into_iter().map(|(submission, results)| Effect::Settled(submission, results)));
+            match fetch {
+                Some(seq) => {
+                    self.fetching = true;
+                    effects.push(Effect::ReadEntry(seq));
+                }
+                None => debug_assert!(self.waiting.is_empty(), "an empty draft ends only at the end, or at a fetch"),
+            }
+            return;
+        }
+        self.start_append(head.epoch, head.seq, time, entries, judged, effects);
+    }
+
+    fn start_append(
+        &mut self,
+        epoch: Epoch,
+        base: Seq,
+        time: UnixMs,
+        entries: Vec<Entry>,
+        judged: Vec<Judged>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let append = Append {
+            feed: self.user,
+            epoch,
+            base,
+            last: entries.last().expect("a commit has an entry").seq,
+            append_id: self.next_append_id,
+            time,
+            body: Bytes::from(codec::encode_commit(&entries)),
+        };
+        self.next_append_id = self.next_append_id.wrapping_add(1);
+        effects.push(Effect::Append(append.clone()));
+        self.in_flight = Some(InFlight { append, entries, judged, unknown: false });
+    }
+
+    /// Finds the entry that an undo names. `Ok(None)`: there is none to be had.
+    fn entry_to_undo(&self, seq: Seq, made: &[Entry], head: Head) -> Result<Option<Entry>, NotHere> {
+        let newest = made.iter().rev().chain(self.recent.iter().rev()).find(|entry| entry.seq == seq);
+        if let Some(entry) = newest {
+            return Ok(Some(entry.clone()));
+        }
+        if seq < head.first || seq > head.seq {
+            return Ok(None);
+        }
+        match &self.fetched {
+            Some((fetched, entry)) if *fetched == seq => Ok(entry.clone()),
+            _ => Err(NotHere),
+        }
+    }
+
+    fn entry_read(&mut self, seq: Seq, result: Result<Option<LogPage>, ReadError>, effects: &mut Vec<Effect>) {
+        self.fetching = false;
+        match result {
+            Ok(page) => {
+                let rows = page.map(|page| page.rows).unwrap_or_default();
+                let entry = rows
+                    .first()
+                    .and_then(|row| codec::decode_commit(&row.body).ok())
+                    .and_then(|entries| entries.into_iter().find(|entry| entry.seq == seq));
+                self.fetched = Some((seq, entry));
+            }
+            Err(_) => self.refuse_all(Code::StoreUnavailable, effects),
+        }
+    }
+
+    fn appended(
+        &mut self,
+        append_id: u64,
+        result: Result<(), AppendError>,
+        now: UnixMs,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(in_flight) = &mut self.in_flight else { return };
+        if in_flight.append.append_id != append_id {
+            return;
+        }
+        match result {
+            Ok(()) => self.commit(now, effects),
+            Err(AppendError::Unavailable(_)) => {
+                // Nobody knows: only reading can tell, and until it has, nothing else happens to this feed.
+                in_flight.unknown = true;
+                effects.push(Effect::ReadBack(in_flight.append.base));
+            }
+            Err(AppendError::Conflict(_)) => self.judge_anew(),
+            Err(AppendError::Full) => self.give_up_in_flight(Code::StoreFull, effects),
+            Err(AppendError::Damaged(what)) => {
+                effects.push(Effect::Report(what));
+                self.phase = Phase::Damaged;
+                self.give_up_in_flight(Code::FeedDamaged, effects);
+            }
+        }
+    }
+
+    /// Settles an append whose outcome was unknown.
+    fn read_back(&mut self, result: Result<Option<LogPage>, ReadError>, effects: &mut Vec<Effect>) {
+        let Some(in_flight) = &mut self.in_flight else { return };
+        let Ok(page) = result else {
+            // A failed read says nothing about the append: the read is repeated, never the append.
+            effects.push(Effect::After(RETRY_AFTER_MS, Timer::Retry));
+            return;
+        };
+        let base = in_flight.append.base;
+        let (head, rows) = page.map_or((0, Vec::new()), |page| (page.head.seq, page.rows));
+        if rows.iter().any(|row| row.append_id == in_flight.append.append_id) {
+            in_flight.unknown = false;
+            let time = in_flight.append.time;
+            self.commit(time, effects);
+        } else if head == base {
+            // It may still land: the identical row at the identical head is the only thing that can be sent.
+            in_flight.unknown = false;
+            effects.push(Effect::Append(in_flight.append.clone()));
+        } else {
+            self.judge_anew();
+        }
+    }
+
+    fn retry(&mut self, effects: &mut Vec<Effect>) {
+        match &self.in_flight {
+            Some(in_flight) if in_flight.unknown => effects.push(Effect::ReadBack(in_flight.append.base)),
+            _ => self.flush(effects),
+        }
+    }
+
+    /// The head is another than was thought: everything that was judged on it is judged again, after a new load.
+    fn judge_anew(&mut self) {
+        if let Some(in_flight) = self.in_flight.take() {
+            for judged in in_flight.judged.into_iter().rev() {
+                self.waiting.push_front(judged.waiting);
+            }
+        }
+        self.phase = Phase::Cold;
+    }
+
+    /// What was in flight did not happen, and will not.
+    fn give_up_in_flight(&mut self, code: Code, effects: &mut Vec<Effect>) {
+        let Some(in_flight) = self.in_flight.take() else { return };
+        // What was judged after an operation that did not happen was judged on nothing: it gets the same answer.
+        let judged = in_flight.judged.into_iter().map(|Judged { waiting, .. }| Judged {
+            waiting,
+            outcome: Outcome::Refused(ErrorBody::new(code)),
+        });
+        let settled = self.settle(judged.collect());
+        effects.extend(settled.into_iter().map(|(submission, results)| Effect::Settled(submission, results)));
+        if in_flight.append.base == 0 {
+            self.refuse_births(code, effects);
+        }
+    }
+
+    /// The commit in flight is durable.
+    fn commit(&mut self, now: UnixMs, effects: &mut Vec<Effect>) {
+        let InFlight { append, entries, judged, .. } = self.in_flight.take().expect("a commit is in flight");
+        let head = Head {
+            epoch: append.epoch,
+            seq: append.last,
+            first: self.head.map_or(1, |head| head.first),
+            rows_upto: self.head.map_or(0, |head| head.rows_upto),
+        };
+        self.head = Some(head);
+        self.phase = Phase::Ready;
+        self.last_time = append.time;
+        for entry in &entries {
+            self.state.apply(entry);
+            self.answers.insert(entry);
+            self.dirty.extend(self.state.touched(entry));
+            self.remember(entry);
+        }
+        self.answers.forget_before(now - limits::OPERATION_IDS_KEPT_MS);
+        self.commits_since_trim += 1;
+        let settled = self.settle(judged);
+        effects.push(Effect::Publish { epoch: append.epoch, entries: entries.into(), settled });
+        self.set_flush_timer(effects);
+    }
+
+    fn remember(&mut self, entry: &Entry) {
+        if self.recent.len() == RECENT_ENTRIES_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(entry.clone());
+    }
+
+    /// Gives each operation its outcome; returns the submissions that are complete.
+    fn settle(&mut self, judged: Vec<Judged>) -> Vec<(SubmissionId, Vec<OperationResult>)> {
+        let mut complete = Vec::new();
+        for Judged { waiting, outcome } in judged {
+            let Some(open) = self.open.get_mut(&waiting.submission) else { continue };
+            open.results[waiting.index] = Some(OperationResult { id: waiting.operation.id, outcome });
+            open.left -= 1;
+            if open.left == 0 {
+                let open = self.open.remove(&waiting.submission).expect("it was found a line above");
+                complete.push((waiting.submission, open.results.into_iter().flatten().collect()));
+            }
+        }
+        complete
+    }
+
+    fn refuse_all(&mut self, code: Code, effects: &mut Vec<Effect>) {
+        let judged = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .map(|waiting| Judged { waiting, outcome: Outcome::Refused(ErrorBody::new(code)) });
+        let judged: Vec<_> = judged.collect();
+        let settled = self.settle(judged);
+        effects.extend(settled.into_iter().map(|(submission, results)| Effect::Settled(submission, results)));
+        self.refuse_births(code, effects);
+    }
+
+    fn refuse_births(&mut self, code: Code, effects: &mut Vec<Effect>) {
+        for birth in std::mem::take(&mut self.births) {
+            let outcome = Outcome::Refused(ErrorBody::new(code));
+            let result = OperationResult { id: OperationId(self.user.0), outcome };
+            effects.push(Effect::Settled(birth.submission, vec![result]));
+        }
+    }
+
+    fn loaded(&mut self, result: Result<Option<Loaded>, ReadError>, now: UnixMs, effects: &mut Vec<Effect>) {
+        if self.phase != Phase::Loading {
+            return;
+        }
+        match result {
+            Ok(Some(loaded)) => match self.take_in(&loaded, now, effects) {
+                Ok(()) => self.phase = Phase::Ready,
+                Err(what) => {
+                    effects.push(Effect::Report(what));
+                    self.phase = Phase::Damaged;
+                }
+            },
+            Ok(None) => self.phase = Phase::Absent,
+            Err(ReadError::Damaged(what)) => {
+                effects.push(Effect::Report(what));
+                self.phase = Phase::Damaged;
+            }
+            Err(ReadError::Unavailable(what)) => {
+                effects.push(Effect::Report(what));
+                self.refuse_all(Code::FeedUnavailable, effects);
+                // Nothing waits any more; the next message asks the store again.
+                self.phase = Phase::Cold;
+            }
+        }
+    }
+
+    /// Builds the memory from what is stored. The error names what is damaged.
+    fn take_in(&mut self, loaded: &Loaded, now: UnixMs, effects: &mut Vec<Effect>) -> Result<(), String> {
+        let replay = rebuild(self.user, loaded, |problem| effects.push(Effect::Report(problem)))?;
+        self.state = replay.state;
+        self.answers = Answers::default();
+        self.recent.clear();
+        self.dirty.clear();
+        for entry in &replay.entries {
+            if entry.time >= now - limits::OPERATION_IDS_KEPT_MS {
+                self.answers.insert(entry);
+            }
+            if entry.seq > loaded.head.rows_upto {
+                self.dirty.extend(self.state.touched(entry));
+            }
+        }
+        let keep = replay.entries.len().saturating_sub(RECENT_ENTRIES_MAX);
+        self.recent.extend(replay.entries.into_iter().skip(keep));
+        self.last_time = loaded.log.last().map_or(0, |row| row.time);
+        self.head = Some(loaded.head);
+        if !self.dirty.is_empty() {
+            self.set_flush_timer(effects);
+        }
+        Ok(())
+    }
+
+    fn set_flush_timer(&mut self, effects: &mut Vec<Effect>) {
+        if !self.flush_timer {
+            self.flush_timer = true;
+            effects.push(Effect::After(FLUSH_AFTER_MS, Timer::Flush));
+        }
+    }
+
+    /// Writes the rows that changed, one batch at a time, in order.
+    fn flush(&mut self, effects: &mut Vec<Effect>) {
+        let Some(head) = self.head else { return };
+        if self.flushing.is_some() || self.dirty.is_empty() {
+            return;
+        }
+        let keys = std::mem::take(&mut self.dirty);
+        let rows = keys.iter().filter_map(|key| self.state.stored_row(*key)).collect();
+        self.flushing = Some(keys);
+        effects.push(Effect::WriteRows { rows, upto: head.seq });
+    }
+
+    fn rows_written(&mut self, upto: Seq, result: Result<(), AppendError>, now: UnixMs, effects: &mut Vec<Effect>) {
+        let Some(keys) = self.flushing.take() else { return };
+        match result {
+            Ok(()) => {
+                if let Some(head) = &mut self.head {
+                    head.rows_upto = head.rows_upto.max(upto);
+                }
+                if !self.dirty.is_empty() {
+                    self.set_flush_timer(effects);
+                }
+                if self.commits_since_trim >= TRIM_EVERY_COMMITS {
+                    self.commits_since_trim = 0;
+                    effects.push(Effect::Trim(Retention {
+                        keep_since: now - limits::OPERATION_IDS_KEPT_MS,
+                        cut_before: now - limits::LOG_KEPT_MS,
+                        commits_max: limits::LOG_KEPT_COMMITS,
+                        bytes_max: limits::LOG_KEPT_BYTES,
+                    }));
+                }
+            }
+            Err(AppendError::Damaged(what)) => {
+                effects.push(Effect::Report(what));
+                self.phase = Phase::Damaged;
+            }
+            Err(_) => {
+                // The rows are still in memory, and their changes in the log: try again, and lose nothing meanwhile.
+                self.dirty.extend(keys);
+                effects.push(Effect::After(FLUSH_AFTER_MS, Timer::Retry));
+            }
+        }
+    }
+}
+
+/// The entry is in the log but not in memory.
+struct NotHere;
+
+/// A feed's memory, built from what is stored, and the entries that came along.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// Everything up to the head.
+    pub state: State,
+    /// The entries of the commits that the load brought.
+    pub entries: Vec<Entry>,
+}
+
+/// Builds the state of a feed from what a load found: the rows, and on them the entries that they lack.
+///
+/// A row that does not decode is left out and named through `report`. An entry that does not decode, or a hole, is a
+/// wall: the error names it.
+pub fn rebuild(user: UserId, loaded: &Loaded, mut report: impl FnMut(String)) -> Result<Rebuilt, String> {
+    let mut state = State::new(user);
+    for row in &loaded.rows {
+        if let Err(error) = state.load_row(row) {
+            report(format!("feed {user}: row {:?} does not decode and is left out: {error}", row.key));
+        }
+    }
+    let mut entries = Vec::new();
+    for row in &loaded.log {
+        entries.extend(decode_row(user, row)?);
+    }
+    let mut expected = loaded.head.rows_upto + 1;
+    for entry in entries.iter().filter(|entry| entry.seq > loaded.head.rows_upto) {
+        if entry.seq != expected {
+            return Err(format!("feed {user}: entry {expected} is missing from the log"));
+        }
+        state.apply(entry);
+        expected += 1;
+    }
+    if expected != loaded.head.seq + 1 {
+        return Err(format!("feed {user}: the log ends at {} but its head is {}", expected - 1, loaded.head.seq));
+    }
+    state.loaded_upto(loaded.head.seq);
+    Ok(Rebuilt { state, entries })
+}
+
+/// Decodes a row of the log; the error names it.
+pub fn decode_row(user: UserId, row: &LogRow) -> Result<Vec<Entry>, String> {
+    codec::decode_commit(&row.body)
+        .map_err(|error| format!("feed {user}: the commit at {} does not decode: {error}", row.last))
+}

@@ -1,0 +1,406 @@
+//! The component alone: messages in, effects out. No runtime.
+
+use std::collections::HashMap;
+
+use taskflow_protocol::message::{Command, Operation, OperationResult, Outcome, TaskCreate, TaskRef, Undo};
+use taskflow_protocol::values::{Priority, Status};
+use taskflow_protocol::{Code, OperationId, TaskId, UserId};
+use uuid::Uuid;
+
+use super::*;
+use crate::memory::{Failure, MemoryStore};
+use crate::ports::Store;
+
+const NOW: UnixMs = 1_800_000_000_000;
+
+fn user() -> UserId {
+    UserId(Uuid::from_u128(0xabc))
+}
+
+fn operation(id: u128, command: Command) -> Operation {
+    Operation { id: OperationId(Uuid::from_u128(id)), base: None, command }
+}
+
+fn create(id: u128, title: &str) -> Operation {
+    let create = TaskCreate {
+        task: TaskId(Uuid::from_u128(id)),
+        list: None,
+        title: title.to_owned(),
+        notes: String::new(),
+        status: Status::Todo,
+        priority: Priority::None,
+        due: None,
+        deadline: None,
+        duration_minutes: None,
+        labels: Vec::new(),
+        parent: None,
+        place: Default::default(),
+    };
+    operation(id, Command::TaskCreate(create))
+}
+
+fn complete(id: u128, task: u128) -> Operation {
+    operation(id, Command::TaskComplete(TaskRef { task: TaskId(Uuid::from_u128(task)) }))
+}
+
+fn undo(id: u128, seq: Seq) -> Operation {
+    operation(id, Command::Undo(Undo { seq }))
+}
+
+/// A feed whose effects are carried out at once by a store in memory, except where a test holds them back.
+struct Harness {
+    feed: Feed,
+    store: MemoryStore,
+    results: HashMap<u64, Vec<OperationResult>>,
+    published: Vec<Entry>,
+    reports: Vec<String>,
+    timers: Vec<Timer>,
+    appends: usize,
+    reads_back: usize,
+    next: u64,
+    now: UnixMs,
+}
+
+impl Harness {
+    fn new() -> Self {
+        let mut harness = Self::unborn(MemoryStore::default());
+        let birth = Message::Birth {
+            submission: SubmissionId(u64::MAX),
+            epoch: Epoch(7),
+            time_zone: "UTC".to_owned(),
+            locale: "en".to_owned(),
+        };
+        harness.send(birth);
+        harness
+    }
+
+    fn unborn(store: MemoryStore) -> Self {
+        Self {
+            feed: Feed::new(user(), 100),
+            store,
+            results: HashMap::new(),
+            published: Vec::new(),
+            reports: Vec::new(),
+            timers: Vec::new(),
+            appends: 0,
+            reads_back: 0,
+            next: 0,
+            now: NOW,
+        }
+    }
+
+    /// The same store, another life of the feed.
+    fn restarted(self) -> Self {
+        Self { feed: Feed::new(user(), 9_000), now: self.now, next: self.next, ..Self::unborn(self.store) }
+    }
+
+    fn now_or_never<T>(future: crate::ports::BoxFuture<T>) -> T {
+        use futures_util::FutureExt;
+        future.now_or_never().expect("the store in memory answers at once")
+    }
+
+    fn send(&mut self, message: Message) {
+        let effects = self.feed.handle(message, self.now);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Load { ids_since } => {
+                    let loaded = Self::now_or_never(self.store.load(user(), ids_since));
+                    self.send(Message::Loaded(loaded));
+                }
+                Effect::Append(append) => {
+                    self.appends += 1;
+                    let id = append.append_id;
+                    let result = Self::now_or_never(self.store.append(append));
+                    self.send(Message::Appended(id, result));
+                }
+                Effect::ReadBack(after) => {
+                    self.reads_back += 1;
+                    let page = Self::now_or_never(self.store.read_log(user(), after, 1));
+                    self.send(Message::ReadBack(page));
+                }
+                Effect::ReadEntry(seq) => {
+                    let page = Self::now_or_never(self.store.read_log(user(), seq - 1, 1));
+                    self.send(Message::EntryRead(seq, page));
+                }
+                Effect::WriteRows { rows, upto } => {
+                    let written = Self::now_or_never(self.store.write_rows(user(), rows, upto));
+                    self.send(Message::RowsWritten(upto, written));
+                }
+                Effect::Trim(retention) => {
+                    let trimmed = Self::now_or_never(self.store.trim(user(), retention));
+                    self.send(Message::Trimmed(trimmed));
+                }
+                Effect::Publish { entries, settled, .. } => {
+                    self.published.extend(entries.iter().cloned());
+                    self.results.extend(settled.into_iter().map(|(submission, results)| (submission.0, results)));
+                }
+                Effect::Settled(submission, results) => drop(self.results.insert(submission.0, results)),
+                Effect::After(_, timer) => self.timers.push(timer),
+                Effect::Report(what) => self.reports.push(what),
+            }
+        }
+    }
+
+    fn submit_message(&mut self, operations: Vec<Operation>) -> (u64, Message) {
+        self.next += 1;
+        (self.next, Message::Submit { submission: SubmissionId(self.next), author: user(), operations })
+    }
+
+    fn submit(&mut self, operations: Vec<Operation>) -> Vec<Outcome> {
+        let (id, message) = self.submit_message(operations);
+        self.send(message);
+        self.results.remove(&id).expect("answered").into_iter().map(|result| result.outcome).collect()
+    }
+
+    fn ring(&mut self, timer: Timer) {
+        self.timers.retain(|other| *other != timer);
+        self.send(Message::Timer(timer));
+    }
+
+    fn log_length(&self) -> usize {
+        Self::now_or_never(self.store.read_log(user(), 0, usize::MAX)).expect("readable").expect("born").rows.len()
+    }
+}
+
+fn accepted(seq: Seq) -> Outcome {
+    Outcome::Accepted(Accepted { seq })
+}
+
+fn codes(outcomes: &[Outcome]) -> Vec<Option<Code>> {
+    let code = |outcome: &Outcome| match outcome {
+        Outcome::Refused(error) | Outcome::Unknown(error) => Some(error.code),
+        Outcome::Accepted(_) | Outcome::Conflict(_) => None,
+    };
+    outcomes.iter().map(code).collect()
+}
+
+#[test]
+fn a_feed_is_born_with_its_first_commit_and_only_once() {
+    let mut harness = Harness::new();
+    assert_eq!(harness.results.remove(&u64::MAX), Some(Vec::new()));
+    assert_eq!(harness.published.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1]);
+    let mut again = harness.restarted();
+    let birth = Message::Birth {
+        submission: SubmissionId(1),
+        epoch: Epoch(8),
+        time_zone: "UTC".to_owned(),
+        locale: "en".to_owned(),
+    };
+    again.send(birth);
+    assert_eq!(again.results.remove(&1), Some(Vec::new()));
+    assert_eq!(again.log_length(), 1);
+}
+
+#[test]
+fn operations_on_a_feed_that_was_never_born_are_refused() {
+    let mut harness = Harness::unborn(MemoryStore::default());
+    assert_eq!(codes(&harness.submit(vec![create(1, "x")])), [Some(Code::FeedNotFound)]);
+}
+
+#[test]
+fn operations_made_while_an_append_is_in_flight_go_in_one_later_commit() {
+    let mut harness = Harness::new();
+    let (_, first) = harness.submit_message(vec![create(1, "first")]);
+    let mut held = harness.feed.handle(first, NOW);
+    assert!(matches!(held.as_slice(), [Effect::Append(_)]));
+    for id in 2..=4 {
+        let (_, more) = harness.submit_message(vec![create(id, "more")]);
+        assert!(harness.feed.handle(more, NOW).is_empty(), "nothing leaves while the append is in flight");
+    }
+    let appends_before = harness.appends;
+    harness.carry_out(std::mem::take(&mut held));
+    assert_eq!(harness.appends - appends_before, 2);
+    assert_eq!(harness.log_length(), 3, "birth, the first, and one commit for the other three");
+    assert_eq!(harness.results.len(), 5, "all four were answered, and the birth");
+}
+
+#[test]
+fn a_refusal_judged_on_what_is_in_flight_waits_for_it() {
+    let mut harness = Harness::new();
+    let (id, both) = harness.submit_message(vec![create(1, "x"), create(1, "y")]);
+    let effects = harness.feed.handle(both, NOW);
+    assert!(matches!(effects.as_slice(), [Effect::Append(_)]), "no answer leaves before the append is durable");
+    harness.carry_out(effects);
+    let outcomes: Vec<_> = harness.results.remove(&id).expect("answered").into_iter().map(|r| r.outcome).collect();
+    assert_eq!(codes(&outcomes), [None, Some(Code::OperationIdReused)]);
+}
+
+#[test]
+fn the_same_operation_gets_the_same_answer_also_after_a_restart() {
+    let mut harness = Harness::new();
+    assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
+    assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
+    let mut harness = harness.restarted();
+    assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
+    assert_eq!(codes(&harness.submit(vec![create(1, "other")])), [Some(Code::OperationIdReused)]);
+    assert_eq!(harness.log_length(), 2);
+}
+
+#[test]
+fn operation_ids_are_remembered_by_author() {
+    let mut harness = Harness::new();
+    harness.submit(vec![create(1, "x")]);
+    let other = Message::Submit {
+        submission: SubmissionId(77),
+        author: UserId(Uuid::from_u128(0xdef)),
+        operations: vec![complete(1, 1)],
+    };
+    harness.send(other);
+    let result = harness.results.remove(&77).expect("answered");
+    assert_eq!(result[0].outcome, accepted(3));
+}
+
+#[test]
+fn operation_ids_are_forgotten_only_after_24_hours() {
+    let mut harness = Harness::new();
+    harness.submit(vec![create(1, "x")]);
+    harness.now += limits::OPERATION_IDS_KEPT_MS;
+    assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
+    harness.now += 1;
+    harness.submit(vec![create(2, "y")]);
+    assert_eq!(codes(&harness.submit(vec![create(1, "x")])), [Some(Code::IdTaken)]);
+}
+
+#[test]
+fn an_append_whose_answer_was_lost_is_found_and_published_once() {
+    let mut harness = Harness::new();
+    harness.store.fail_next([Failure::AnswerLost]);
+    assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
+    assert_eq!((harness.appends, harness.reads_back), (2, 1), "it was read back, not appended again");
+    assert_eq!(harness.published.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn an_append_that_was_lost_is_sent_again_as_it_was() {
+    let mut harness = Harness::new();
+    harness.store.fail_next([Failure::Lost, Failure::Lost]);
+    assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
+    assert_eq!((harness.appends, harness.reads_back), (4, 2));
+    assert_eq!(harness.log_length(), 2);
+}
+
+#[test]
+fn a_failed_read_back_repeats_the_read_and_never_the_append() {
+    let mut harness = Harness::new();
+    let (_, message) = harness.submit_message(vec![create(1, "x")]);
+    let effects = harness.feed.handle(message, NOW);
+    let [Effect::Append(append)] = effects.as_slice() else { panic!("one append") };
+    let lost = Err(AppendError::Unavailable("x".to_owned()));
+    let effects = harness.feed.handle(Message::Appended(append.append_id, lost), NOW);
+    assert!(matches!(effects.as_slice(), [Effect::ReadBack(1)]));
+    let effects = harness.feed.handle(Message::ReadBack(Err(ReadError::Unavailable("x".to_owned()))), NOW);
+    assert!(matches!(effects.as_slice(), [Effect::After(_, Timer::Retry)]));
+    let effects = harness.feed.handle(Message::Timer(Timer::Retry), NOW);
+    assert!(matches!(effects.as_slice(), [Effect::ReadBack(1)]));
+}
+
+#[test]
+fn a_full_store_refuses_with_its_code_and_loses_nothing_before_or_after() {
+    let mut harness = Harness::new();
+    harness.submit(vec![create(1, "x")]);
+    harness.store.fail_next([Failure::Full]);
+    assert_eq!(codes(&harness.submit(vec![create(2, "y")])), [Some(Code::StoreFull)]);
+    assert!(harness.feed.state().expect("readable").task(TaskId(Uuid::from_u128(1))).is_some());
+    assert_eq!(harness.submit(vec![create(2, "y")]), [accepted(3)], "the same id may be sent again");
+}
+
+#[test]
+fn a_commit_of_another_writer_is_loaded_and_the_operations_are_judged_anew() {
+    let mut harness = Harness::new();
+    harness.submit(vec![create(1, "x")]);
+    // Another life of the same feed commits behind this one's back.
+    let store = std::mem::take(&mut harness.store);
+    let mut other = Harness { next: 50, ..Harness::unborn(store) };
+    assert_eq!(other.submit(vec![complete(5, 1)]), [accepted(3)]);
+    harness.store = std::mem::take(&mut other.store);
+    assert_eq!(harness.submit(vec![create(6, "y"), complete(5, 1)]), [accepted(4), accepted(3)]);
+    assert_eq!(harness.feed.state().expect("ready").seq(), 4);
+}
+
+#[test]
+fn rows_are_written_later_together_and_a_restart_needs_the_log_only_after_them() {
+    let mut harness = Harness::new();
+    harness.submit(vec![create(1, "x")]);
+    harness.submit(vec![complete(2, 1)]);
+    assert_eq!(harness.timers, [Timer::Flush], "one timer for all of them");
+    harness.ring(Timer::Flush);
+    let head = Harness::now_or_never(harness.store.head(user())).expect("readable").expect("born");
+    assert_eq!((head.seq, head.rows_upto), (3, 3));
+    assert!(harness.feed.is_idle());
+    harness.submit(vec![create(3, "late")]);
+    let before = format!("{:?}", harness.feed.state().expect("ready").all_tasks().collect::<Vec<_>>());
+    let mut harness = harness.restarted();
+    harness.send(Message::Wake);
+    let after = format!("{:?}", harness.feed.state().expect("ready").all_tasks().collect::<Vec<_>>());
+    assert_eq!(before, after);
+}
+
+#[test]
+fn an_old_entry_is_read_from_the_log_to_be_undone() {
+    let mut harness = Harness::new();
+    harness.submit(vec![create(1, "x")]);
+    for id in 2..2 + RECENT_ENTRIES_MAX as u128 + 5 {
+        harness.submit(vec![create(id, "more")]);
+    }
+    let head = harness.feed.state().expect("ready").seq();
+    // What waits behind the undo is judged after it.
+    assert_eq!(harness.submit(vec![undo(900, 2), complete(901, 1)])[0], accepted(head + 1));
+    assert!(harness.feed.state().expect("ready").task(TaskId(Uuid::from_u128(1))).expect("kept").deleted_at.is_some());
+    assert_eq!(codes(&harness.submit(vec![undo(902, 10_000)])), [Some(Code::UndoGone)]);
+}
+
+#[test]
+fn an_entry_that_does_not_decode_is_a_wall() {
+    let mut harness = Harness::new();
+    harness.submit(vec![create(1, "x")]);
+    let append = Append {
+        feed: user(),
+        epoch: Epoch(7),
+        base: 2,
+        last: 3,
+        append_id: 1,
+        time: NOW,
+        body: Bytes::from_static(b"\x01garbage"),
+    };
+    Harness::now_or_never(harness.store.append(append)).expect("appended");
+    let mut harness = harness.restarted();
+    assert_eq!(codes(&harness.submit(vec![create(2, "y")])), [Some(Code::FeedDamaged)]);
+    assert!(harness.reports[0].contains("commit at 3"), "{:?}", harness.reports);
+}
+
+#[test]
+fn times_never_go_back_within_a_feed() {
+    let mut harness = Harness::new();
+    harness.now = NOW + 5_000;
+    harness.submit(vec![create(1, "x")]);
+    harness.now = NOW - 5_000;
+    harness.submit(vec![create(2, "y")]);
+    let times: Vec<_> = harness.published.iter().map(|entry| entry.time - NOW).collect();
+    assert_eq!(times, [0, 5_000, 5_000]);
+    let mut harness = harness.restarted();
+    harness.now = NOW - 9_000;
+    harness.submit(vec![create(3, "z")]);
+    assert_eq!(harness.published[0].time - NOW, 5_000);
+}
+
+#[test]
+fn operations_that_do_not_fit_in_one_commit_go_in_the_next() {
+    let mut harness = Harness::new();
+    let long = "n".repeat(limits::NOTES_BYTES_MAX);
+    let operations = (1..=60).map(|id| {
+        let mut operation = create(id, "long");
+        if let Command::TaskCreate(create) = &mut operation.command {
+            create.notes.clone_from(&long);
+        }
+        operation
+    });
+    let outcomes = harness.submit(operations.collect());
+    assert_eq!(outcomes, (2..=61).map(accepted).collect::<Vec<_>>());
+    let rows = Harness::now_or_never(harness.store.read_log(user(), 0, usize::MAX)).expect("readable").expect("born").rows;
+    assert!(rows.iter().all(|row| row.body.len() <= limits::COMMIT_BYTES_MAX));
+    assert!(rows.len() > 3, "{}", rows.len());
+}

@@ -1,0 +1,197 @@
+//! A store in memory, for tests: keeps the contract of [`Store`] while the process lives, and fails when told to.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use taskflow_protocol::UserId;
+use taskflow_protocol::values::{Seq, UnixMs};
+
+use crate::ports::{
+    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Head, Loaded, LogPage, LogRow, ReadError, Retention,
+    RowKey, SignIn, Store, StoredRow,
+};
+
+#[derive(Debug, Default)]
+struct StoredFeed {
+    head: Option<Head>,
+    log: BTreeMap<Seq, LogRow>,
+    rows: BTreeMap<RowKey, StoredRow>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    feeds: Mutex<HashMap<UserId, StoredFeed>>,
+    failures: Mutex<VecDeque<Failure>>,
+}
+
+/// What the next append does instead of succeeding.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Failure {
+    /// Nothing is written, and that is known.
+    Full,
+    /// Nothing is written, but nobody knows.
+    Lost,
+    /// It is written, but nobody knows.
+    AnswerLost,
+}
+
+impl MemoryStore {
+    /// The next appends fail like this, one after the other.
+    pub fn fail_next(&self, failures: impl IntoIterator<Item = Failure>) {
+        lock(&self.failures).extend(failures);
+    }
+
+    fn feeds(&self) -> MutexGuard<'_, HashMap<UserId, StoredFeed>> {
+        lock(&self.feeds)
+    }
+
+    fn append_now(&self, append: Append) -> Result<(), AppendError> {
+        let failure = lock(&self.failures).pop_front();
+        match failure {
+            Some(Failure::Full) => return Err(AppendError::Full),
+            Some(Failure::Lost) => return Err(AppendError::Unavailable("planted".to_owned())),
+            Some(Failure::AnswerLost) | None => {}
+        }
+        let mut feeds = self.feeds();
+        let found = feeds.get(&append.feed).and_then(|feed| feed.head);
+        let fits = match found {
+            Some(head) => head.seq == append.base && head.epoch == append.epoch,
+            None => append.base == 0,
+        };
+        if !fits {
+            return Err(AppendError::Conflict(found));
+        }
+        let feed = feeds.entry(append.feed).or_default();
+        let (first, rows_upto) = found.map_or((1, 0), |head| (head.first, head.rows_upto));
+        feed.head = Some(Head { epoch: append.epoch, seq: append.last, first, rows_upto });
+        let Append { last, append_id, time, body, .. } = append;
+        feed.log.insert(last, LogRow { last, append_id, time, body });
+        match failure {
+            Some(_) => Err(AppendError::Unavailable("planted".to_owned())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ready<T: Send + 'static>(value: T) -> BoxFuture<T> {
+    Box::pin(std::future::ready(value))
+}
+
+impl Store for MemoryStore {
+    fn append(&self, append: Append) -> BoxFuture<Result<(), AppendError>> {
+        ready(self.append_now(append))
+    }
+
+    fn head(&self, feed: UserId) -> BoxFuture<Result<Option<Head>, ReadError>> {
+        ready(Ok(self.feeds().get(&feed).and_then(|feed| feed.head)))
+    }
+
+    fn read_log(&self, feed: UserId, after: Seq, bytes_max: usize) -> BoxFuture<Result<Option<LogPage>, ReadError>> {
+        let feeds = self.feeds();
+        let Some((head, stored)) = feeds.get(&feed).and_then(|stored| Some((stored.head?, stored))) else {
+            return ready(Ok(None));
+        };
+        let mut bytes = 0;
+        let mut rows = Vec::new();
+        for row in stored.log.range(after.saturating_add(1)..).map(|(_, row)| row) {
+            if !rows.is_empty() && bytes + row.body.len() > bytes_max {
+                break;
+            }
+            bytes += row.body.len();
+            rows.push(row.clone());
+        }
+        ready(Ok(Some(LogPage { head, rows })))
+    }
+
+    fn load(&self, feed: UserId, ids_since: UnixMs) -> BoxFuture<Result<Option<Loaded>, ReadError>> {
+        let feeds = self.feeds();
+        let Some((head, stored)) = feeds.get(&feed).and_then(|stored| Some((stored.head?, stored))) else {
+            return ready(Ok(None));
+        };
+        let wanted = |row: &&LogRow| row.last > head.rows_upto || row.time >= ids_since;
+        let log = stored.log.values().skip_while(|row| !wanted(row)).cloned().collect();
+        ready(Ok(Some(Loaded { head, rows: stored.rows.values().cloned().collect(), log })))
+    }
+
+    fn write_rows(&self, feed: UserId, rows: Vec<StoredRow>, upto: Seq) -> BoxFuture<Result<(), AppendError>> {
+        let mut feeds = self.feeds();
+        let Some(stored) = feeds.get_mut(&feed) else { return ready(Err(AppendError::Conflict(None))) };
+        for row in rows {
+            let newer = stored.rows.get(&row.key).is_none_or(|old| old.seq <= row.seq);
+            if newer {
+                stored.rows.insert(row.key, row);
+            }
+        }
+        if let Some(head) = &mut stored.head {
+            head.rows_upto = head.rows_upto.max(upto);
+        }
+        ready(Ok(()))
+    }
+
+    fn trim(&self, feed: UserId, retention: Retention) -> BoxFuture<Result<Option<Head>, AppendError>> {
+        let mut feeds = self.feeds();
+        let Some(stored) = feeds.get_mut(&feed) else { return ready(Ok(None)) };
+        let Some(head) = &mut stored.head else { return ready(Ok(None)) };
+        let mut commits = stored.log.len() as u64;
+        let mut bytes: u64 = stored.log.values().map(|row| row.body.len() as u64).sum();
+        while let Some(row) = stored.log.values().next() {
+            let over = row.time < retention.cut_before || commits > retention.commits_max || bytes > retention.bytes_max;
+            if !over || row.time >= retention.keep_since || row.last > head.rows_upto {
+                break;
+            }
+            commits -= 1;
+            bytes -= row.body.len() as u64;
+            head.first = row.last + 1;
+            stored.log.pop_first();
+        }
+        ready(Ok(Some(*head)))
+    }
+}
+
+/// Accounts in memory, for tests.
+#[derive(Debug, Default)]
+pub struct MemoryAccounts {
+    accounts: Mutex<HashMap<String, Account>>,
+    sign_ins: Mutex<HashMap<uuid::Uuid, SignIn>>,
+}
+
+impl Accounts for MemoryAccounts {
+    fn create_account(&self, account: Account) -> BoxFuture<Result<(), AccountError>> {
+        let mut accounts = lock(&self.accounts);
+        if accounts.contains_key(&account.email) {
+            return ready(Err(AccountError::EmailTaken));
+        }
+        accounts.insert(account.email.clone(), account);
+        ready(Ok(()))
+    }
+
+    fn account_by_email(&self, email: String) -> BoxFuture<Result<Option<Account>, AccountError>> {
+        ready(Ok(lock(&self.accounts).get(&email).cloned()))
+    }
+
+    fn create_sign_in(&self, sign_in: SignIn) -> BoxFuture<Result<(), AccountError>> {
+        lock(&self.sign_ins).insert(sign_in.id, sign_in);
+        ready(Ok(()))
+    }
+
+    fn sign_in(&self, id: uuid::Uuid) -> BoxFuture<Result<Option<SignIn>, AccountError>> {
+        ready(Ok(lock(&self.sign_ins).get(&id).cloned()))
+    }
+
+    fn replace_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> BoxFuture<Result<bool, AccountError>> {
+        let mut sign_ins = lock(&self.sign_ins);
+        let found = sign_ins.get_mut(&sign_in.id).filter(|present| present.secret_hash == expected);
+        let replaced = found.map(|present| *present = sign_in).is_some();
+        ready(Ok(replaced))
+    }
+
+    fn end_sign_in(&self, id: uuid::Uuid) -> BoxFuture<Result<(), AccountError>> {
+        lock(&self.sign_ins).remove(&id);
+        ready(Ok(()))
+    }
+}

@@ -1,0 +1,234 @@
+//! A user's live connections on this node: who may come in, what each may follow, and who has to go.
+//!
+//! [`Session`] is the component, [`SessionActor`] its shell, [`Sessions`] the node's table of them. The bytes of pushes
+//! and operations do not pass here: a session decides, the connection then talks to the feed and the hub directly.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use actix::prelude::*;
+use taskflow_protocol::{Code, UserId};
+use uuid::Uuid;
+
+use crate::ports::ConnectionId;
+
+/// Shards of the table of sessions.
+const TABLE_SHARDS: usize = 64;
+
+/// What happens to a session.
+#[derive(Clone, Copy, Debug, PartialEq, actix::Message)]
+#[rtype(result = "()")]
+pub enum Event {
+    /// A connection with a valid token wants in.
+    Join(ConnectionId, Uuid),
+    /// A connection is gone.
+    Leave(ConnectionId),
+    /// A connection brought a new token, of this sign-in.
+    Renew(ConnectionId, Uuid),
+    /// A connection wants to follow a feed.
+    Follow(ConnectionId, UserId),
+    /// A sign-in was ended: its connections must go.
+    SignedOut(Uuid),
+}
+
+/// What a session decides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Decision {
+    /// The connection is in.
+    Admit(ConnectionId),
+    /// The connection has to go.
+    Close(ConnectionId, Code),
+    /// The connection may follow the feed, or not.
+    Follow(ConnectionId, UserId, Result<(), Code>),
+}
+
+/// Carries a session's decisions to the connections. Never waits.
+pub trait Gate: Send + Sync + 'static {
+    /// Tells the connection.
+    fn decided(&self, decision: Decision);
+}
+
+/// The component.
+#[derive(Debug)]
+pub struct Session {
+    user: UserId,
+    connections: Vec<(ConnectionId, Uuid)>,
+    connections_max: usize,
+}
+
+impl Session {
+    /// A session without connections.
+    pub fn new(user: UserId, connections_max: usize) -> Self {
+        Self { user, connections: Vec::new(), connections_max }
+    }
+
+    /// Takes one event. Waits for nothing.
+    pub fn handle(&mut self, event: Event) -> Vec<Decision> {
+        match event {
+            // Whoever is in stays in: evicting the oldest would make two eager clients throw each other out for ever.
+            Event::Join(connection, _) if self.connections.len() >= self.connections_max => {
+                vec![Decision::Close(connection, Code::TooManyConnections)]
+            }
+            Event::Join(connection, sign_in) => {
+                self.connections.push((connection, sign_in));
+                vec![Decision::Admit(connection)]
+            }
+            Event::Leave(connection) => {
+                self.connections.retain(|(other, _)| *other != connection);
+                self.connections.shrink_to(self.connections.len() * 2);
+                Vec::new()
+            }
+            Event::Renew(connection, sign_in) => {
+                let renewed = self.connections.iter_mut().filter(|(other, _)| *other == connection);
+                renewed.for_each(|(_, old)| *old = sign_in);
+                Vec::new()
+            }
+            Event::Follow(connection, feed) => {
+                let allowed = if feed == self.user { Ok(()) } else { Err(Code::FeedNotFound) };
+                vec![Decision::Follow(connection, feed, allowed)]
+            }
+            Event::SignedOut(sign_in) => {
+                let ended = self.connections.iter().filter(|(_, other)| *other == sign_in);
+                ended.map(|(connection, _)| Decision::Close(*connection, Code::SignedOut)).collect()
+            }
+        }
+    }
+}
+
+/// The shell.
+struct SessionActor {
+    session: Session,
+    gate: Arc<dyn Gate>,
+}
+
+impl Actor for SessionActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<Event> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, event: Event, _: &mut Self::Context) {
+        for decision in self.session.handle(event) {
+            self.gate.decided(decision);
+        }
+    }
+}
+
+/// A session in the table. The actor stops when the table drops its address.
+struct Place {
+    address: Addr<SessionActor>,
+    /// Connections that joined and did not leave, refused ones included: with the last one the session ends.
+    joined: u32,
+}
+
+/// The sessions of this node.
+pub struct Sessions {
+    shards: Vec<Mutex<HashMap<UserId, Place>>>,
+    gate: Arc<dyn Gate>,
+    connections_max: usize,
+}
+
+impl Sessions {
+    /// No sessions yet.
+    pub fn new(gate: Arc<dyn Gate>, connections_max: usize) -> Self {
+        Self { shards: (0..TABLE_SHARDS).map(|_| Mutex::default()).collect(), gate, connections_max }
+    }
+
+    fn shard(&self, user: UserId) -> MutexGuard<'_, HashMap<UserId, Place>> {
+        let shard = &self.shards[user.bytes()[15] as usize % TABLE_SHARDS];
+        // A panic while the lock is held leaves the map whole: every change is one insert or remove.
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings a connection to its user's session, which begins on this worker's arbiter if there is none. Each call is
+    /// to be followed by one [`Sessions::leave`], whatever the decision.
+    pub fn join(&self, user: UserId, connection: ConnectionId, sign_in: Uuid) {
+        let mut shard = self.shard(user);
+        let place = shard.entry(user).or_insert_with(|| {
+            let session = Session::new(user, self.connections_max);
+            Place { address: SessionActor { session, gate: self.gate.clone() }.start(), joined: 0 }
+        });
+        place.joined += 1;
+        send(&place.address, Event::Join(connection, sign_in));
+    }
+
+    /// Takes a connection out; the last one ends the session.
+    pub fn leave(&self, user: UserId, connection: ConnectionId) {
+        let mut shard = self.shard(user);
+        if let Some(place) = shard.get_mut(&user) {
+            place.joined -= 1;
+            send(&place.address, Event::Leave(connection));
+            if place.joined == 0 {
+                shard.remove(&user);
+            }
+        }
+    }
+
+    /// Tells the user's session, if there is one.
+    pub fn tell(&self, user: UserId, event: Event) {
+        if let Some(place) = self.shard(user).get(&user) {
+            send(&place.address, event);
+        }
+    }
+}
+
+fn send(address: &Addr<SessionActor>, event: Event) {
+    #[allow(clippy::disallowed_methods, reason = "at most a few events for each of the user's connections")]
+    address.do_send(event);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(slot: u32) -> ConnectionId {
+        ConnectionId { worker: 0, slot, generation: 0 }
+    }
+
+    fn session(connections_max: usize) -> (Session, UserId) {
+        let user = UserId(Uuid::from_u128(7));
+        (Session::new(user, connections_max), user)
+    }
+
+    #[test]
+    fn one_connection_too_many_is_closed_and_the_others_stay() {
+        let (mut session, _) = session(2);
+        let sign_in = Uuid::from_u128(1);
+        for slot in [1, 2] {
+            assert_eq!(session.handle(Event::Join(connection(slot), sign_in)), [Decision::Admit(connection(slot))]);
+        }
+        let refused = [Decision::Close(connection(3), Code::TooManyConnections)];
+        assert_eq!(session.handle(Event::Join(connection(3), sign_in)), refused);
+        session.handle(Event::Leave(connection(3)));
+        assert_eq!(session.handle(Event::Join(connection(4), sign_in)), [
+            Decision::Close(connection(4), Code::TooManyConnections)
+        ]);
+        session.handle(Event::Leave(connection(1)));
+        assert_eq!(session.handle(Event::Join(connection(5), sign_in)), [Decision::Admit(connection(5))]);
+    }
+
+    #[test]
+    fn only_the_connections_of_an_ended_sign_in_go() {
+        let (mut session, _) = session(5);
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        session.handle(Event::Join(connection(1), one));
+        session.handle(Event::Join(connection(2), other));
+        session.handle(Event::Join(connection(3), other));
+        session.handle(Event::Renew(connection(3), one));
+        assert_eq!(session.handle(Event::SignedOut(one)), [
+            Decision::Close(connection(1), Code::SignedOut),
+            Decision::Close(connection(3), Code::SignedOut),
+        ]);
+    }
+
+    #[test]
+    fn a_foreign_feed_is_not_found() {
+        let (mut session, user) = session(1);
+        let foreign = UserId(Uuid::from_u128(8));
+        let follow = |feed| Event::Follow(connection(1), feed);
+        assert_eq!(session.handle(follow(user)), [Decision::Follow(connection(1), user, Ok(()))]);
+        let not_found = Err(Code::FeedNotFound);
+        assert_eq!(session.handle(follow(foreign)), [Decision::Follow(connection(1), foreign, not_found)]);
+    }
+}

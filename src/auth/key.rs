@@ -1,0 +1,271 @@
+//! The key that signs access tokens: made on first start, in `<data_dir>/keys/ed25519.pem`, for its owner's eyes only.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey};
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256};
+
+/// Folder of the key, in the data folder.
+const FOLDER: &str = "keys";
+/// File of the key, in its folder: PKCS #8 (RFC 8410) in PEM.
+const FILE: &str = "ed25519.pem";
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file system said no.
+    #[error("the signing key {}: {cause}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it said.
+        cause: io::Error,
+    },
+    /// Others can read it: whoever has it can be anyone.
+    #[error("the signing key {} has mode {mode:o}: it must be readable by its owner only (chmod {expected:o})", path.display())]
+    Mode {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it has.
+        mode: u32,
+        /// What it must have.
+        expected: u32,
+    },
+    /// It is no key. It is never replaced by a new one: that would sign everybody out, and hide a damaged disk.
+    #[error("the signing key {} is damaged: {cause}; restore it from a backup, or move it away to get a new one (everybody then has to sign in again)", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        cause: String,
+    },
+}
+
+/// The signing key and what is derived from it.
+pub struct Key {
+    signing: SigningKey,
+    /// Names the public key in token headers and in the key set: its thumbprint (RFC 7638).
+    pub id: String,
+}
+
+impl Key {
+    /// Where the key is.
+    pub fn path(data_dir: &Path) -> PathBuf {
+        data_dir.join(FOLDER).join(FILE)
+    }
+
+    /// Reads the key, or makes it if there is none yet.
+    pub fn open_or_create(data_dir: &Path) -> Result<Self, KeyError> {
+        match Self::open(data_dir) {
+            Err(KeyError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
+                Self::create(data_dir)?;
+                // What is used is what was stored.
+                Self::open(data_dir)
+            }
+            other => other,
+        }
+    }
+
+    /// Reads the key; for commands that must not make one (`taskflow token`).
+    pub fn open(data_dir: &Path) -> Result<Self, KeyError> {
+        let path = Self::path(data_dir);
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |cause| KeyError::Io { path, cause }
+        };
+        let pem = fs::read_to_string(&path).map_err(|cause| match cause.kind() {
+            io::ErrorKind::InvalidData => KeyError::Damaged {
+                path: path.clone(),
+                cause: "it is not text".to_owned(),
+            },
+            _ => KeyError::Io {
+                path: path.clone(),
+                cause,
+            },
+        })?;
+        let folder = data_dir.join(FOLDER);
+        for (path, expected) in [(&folder, 0o700), (&path, 0o600)] {
+            let mode = fs::metadata(path).map_err(io(path))?.permissions().mode() & 0o777;
+            if mode & !expected != 0 {
+                return Err(KeyError::Mode {
+                    path: path.clone(),
+                    mode,
+                    expected,
+                });
+            }
+        }
+        let signing = SigningKey::from_pkcs8_pem(&pem).map_err(|error| KeyError::Damaged {
+            path,
+            cause: error.to_string(),
+        })?;
+        Ok(Self::new(signing))
+    }
+
+    /// Written beside, synced, then renamed: a crash leaves no half key.
+    fn create(data_dir: &Path) -> Result<(), KeyError> {
+        let path = Self::path(data_dir);
+        let folder = data_dir.join(FOLDER);
+        let fail = |cause| KeyError::Io {
+            path: path.clone(),
+            cause,
+        };
+        let pem = Self::random()
+            .signing
+            .to_pkcs8_pem(LineEnding::LF)
+            .map_err(|error| fail(io::Error::other(error.to_string())))?;
+        fs::create_dir_all(&folder).map_err(fail)?;
+        fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(fail)?;
+        let beside = path.with_extension("pem.new");
+        // What a crash left; its mode may be another, and `mode` below holds for new files only.
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&beside)
+            .map_err(fail)?;
+        file.write_all(pem.as_bytes()).map_err(fail)?;
+        file.sync_all().map_err(fail)?;
+        fs::rename(&beside, &path).map_err(fail)?;
+        fs::File::open(&folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(fail)
+    }
+
+    /// A key of its own, kept nowhere.
+    pub fn random() -> Self {
+        Self::new(SigningKey::from_bytes(&rand::random()))
+    }
+
+    fn new(signing: SigningKey) -> Self {
+        let x = URL_SAFE_NO_PAD.encode(signing.verifying_key().as_bytes());
+        // The members in this order and without spaces: RFC 7638, section 3.2; RFC 8037, appendix A.3.
+        let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+        Self {
+            signing,
+            id: URL_SAFE_NO_PAD.encode(Sha256::digest(canonical)),
+        }
+    }
+
+    /// The public half, as in a JSON Web Key.
+    pub fn public_x(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.signing.verifying_key().as_bytes())
+    }
+
+    /// The private half, as `jsonwebtoken` takes it.
+    pub fn pkcs8_der(&self) -> Vec<u8> {
+        let document = self
+            .signing
+            .to_pkcs8_der()
+            .expect("an Ed25519 key always has a PKCS #8 form");
+        document.as_bytes().to_vec()
+    }
+
+    /// A secret for one purpose that nobody without the key can compute (HMAC-SHA-256, RFC 2104).
+    pub fn derive(&self, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.signing.as_bytes()).expect("HMAC takes keys of any length");
+        // Each part with its length: no two inputs make the same bytes.
+        for part in [purpose.as_bytes()].iter().chain(parts) {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
+
+    /// The key set (RFC 7517) for whoever checks our tokens.
+    pub fn jwks(&self) -> String {
+        let key = serde_json::json!({
+            "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": self.id, "x": self.public_x(),
+        });
+        serde_json::json!({ "keys": [key] }).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("there").permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn the_key_is_made_once_for_its_owner_only_and_read_back_after() {
+        let data = tempfile::tempdir().expect("a folder");
+        let first = Key::open_or_create(data.path()).expect("made");
+        assert_eq!(mode(&data.path().join("keys")), 0o700);
+        assert_eq!(mode(&Key::path(data.path())), 0o600);
+        let again = Key::open_or_create(data.path()).expect("read");
+        assert_eq!(again.id, first.id);
+        assert_eq!(again.pkcs8_der(), first.pkcs8_der());
+        assert_ne!(Key::random().id, first.id);
+    }
+
+    #[test]
+    fn the_thumbprint_is_that_of_rfc_8037() {
+        // The key of RFC 8037, appendix A.1, and its thumbprint in A.3.
+        let d = URL_SAFE_NO_PAD
+            .decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A")
+            .expect("base64");
+        let key = Key::new(SigningKey::from_bytes(&d.try_into().expect("32 bytes")));
+        assert_eq!(key.public_x(), "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
+        assert_eq!(key.id, "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused_by_name() {
+        let data = tempfile::tempdir().expect("a folder");
+        Key::open_or_create(data.path()).expect("made");
+        let path = Key::path(data.path());
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("set");
+        let error = Key::open_or_create(data.path()).err().expect("refused").to_string();
+        let expected = format!(
+            "the signing key {} has mode 640: it must be readable by its owner only (chmod 600)",
+            path.display()
+        );
+        assert_eq!(error, expected);
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("set");
+        fs::set_permissions(data.path().join("keys"), Permissions::from_mode(0o755)).expect("set");
+        let error = Key::open_or_create(data.path()).err().expect("refused").to_string();
+        assert!(error.contains("/keys has mode 755"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_key_is_refused_by_name_and_left_alone() {
+        let data = tempfile::tempdir().expect("a folder");
+        Key::open_or_create(data.path()).expect("made");
+        let path = Key::path(data.path());
+        let good = fs::read(&path).expect("read");
+        for damaged in [
+            &good[..good.len() / 2],
+            b"",
+            b"\xff\xfe",
+            b"-----BEGIN PRIVATE KEY-----\n",
+        ] {
+            fs::write(&path, damaged).expect("written");
+            let error = Key::open_or_create(data.path()).err().expect("refused").to_string();
+            let expected = format!("the signing key {} is damaged: ", path.display());
+            assert!(error.starts_with(&expected), "{error}");
+            assert_eq!(fs::read(&path).expect("read"), damaged);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let data = tempfile::tempdir().expect("a folder");
+        fs::write(data.path().join("keys"), "a file").expect("written");
+        let error = Key::open_or_create(data.path()).err().expect("refused").to_string();
+        assert!(error.contains("keys/ed25519.pem: "), "{error}");
+    }
+}

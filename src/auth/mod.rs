@@ -1,0 +1,10 @@
+//! Who is asking: passwords, sign-ins and access tokens.
+
+pub mod key;
+pub mod password;
+pub mod sign_in;
+pub mod token;
+
+pub use key::{Key, KeyError};
+pub use sign_in::SignIns;
+pub use token::{Claims, OPERATOR_SIGN_IN, SignedOut, Tokens};

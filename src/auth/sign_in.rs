@@ -1,0 +1,281 @@
+//! Accounts and sign-ins: register, sign in, refresh, sign out.
+//!
+//! # Refresh tokens
+//!
+//! A refresh token is 16 bytes that name the sign-in and a 32-byte secret, in base64url. The store has only the SHA-256
+//! of the secret, and of the one before it. Every use replaces the secret by the next one; the next one is computed from
+//! it (HMAC under the server's key), so the same token always leads to the same next one. What follows:
+//!
+//! - The answer to a refresh may be lost, and two tabs may refresh at the same moment: the token before the present one,
+//!   used again within [`REUSE_GRACE_MS`] of its replacement, gets the same answer again.
+//! - Used later than that, or older still, it was copied: thief or owner, one of the two is holding it. The sign-in is
+//!   ended, and its access tokens with it, because nobody can tell which one (RFC 9700, section 4.14.2). Both then hold
+//!   nothing, and only the owner has the password.
+//! - So a thief gets at most until the owner's client refreshes next, and that shows.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use taskflow_actors::ports::{Account, AccountError, Accounts, Clock, SignIn};
+use taskflow_protocol::values::UnixMs;
+use taskflow_protocol::{Code, UserId};
+use uuid::Uuid;
+
+use crate::auth::password::Passwords;
+use crate::auth::token::{OPERATOR_SIGN_IN, SignedOut, Tokens};
+
+/// How long the previous refresh token gets its answer again, in milliseconds: longer than a client's request time-out
+/// and its first tries after it.
+pub const REUSE_GRACE_MS: i64 = 60_000;
+
+/// Longest e-mail address, in bytes (RFC 5321, section 4.5.3.1.3, less the angle brackets).
+const EMAIL_BYTES_MAX: usize = 254;
+
+/// What a client gets for a password or a refresh token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Whose.
+    pub user: UserId,
+    /// For every request.
+    pub access_token: String,
+    /// For the next access token.
+    pub refresh_token: String,
+    /// Seconds that the access token is good for.
+    pub expires_in: u32,
+}
+
+/// Opens and ends sign-ins.
+pub struct SignIns {
+    accounts: Arc<dyn Accounts>,
+    tokens: Arc<Tokens>,
+    passwords: Passwords,
+    clock: Arc<dyn Clock>,
+    refresh_life_ms: i64,
+}
+
+impl SignIns {
+    /// Over these accounts, with these tokens.
+    pub fn new(
+        accounts: Arc<dyn Accounts>,
+        tokens: Arc<Tokens>,
+        clock: Arc<dyn Clock>,
+        refresh_token_days: u32,
+    ) -> Self {
+        Self {
+            accounts,
+            tokens,
+            passwords: Passwords::default(),
+            clock,
+            refresh_life_ms: i64::from(refresh_token_days) * 86_400_000,
+        }
+    }
+
+    /// Makes an account; the caller gives the user a feed next, and then [`SignIns::open`]s a sign-in.
+    pub async fn register(&self, email: &str, password: String) -> Result<UserId, Code> {
+        let email = normalise_email(email).ok_or(Code::EmailInvalid)?;
+        Passwords::check_length(&password)?;
+        // Before the 25 ms of a hash. Two at the same moment are told apart by `create_account`.
+        if self.account(&email).await?.is_some() {
+            return Err(Code::EmailTaken);
+        }
+        let password_hash = self.passwords.hash(password).await?;
+        let now = self.clock.now_ms();
+        let user = UserId(new_id(now));
+        let account = Account {
+            user,
+            email,
+            password_hash,
+            created_at: now,
+        };
+        self.accounts.create_account(account).await.map_err(code_of)?;
+        Ok(user)
+    }
+
+    /// Whose e-mail address and password these are.
+    pub async fn authenticate(&self, email: &str, password: String) -> Result<UserId, Code> {
+        // No account has such a one; and no hash is computed over a megabyte.
+        if Passwords::check_length(&password).is_err() {
+            return Err(Code::CredentialsWrong);
+        }
+        let account = match normalise_email(email) {
+            Some(email) => self.account(&email).await?,
+            None => None,
+        };
+        let (user, hash) = account.map(|account| (account.user, account.password_hash)).unzip();
+        // Also without an account: an unknown address takes as long as a wrong password.
+        let right = self.passwords.verify(password, hash).await?;
+        match user {
+            Some(user) if right => Ok(user),
+            _ => Err(Code::CredentialsWrong),
+        }
+    }
+
+    /// Opens a sign-in.
+    pub async fn open(&self, user: UserId) -> Result<Opened, Code> {
+        let now = self.clock.now_ms();
+        let token = RefreshToken {
+            sign_in: Uuid::from_bytes(rand::random()),
+            secret: rand::random(),
+        };
+        let sign_in = SignIn {
+            id: token.sign_in,
+            user,
+            secret_hash: token.hash(),
+            previous_hash: [0; 32],
+            rotated_at: now,
+            expires_at: now + self.refresh_life_ms,
+        };
+        self.accounts.create_sign_in(sign_in).await.map_err(code_of)?;
+        Ok(self.opened(user, &token))
+    }
+
+    /// A new access token and the next refresh token. See the head of this file.
+    pub async fn refresh(&self, text: &str) -> Result<Opened, Code> {
+        let token = RefreshToken::parse(text).ok_or(Code::TokenInvalid)?;
+        let next = RefreshToken {
+            sign_in: token.sign_in,
+            secret: self
+                .tokens
+                .key()
+                .derive("refresh", &[token.sign_in.as_bytes(), &token.secret]),
+        };
+        // A second time if another request replaced the secret in between: then ours is the previous one.
+        for _ in 0..2 {
+            let found = self.accounts.sign_in(token.sign_in).await.map_err(code_of)?;
+            let found = found.ok_or(Code::SignedOut)?;
+            let now = self.clock.now_ms();
+            if found.expires_at <= now {
+                self.end(found.user, found.id).await?;
+                return Err(Code::SignedOut);
+            }
+            let hash = token.hash();
+            if hash == found.previous_hash && now - found.rotated_at <= REUSE_GRACE_MS {
+                return Ok(self.opened(found.user, &next));
+            }
+            if hash != found.secret_hash {
+                tracing::warn!(user.id = %found.user, "a replaced refresh token was used: the sign-in is ended");
+                self.end(found.user, found.id).await?;
+                return Err(Code::SignedOut);
+            }
+            let user = found.user;
+            let replaced = SignIn {
+                secret_hash: next.hash(),
+                previous_hash: hash,
+                rotated_at: now,
+                expires_at: now + self.refresh_life_ms,
+                ..found
+            };
+            if self.accounts.replace_sign_in(hash, replaced).await.map_err(code_of)? {
+                return Ok(self.opened(user, &next));
+            }
+        }
+        // Replaced twice within one request: whoever that was is not done yet.
+        Err(Code::SignInBusy)
+    }
+
+    /// Ends the sign-in of a refresh token; what is no longer a sign-in is no error.
+    pub async fn end_by_refresh_token(&self, text: &str) -> Result<(), Code> {
+        let token = RefreshToken::parse(text).ok_or(Code::TokenInvalid)?;
+        let Some(found) = self.accounts.sign_in(token.sign_in).await.map_err(code_of)? else {
+            return Ok(());
+        };
+        let hash = token.hash();
+        if hash != found.secret_hash && hash != found.previous_hash {
+            return Err(Code::TokenInvalid);
+        }
+        self.end(found.user, found.id).await
+    }
+
+    /// Ends a sign-in: durable first, then its tokens are refused and its connections close.
+    pub async fn end(&self, user: UserId, sign_in: Uuid) -> Result<(), Code> {
+        if sign_in == OPERATOR_SIGN_IN {
+            return Err(Code::TokenInvalid);
+        }
+        self.accounts.end_sign_in(sign_in).await.map_err(code_of)?;
+        self.tokens.end(SignedOut { user, sign_in });
+        Ok(())
+    }
+
+    async fn account(&self, email: &str) -> Result<Option<Account>, Code> {
+        self.accounts.account_by_email(email.to_owned()).await.map_err(code_of)
+    }
+
+    fn opened(&self, user: UserId, token: &RefreshToken) -> Opened {
+        Opened {
+            user,
+            access_token: self.tokens.mint(user, token.sign_in),
+            refresh_token: token.text(),
+            expires_in: self.tokens.life_seconds(),
+        }
+    }
+}
+
+fn code_of(error: AccountError) -> Code {
+    match error {
+        AccountError::EmailTaken => Code::EmailTaken,
+        AccountError::Full => Code::StoreFull,
+        AccountError::Unavailable(_) => {
+            tracing::warn!(%error, "the accounts do not answer");
+            Code::StoreUnavailable
+        }
+        AccountError::Damaged(_) => {
+            tracing::error!(%error, "the accounts are damaged");
+            Code::Internal
+        }
+    }
+}
+
+/// A new id: a UUIDv7 (RFC 9562), in the order of time.
+pub fn new_id(now: UnixMs) -> Uuid {
+    let millis = u64::try_from(now).unwrap_or(0);
+    uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
+}
+
+/// One address, one spelling: trimmed and in lower case. `None` if it is no address.
+///
+/// Only a mail to it could tell whether it really is one; this keeps out what is plainly something else.
+pub fn normalise_email(text: &str) -> Option<String> {
+    let text = text.trim();
+    if text.len() > EMAIL_BYTES_MAX {
+        return None;
+    }
+    let email = text.to_lowercase();
+    let (local, domain) = email.rsplit_once('@')?;
+    let strange =
+        |c: char| c.is_whitespace() || c.is_control() || matches!(c, '@' | ',' | ';' | '<' | '>' | '"' | '\\');
+    let plain = |part: &str| !part.is_empty() && !part.contains(strange);
+    let dots = !domain.starts_with('.') && !domain.ends_with('.') && !domain.contains("..");
+    (plain(local) && plain(domain) && dots && email.len() <= EMAIL_BYTES_MAX).then_some(email)
+}
+
+struct RefreshToken {
+    sign_in: Uuid,
+    secret: [u8; 32],
+}
+
+impl RefreshToken {
+    /// 64 characters.
+    fn text(&self) -> String {
+        let mut bytes = [0; 48];
+        bytes[..16].copy_from_slice(self.sign_in.as_bytes());
+        bytes[16..].copy_from_slice(&self.secret);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if text.len() != 64 {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        Some(Self {
+            sign_in: Uuid::from_slice(&bytes[..16]).ok()?,
+            secret: bytes[16..].try_into().ok()?,
+        })
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        Sha256::digest(self.secret).into()
+    }
+}

@@ -1,0 +1,592 @@
+//! The server's settings: a TOML file, then `TASKFLOW_…` variables, then flags; the later one wins.
+//!
+//! Every key stands once, in the table below: its doc comment is what `--help` and `taskflow config print` say about it.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use taskflow_protocol::limits;
+
+/// Prefix of the variables.
+const VARIABLE_PREFIX: &str = "TASKFLOW_";
+
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $name:ident: $kind:ty = $default:expr;)+) => {
+        /// The settings of a server, complete and checked.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Config {
+            $($(#[doc = $doc])+ pub $name: $kind,)+
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($name: $default,)+ }
+            }
+        }
+
+        /// The flags, and at the same time the keys of the file: a layer that says nothing about a key leaves it.
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize, clap::Args)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Layer {
+            $($(#[doc = $doc])+ #[arg(long, value_name = stringify!($kind))] pub $name: Option<$kind>,)+
+        }
+
+        /// Every key and what it means.
+        pub const KEYS: &[(&str, &[&str])] = &[$((stringify!($name), &[$($doc),+]),)+];
+
+        impl Layer {
+            /// Reads the variables of the environment through `get`, so that tests bring their own.
+            fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+                let mut layer = Self::default();
+                $(
+                    let variable = variable_of(stringify!($name));
+                    if let Some(text) = get(&variable) {
+                        let value = text.parse::<$kind>().map_err(|error| {
+                            ConfigError::Variable { variable, cause: error.to_string() }
+                        })?;
+                        layer.$name = Some(value);
+                    }
+                )+
+                Ok(layer)
+            }
+        }
+
+        impl Loaded {
+            fn apply(&mut self, layer: Layer, source_of: impl Fn(&'static str) -> Source) {
+                $(
+                    if let Some(value) = layer.$name {
+                        self.config.$name = value;
+                        self.sources.push((stringify!($name), source_of(stringify!($name))));
+                    }
+                )+
+            }
+
+            fn value_text(&self, key: &str) -> String {
+                match key {
+                    $(stringify!($name) => toml_text(&self.config.$name),)+
+                    _ => String::new(),
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Address and port for clients: REST, WebSocket, event streams. Port 0 takes a free one.
+    listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080));
+
+    /// Address and port for the operator: /metrics and /health. Keep it from the public.
+    operator_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9464));
+
+    /// Folder of everything that must outlive the process: the store, and the key that signs access tokens.
+    data_dir: PathBuf = PathBuf::from("./data");
+
+    /// Origins (such as https://app.example) whose pages may call this server. Its own origin always may.
+    origins_allowed: Origins = Origins(Vec::new());
+
+    /// Who may make an account: open (anyone) or closed (nobody; existing accounts go on working).
+    registration: Registration = Registration::Open;
+
+    /// Connections that one user may have at once, event streams and long-polls included.
+    connections_a_user_max: usize = limits::CONNECTIONS_A_USER_MAX;
+
+    /// Connections that the server takes at once. Each costs about 2 KiB of memory and one open file.
+    connections_max: usize = 100_000;
+
+    /// Handshakes under way at once. Each holds about 16 KiB until it is done.
+    handshakes_max: usize = limits::HANDSHAKES_MAX;
+
+    /// Milliseconds between heartbeats. Many proxies cut what is silent for 30 s.
+    heartbeat_ms: u64 = limits::HEARTBEAT_MS;
+
+    /// Bytes that may wait for one connection. A client that reads more slowly is cut, and catches up from the log.
+    outbound_bytes_max: usize = limits::OUTBOUND_BYTES_MAX;
+
+    /// Seconds that an access token is good for. A sign-out ends it at once all the same.
+    access_token_seconds: u32 = 900;
+
+    /// Days that a sign-in lasts without being used.
+    refresh_token_days: u32 = 30;
+
+    /// Seconds without use after which a feed leaves memory. It comes back when it is needed.
+    feed_idle_seconds: u64 = 60;
+
+    /// Threads that serve connections; 0: as many as there are cores.
+    workers: usize = 0;
+
+    /// Threads that run feeds; 0: as many as there are cores.
+    feed_arbiters: usize = 0;
+
+    /// The least important messages that are logged: error, warn, info, debug or trace.
+    log_level: LogLevel = LogLevel::Info;
+
+    /// How log lines look: json (one document a line) or text (for people).
+    log_format: LogFormat = LogFormat::Json;
+}
+
+/// The variable of a key.
+fn variable_of(key: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", key.to_ascii_uppercase())
+}
+
+/// The flag of a key.
+fn flag_of(key: &str) -> String {
+    format!("--{}", key.replace('_', "-"))
+}
+
+fn toml_text<T: Serialize>(value: &T) -> String {
+    match toml::Value::try_from(value) {
+        Ok(value) => value.to_string(),
+        // Only a map or a null inside could fail, and no setting has one.
+        Err(error) => format!("# {error}"),
+    }
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[doc = $variant_doc:literal])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[doc = $variant_doc])* #[serde(rename = $word)] $variant,)+
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(format!("{text:?} is not one of {}", [$($word),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// Who may make an account.
+    Registration {
+        /// Anyone.
+        Open = "open",
+        /// Nobody.
+        Closed = "closed",
+    }
+}
+
+words! {
+    /// The least important messages that are logged.
+    LogLevel {
+        /// What failed for good.
+        Error = "error",
+        /// What went wrong and was dealt with.
+        Warn = "warn",
+        /// What an operator wants to know.
+        Info = "info",
+        /// What a developer wants to know.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+}
+
+words! {
+    /// How log lines look.
+    LogFormat {
+        /// One JSON document a line.
+        Json = "json",
+        /// For people.
+        Text = "text",
+    }
+}
+
+/// Origins, each as a browser sends it: scheme, host and, if it is not the scheme's own, port. In a variable or flag,
+/// separated by commas.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Origins(pub Vec<String>);
+
+impl FromStr for Origins {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let origins = text.split(',').map(str::trim).filter(|origin| !origin.is_empty());
+        Ok(Self(origins.map(str::to_owned).collect()))
+    }
+}
+
+impl Origins {
+    /// Whether a page of this origin may call a server that it reached as `host` (the `Host` header).
+    ///
+    /// Its own origin always may: the origin without its scheme is then what the browser put into `Host` (RFC 6454,
+    /// section 7; a proxy in front must pass `Host` on).
+    pub fn allow(&self, origin: &str, host: Option<&str>) -> bool {
+        let own = origin.split_once("://").map(|(_, rest)| rest);
+        let same = matches!((own, host), (Some(own), Some(host)) if own.eq_ignore_ascii_case(host));
+        same || self.0.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody said anything.
+    Default,
+    /// This file.
+    File(PathBuf),
+    /// This variable.
+    Variable(String),
+    /// This flag.
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Variable(name) | Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The file is not what it should be; the text names line and key.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the parser says.
+        cause: String,
+    },
+    /// A variable is not what it should be.
+    #[error("{variable}: {cause}")]
+    Variable {
+        /// Which.
+        variable: String,
+        /// Why.
+        cause: String,
+    },
+    /// A value is not allowed.
+    #[error("{key} ({source_text}): {cause}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// Where the value came from.
+        source_text: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+}
+
+/// The settings, and where each came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// In the order in which they were set: the last one for a key holds.
+    sources: Vec<(&'static str, Source)>,
+    /// Variables with our prefix that are no setting. They may be somebody else's (Kubernetes makes such names for a
+    /// service called taskflow), so they are reported and not refused.
+    pub variables_unknown: Vec<String>,
+}
+
+impl Loaded {
+    /// Reads file, environment and flags.
+    pub fn load(file: Option<&Path>, flags: Layer) -> Result<Self, ConfigError> {
+        let mut loaded = Self::from_layers(file, |name| std::env::var(name).ok(), flags)?;
+        // Set for the command line itself: not settings of the server.
+        const OTHERS: [&str; 5] = ["CONFIG", "SERVER", "TOKEN", "EMAIL", "PASSWORD"];
+        loaded.variables_unknown = std::env::vars()
+            .map(|(name, _)| name)
+            .filter(|name| {
+                name.strip_prefix(VARIABLE_PREFIX).is_some_and(|rest| {
+                    !OTHERS.contains(&rest) && KEYS.iter().all(|(key, _)| !key.eq_ignore_ascii_case(rest))
+                })
+            })
+            .collect();
+        Ok(loaded)
+    }
+
+    fn from_layers(
+        file: Option<&Path>,
+        variable: impl Fn(&str) -> Option<String>,
+        flags: Layer,
+    ) -> Result<Self, ConfigError> {
+        let mut loaded = Self {
+            config: Config::default(),
+            sources: Vec::new(),
+            variables_unknown: Vec::new(),
+        };
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read {
+                path: path.to_owned(),
+                cause,
+            })?;
+            let layer = toml::from_str::<Layer>(&text).map_err(|error| ConfigError::File {
+                path: path.to_owned(),
+                cause: error.to_string(),
+            })?;
+            loaded.apply(layer, |_| Source::File(path.to_owned()));
+        }
+        let variables = Layer::from_variables(variable)?;
+        loaded.apply(variables, |key| Source::Variable(variable_of(key)));
+        loaded.apply(flags, |key| Source::Flag(flag_of(key)));
+        loaded.check()?;
+        Ok(loaded)
+    }
+
+    /// Where the value of a key came from.
+    pub fn source(&self, key: &str) -> Source {
+        let last = self.sources.iter().rev().find(|(set, _)| *set == key);
+        last.map_or(Source::Default, |(_, source)| source.clone())
+    }
+
+    /// A TOML file with every key, what it means, and where its present value came from.
+    pub fn print(&self) -> String {
+        let mut text = String::from(
+            "# Settings of TaskFlow. Variables (TASKFLOW_ and the key in capitals) beat this file, flags beat both.\n",
+        );
+        for (key, docs) in KEYS {
+            text.push('\n');
+            for doc in *docs {
+                let _ = writeln!(text, "#{doc}");
+            }
+            let _ = writeln!(text, "# from: {}", self.source(key));
+            let _ = writeln!(text, "{key} = {}", self.value_text(key));
+        }
+        text
+    }
+
+    /// Refuses values with which the server could not work.
+    fn check(&self) -> Result<(), ConfigError> {
+        let config = &self.config;
+        let refuse = |key: &'static str, cause: String| {
+            Err(ConfigError::Value {
+                key,
+                source_text: self.source(key).to_string(),
+                cause,
+            })
+        };
+        let ranges: [(&'static str, u64, u64, u64); 9] = [
+            (
+                "connections_a_user_max",
+                config.connections_a_user_max as u64,
+                1,
+                1_000_000,
+            ),
+            ("connections_max", config.connections_max as u64, 1, 10_000_000),
+            ("handshakes_max", config.handshakes_max as u64, 1, 100_000),
+            // The wheel that sends them turns once a second; above 10 minutes dead connections pile up.
+            ("heartbeat_ms", config.heartbeat_ms, 1_000, 600_000),
+            // A push of one whole commit must fit, or its followers could never get it.
+            (
+                "outbound_bytes_max",
+                config.outbound_bytes_max as u64,
+                limits::COMMIT_BYTES_MAX as u64,
+                1024 * 1024 * 1024,
+            ),
+            (
+                "access_token_seconds",
+                u64::from(config.access_token_seconds),
+                10,
+                86_400,
+            ),
+            ("refresh_token_days", u64::from(config.refresh_token_days), 1, 3_650),
+            ("feed_idle_seconds", config.feed_idle_seconds, 1, 86_400),
+            ("workers", config.workers as u64, 0, 1_024),
+        ];
+        for (key, value, least, most) in ranges {
+            if value < least || value > most {
+                return refuse(key, format!("{value} is not between {least} and {most}"));
+            }
+        }
+        if config.feed_arbiters > 1_024 {
+            return refuse(
+                "feed_arbiters",
+                format!("{} is not between 0 and 1024", config.feed_arbiters),
+            );
+        }
+        if config.listen == config.operator_listen && config.listen.port() != 0 {
+            return refuse("operator_listen", "it is the same as listen".to_owned());
+        }
+        for origin in &config.origins_allowed.0 {
+            let host = origin.split_once("://").map(|(_, host)| host);
+            if !host.is_some_and(|host| !host.is_empty() && !host.contains('/')) {
+                let cause = format!("{origin:?} is not an origin; write it as a browser sends it: https://app.example");
+                return refuse("origins_allowed", cause);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Threads that serve connections.
+    pub fn worker_count(&self) -> usize {
+        or_cores(self.workers)
+    }
+
+    /// Threads that run feeds.
+    pub fn feed_arbiter_count(&self) -> usize {
+        or_cores(self.feed_arbiters)
+    }
+}
+
+fn or_cores(count: usize) -> usize {
+    if count == 0 {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    } else {
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, variables: &[(&str, &str)], flags: Layer) -> Result<Loaded, ConfigError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("taskflow.toml");
+        std::fs::write(&path, file).expect("written");
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        Loaded::from_layers(Some(&path), variable, flags)
+    }
+
+    fn refusal(file: &str, variables: &[(&str, &str)]) -> String {
+        let error = load(file, variables, Layer::default()).expect_err("refused");
+        error.to_string()
+    }
+
+    #[test]
+    fn flags_beat_variables_and_variables_beat_the_file() {
+        let flags = Layer {
+            heartbeat_ms: Some(3_000),
+            ..Layer::default()
+        };
+        let file = "heartbeat_ms = 1000\nworkers = 2\nhandshakes_max = 7\n";
+        let variables = [("TASKFLOW_HEARTBEAT_MS", "2000"), ("TASKFLOW_WORKERS", "3")];
+        let loaded = load(file, &variables, flags).expect("loads");
+        assert_eq!(loaded.config.heartbeat_ms, 3_000);
+        assert_eq!(loaded.source("heartbeat_ms"), Source::Flag("--heartbeat-ms".to_owned()));
+        assert_eq!(loaded.config.workers, 3);
+        assert_eq!(
+            loaded.source("workers"),
+            Source::Variable("TASKFLOW_WORKERS".to_owned())
+        );
+        assert_eq!(loaded.config.handshakes_max, 7);
+        assert!(matches!(loaded.source("handshakes_max"), Source::File(_)));
+        assert_eq!(loaded.config.access_token_seconds, 900);
+        assert_eq!(loaded.source("access_token_seconds"), Source::Default);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name_and_line() {
+        let text = refusal("workers = 1\n\nhartbeat_ms = 5\n", &[]);
+        assert!(text.contains("line 3"), "{text}");
+        assert!(text.contains("unknown field `hartbeat_ms`"), "{text}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_refused_by_line() {
+        let text = refusal("workers = \"many\"\n", &[]);
+        assert!(text.contains("line 1"), "{text}");
+        assert!(text.contains("invalid type: string \"many\""), "{text}");
+    }
+
+    #[test]
+    fn a_bad_variable_is_refused_by_name() {
+        let text = refusal("", &[("TASKFLOW_LOG_FORMAT", "xml")]);
+        assert_eq!(text, "TASKFLOW_LOG_FORMAT: \"xml\" is not one of json, text");
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_refused_with_its_source() {
+        let text = refusal("", &[("TASKFLOW_ACCESS_TOKEN_SECONDS", "5")]);
+        assert_eq!(
+            text,
+            "access_token_seconds (TASKFLOW_ACCESS_TOKEN_SECONDS): 5 is not between 10 and 86400"
+        );
+        let text = refusal("", &[("TASKFLOW_ORIGINS_ALLOWED", "app.example")]);
+        assert!(text.starts_with("origins_allowed (TASKFLOW_ORIGINS_ALLOWED): \"app.example\" is not an origin"));
+        let text = refusal("", &[("TASKFLOW_OPERATOR_LISTEN", "127.0.0.1:8080")]);
+        assert_eq!(
+            text,
+            "operator_listen (TASKFLOW_OPERATOR_LISTEN): it is the same as listen"
+        );
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let path = Path::new("no/such/file.toml");
+        let error = Loaded::from_layers(Some(path), |_| None, Layer::default()).expect_err("refused");
+        assert!(
+            error.to_string().starts_with("cannot read no/such/file.toml: "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_print_writes_loads_again_to_the_same_settings() {
+        let variables = [
+            ("TASKFLOW_ORIGINS_ALLOWED", "https://a.example, https://b.example:8443"),
+            ("TASKFLOW_REGISTRATION", "closed"),
+        ];
+        let loaded = load("", &variables, Layer::default()).expect("loads");
+        let printed = loaded.print();
+        assert!(
+            printed.contains("# from: TASKFLOW_REGISTRATION\nregistration = \"closed\"\n"),
+            "{printed}"
+        );
+        assert!(
+            printed.contains("# from: default\nlisten = \"127.0.0.1:8080\"\n"),
+            "{printed}"
+        );
+        for (key, docs) in KEYS {
+            assert!(printed.contains(&format!("\n{key} = ")), "{key}");
+            assert!(printed.contains(&format!("#{}", docs[0])), "{key}");
+        }
+        let again = load(&printed, &[], Layer::default()).expect("loads");
+        assert_eq!(again.config, loaded.config);
+    }
+
+    #[test]
+    fn the_defaults_pass_their_own_check() {
+        let loaded = load("", &[], Layer::default()).expect("loads");
+        assert_eq!(loaded.config, Config::default());
+    }
+
+    #[test]
+    fn the_own_origin_is_always_allowed_and_others_only_by_name() {
+        let origins = Origins(vec!["https://app.example".to_owned()]);
+        let host = Some("tasks.example:8080");
+        for (origin, expected) in [
+            ("http://tasks.example:8080", true),
+            ("https://TASKS.example:8080", true),
+            ("https://app.example", true),
+            ("https://app.example:444", false),
+            ("https://tasks.example", false),
+            ("https://evil.example", false),
+            ("https://app.example.evil.example", false),
+            ("null", false),
+            ("", false),
+        ] {
+            assert_eq!(origins.allow(origin, host), expected, "{origin}");
+        }
+        assert!(!origins.allow("http://tasks.example", None));
+    }
+}

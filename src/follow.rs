@@ -1,0 +1,204 @@
+//! What a follower gets next: a pure decision, shared by the socket, the event stream, the long-poll and `/changes`.
+
+use taskflow_actors::cursor::Cursor;
+use taskflow_actors::domain::Entry;
+use taskflow_actors::feed::decode_row;
+use taskflow_actors::ports::{Head, LogPage};
+use taskflow_protocol::UserId;
+use taskflow_protocol::message::{FollowMode, ResetReason};
+use taskflow_protocol::values::Seq;
+
+/// What comes next for a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing was missed.
+    UpToDate,
+    /// The entries after this one were missed, and the log still has them all.
+    Entries(Seq),
+    /// What the follower has is of no use: a snapshot follows.
+    Reset(ResetReason),
+}
+
+impl Decision {
+    /// As `following` says it.
+    pub fn mode(self) -> FollowMode {
+        match self {
+            Self::UpToDate => FollowMode::UpToDate,
+            Self::Entries(_) => FollowMode::Entries,
+            Self::Reset(_) => FollowMode::Reset,
+        }
+    }
+
+    /// Why, when it is a reset.
+    pub fn reason(self) -> Option<ResetReason> {
+        match self {
+            Self::Reset(reason) => Some(reason),
+            Self::UpToDate | Self::Entries(_) => None,
+        }
+    }
+}
+
+/// Decides from the cursor that a follower brings and the head of the feed's log.
+///
+/// The head must be the store's, not a guess: a cursor that is ahead of a stale head would be reset for nothing.
+pub fn decide(cursor: Option<Cursor>, head: &Head) -> Decision {
+    let Some(cursor) = cursor else {
+        return Decision::Reset(ResetReason::NoCursor);
+    };
+    if cursor.epoch != head.epoch {
+        return Decision::Reset(ResetReason::EpochChanged);
+    }
+    if cursor.seq > head.seq {
+        return Decision::Reset(ResetReason::CursorAhead);
+    }
+    if cursor.seq == head.seq {
+        return Decision::UpToDate;
+    }
+    // The entry after the cursor must still be kept. (`seq < head.seq`, so adding one cannot overflow.)
+    if cursor.seq + 1 < head.first {
+        return Decision::Reset(ResetReason::CursorTooOld);
+    }
+    Decision::Entries(cursor.seq)
+}
+
+/// The entries of a page of the log after `position`, checked to be dense from there on.
+///
+/// An entry that does not decode and a hole are walls: the error names the place, and nobody is sent past it
+/// (`feed_damaged`). Empty means that the log ends at `position`.
+pub fn entries_after(feed: UserId, page: &LogPage, position: Seq) -> Result<Vec<Entry>, String> {
+    let mut entries = Vec::new();
+    for row in &page.rows {
+        entries.extend(decode_row(feed, row)?.into_iter().filter(|entry| entry.seq > position));
+    }
+    for (entry, expected) in entries.iter().zip(position + 1..) {
+        if entry.seq != expected {
+            return Err(format!("feed {feed}: entry {expected} is missing from the log"));
+        }
+    }
+    if entries.is_empty() && page.head.seq > position {
+        return Err(format!("feed {feed}: entry {} is missing from the log", position + 1));
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use taskflow_actors::domain::codec::encode_commit;
+    use taskflow_actors::ports::{Epoch, LogRow};
+    use taskflow_protocol::OperationId;
+    use uuid::Uuid;
+
+    const FEED: UserId = UserId(Uuid::from_u128(9));
+
+    fn row(seqs: std::ops::RangeInclusive<Seq>) -> LogRow {
+        let last = *seqs.end();
+        let entry = |seq| Entry {
+            seq,
+            time: 1_000,
+            author: FEED,
+            operation: OperationId(Uuid::from_u128(seq.into())),
+            operation_hash: 0,
+            changes: Vec::new(),
+        };
+        LogRow {
+            last,
+            append_id: last,
+            time: 1_000,
+            body: encode_commit(&seqs.map(entry).collect::<Vec<_>>()).into(),
+        }
+    }
+
+    fn seqs(rows: Vec<LogRow>, position: Seq) -> Result<Vec<Seq>, String> {
+        let page = LogPage { head: HEAD, rows };
+        let entries = entries_after(FEED, &page, position)?;
+        Ok(entries.iter().map(|entry| entry.seq).collect())
+    }
+
+    #[test]
+    fn a_cursor_may_point_inside_a_commit() {
+        assert_eq!(seqs(vec![row(95..=98), row(99..=100)], 96), Ok(vec![97, 98, 99, 100]));
+        assert_eq!(seqs(vec![row(95..=100)], 99), Ok(vec![100]));
+        assert_eq!(
+            seqs(vec![row(95..=98)], 94),
+            Ok(vec![95, 96, 97, 98]),
+            "a page need not reach the head"
+        );
+        assert_eq!(seqs(vec![], 100), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_hole_is_a_wall_wherever_it_is() {
+        let missing = |seq: Seq| Err(format!("feed {FEED}: entry {seq} is missing from the log"));
+        assert_eq!(seqs(vec![row(97..=98)], 95), missing(96), "at the beginning");
+        assert_eq!(
+            seqs(vec![row(95..=96), row(99..=100)], 94),
+            missing(97),
+            "in the middle"
+        );
+        assert_eq!(seqs(vec![], 99), missing(100), "at the end");
+        assert_eq!(seqs(vec![row(95..=98)], 98), missing(99), "a page with nothing new");
+    }
+
+    #[test]
+    fn an_entry_that_does_not_decode_is_a_wall_and_named() {
+        let damaged = LogRow {
+            body: vec![1, 0xc1].into(),
+            ..row(100..=100)
+        };
+        let error = seqs(vec![row(99..=99), damaged], 98).expect_err("a wall");
+        assert!(error.contains("the commit at 100 does not decode"), "{error}");
+    }
+
+    const HEAD: Head = Head {
+        epoch: Epoch(7),
+        seq: 100,
+        first: 41,
+        rows_upto: 100,
+    };
+
+    fn at(epoch: u64, seq: Seq) -> Option<Cursor> {
+        Some(Cursor {
+            epoch: Epoch(epoch),
+            seq,
+        })
+    }
+
+    #[test]
+    fn every_cursor_leads_to_exactly_one_answer() {
+        let cases = [
+            (None, Decision::Reset(ResetReason::NoCursor)),
+            (at(8, 100), Decision::Reset(ResetReason::EpochChanged)),
+            (at(7, 101), Decision::Reset(ResetReason::CursorAhead)),
+            (at(7, Seq::MAX), Decision::Reset(ResetReason::CursorAhead)),
+            (at(7, 100), Decision::UpToDate),
+            (at(7, 99), Decision::Entries(99)),
+            (at(7, 41), Decision::Entries(41)),
+            // Entry 41 is the first that is kept: who has 40 has missed nothing that is gone.
+            (at(7, 40), Decision::Entries(40)),
+            (at(7, 39), Decision::Reset(ResetReason::CursorTooOld)),
+            (at(7, 0), Decision::Reset(ResetReason::CursorTooOld)),
+        ];
+        for (cursor, expected) in cases {
+            assert_eq!(decide(cursor, &HEAD), expected, "{cursor:?}");
+        }
+    }
+
+    #[test]
+    fn a_feed_that_keeps_everything_takes_a_cursor_of_zero() {
+        let head = Head { first: 1, ..HEAD };
+        assert_eq!(decide(at(7, 0), &head), Decision::Entries(0));
+    }
+
+    #[test]
+    fn mode_and_reason_go_together() {
+        assert_eq!(Decision::UpToDate.mode(), FollowMode::UpToDate);
+        assert_eq!(Decision::UpToDate.reason(), None);
+        assert_eq!(Decision::Entries(3).mode(), FollowMode::Entries);
+        assert_eq!(Decision::Reset(ResetReason::CursorAhead).mode(), FollowMode::Reset);
+        assert_eq!(
+            Decision::Reset(ResetReason::CursorAhead).reason(),
+            Some(ResetReason::CursorAhead)
+        );
+    }
+}

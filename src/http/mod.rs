@@ -1,0 +1,220 @@
+//! REST, event streams and long-polls, on actix-web.
+//!
+//! Architecture invariant: nothing here decides about tasks. A change becomes an operation and goes to its feed; what is
+//! read comes from the feed's memory or from the log.
+
+pub mod feed;
+pub mod lists;
+pub mod operations;
+pub mod problem;
+pub mod request;
+pub mod rows;
+pub mod seats;
+pub mod sign_in;
+pub mod tasks;
+
+use std::sync::Arc;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{HttpResponse, ResponseError as _, web};
+use taskflow_actors::ports::{BoxFuture, Clock, ReadError, Store};
+use taskflow_actors::supervisor::Router;
+use taskflow_protocol::values::Seq;
+use taskflow_protocol::{Code, UserId};
+use tokio::sync::{Semaphore, watch};
+
+use crate::auth::{SignIns, Tokens};
+use crate::config::Config;
+use crate::http::problem::Problem;
+use crate::http::seats::Seats;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::StatusClass;
+
+/// Tells when a feed has something new, so that streams and long-polls need not ask.
+pub trait Changes: Send + Sync + 'static {
+    /// Resolves once an entry above `after` was published on this node; at once if that is known already.
+    ///
+    /// Listening begins with the call, not with the first poll: whoever calls, then reads the log, then waits, misses
+    /// nothing. It may resolve for nothing, and it may resolve late by the time that a lost publication takes to be found.
+    fn changed(&self, feed: UserId, after: Seq) -> BoxFuture<()>;
+}
+
+/// What the handlers work with: the data of the application (`web::Data<Api>`).
+pub struct Api {
+    /// Checks access tokens.
+    pub tokens: Arc<Tokens>,
+    /// Opens and ends sign-ins.
+    pub sign_ins: SignIns,
+    /// The way to every feed.
+    pub router: Router,
+    /// The log, for reading.
+    pub store: Arc<dyn Store>,
+    /// When there is something new.
+    pub changes: Arc<dyn Changes>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The settings.
+    pub config: Arc<Config>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Event streams and long-polls that are open.
+    pub seats: Arc<Seats>,
+    /// Snapshots that are being loaded at once: each holds a feed in memory.
+    pub snapshots: Arc<Semaphore>,
+    /// Turns true when the server shuts down: streams and long-polls end then.
+    pub closing: watch::Receiver<bool>,
+}
+
+macro_rules! resources {
+    ($($path:literal { $($method:ident $handler:path),+ })+) => {
+        /// Every address and its methods. `/openapi.json` describes exactly these.
+        pub const ROUTES: &[(&str, &[&str])] = &[$(($path, &[$(stringify!($method)),+]),)+];
+
+        fn resources(cfg: &mut web::ServiceConfig) {
+            $(
+                const _: () = assert!(!$path.is_empty());
+                cfg.service(
+                    web::resource($path)
+                        $(.route(web::method(Method::$method).to($handler)))+
+                        .default_service(web::to(|| async {
+                            method_not_allowed(&[$(stringify!($method)),+])
+                        })),
+                );
+            )+
+        }
+    };
+}
+
+// In the order in which they are tried: what is hot stands first.
+resources! {
+    "/api/v1/tasks" { POST tasks::create, GET tasks::page }
+    "/api/v1/operations" { POST operations::submit }
+    "/api/v1/changes" { GET feed::changes }
+    "/api/v1/events" { GET feed::events }
+    "/api/v1/snapshot" { GET feed::snapshot }
+    "/api/v1/tasks/{id}" { GET tasks::get, PATCH tasks::patch, DELETE tasks::delete }
+    "/api/v1/tasks/{id}/complete" { POST tasks::complete }
+    "/api/v1/tasks/{id}/reopen" { POST tasks::reopen }
+    "/api/v1/tasks/{id}/move" { POST tasks::r#move }
+    "/api/v1/tasks/{id}/restore" { POST tasks::restore }
+    "/api/v1/lists" { GET lists::lists, POST lists::create_list }
+    "/api/v1/lists/{id}" { GET lists::list, PATCH lists::patch_list, DELETE lists::delete_list }
+    "/api/v1/lists/{id}/move" { POST lists::move_list }
+    "/api/v1/lists/{id}/restore" { POST lists::restore_list }
+    "/api/v1/labels" { GET lists::labels, POST lists::create_label }
+    "/api/v1/labels/{id}" { GET lists::label, PATCH lists::patch_label, DELETE lists::delete_label }
+    "/api/v1/labels/{id}/restore" { POST lists::restore_label }
+    "/api/v1/settings" { GET lists::settings, PATCH lists::patch_settings }
+    "/api/v1/auth/refresh" { POST sign_in::refresh }
+    "/api/v1/auth/login" { POST sign_in::login }
+    "/api/v1/auth/register" { POST sign_in::register }
+    "/api/v1/auth/logout" { POST sign_in::logout }
+    "/.well-known/jwks.json" { GET sign_in::jwks }
+    "/openapi.json" { GET openapi }
+}
+
+/// Configures the application of the client port; its data is `web::Data<Api>`.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    let not_found = web::to(|| async { Problem::new(Code::NotFound).error_response() });
+    cfg.service(
+        web::scope("")
+            .wrap(from_fn(front))
+            .configure(resources)
+            .default_service(not_found),
+    );
+}
+
+/// `GET /openapi.json`
+async fn openapi() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(include_str!("openapi.json"))
+}
+
+fn method_not_allowed(methods: &[&str]) -> HttpResponse {
+    let mut response = Problem::new(Code::MethodNotAllowed).error_response();
+    if let Ok(allow) = HeaderValue::from_str(&methods.join(", ")) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
+}
+
+/// Before every handler: is the page that asks from an allowed origin? After it: count.
+async fn front(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let api = request.app_data::<web::Data<Api>>().cloned();
+    let api = api.ok_or_else(|| actix_web::Error::from(Problem::new(Code::Internal)))?;
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let response = match &origin {
+        // No browser, or a page of our own that asks with GET.
+        None => next.call(request).await?.map_into_left_body(),
+        Some(origin) => {
+            let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+            let allowed = origin
+                .to_str()
+                .is_ok_and(|origin| api.config.origins_allowed.allow(origin, host));
+            if !allowed {
+                let refusal = Problem::new(Code::OriginRefused).error_response();
+                request.into_response(refusal).map_into_right_body()
+            } else if is_preflight(request.method(), request.headers()) {
+                let mut answer = HttpResponse::NoContent().finish();
+                allow_preflight(answer.headers_mut(), origin);
+                request.into_response(answer).map_into_right_body()
+            } else {
+                let mut response = next.call(request).await?;
+                allow_origin(response.headers_mut(), origin);
+                response.map_into_left_body()
+            }
+        }
+    };
+    let status = response.status();
+    api.metrics
+        .http_requests
+        .of(StatusClass::of(status.as_u16()))
+        .increment(1);
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::error!(path = response.request().path(), "a request failed");
+    }
+    Ok(response)
+}
+
+/// The question before a request of another origin (CORS, <https://fetch.spec.whatwg.org/#cors-preflight-request>).
+fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    let exposed = HeaderValue::from_static("ETag, Location, Retry-After");
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+}
+
+fn allow_preflight(headers: &mut HeaderMap, origin: &HeaderValue) {
+    allow_origin(headers, origin);
+    let methods = HeaderValue::from_static("GET, POST, PATCH, DELETE");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+    let names = HeaderValue::from_static("Authorization, Content-Type, If-Match, Idempotency-Key, Last-Event-ID");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("7200"));
+}
+
+/// What a client is told when the store cannot be read.
+pub(crate) fn read_code(error: ReadError) -> Code {
+    match error {
+        ReadError::Unavailable(_) => {
+            tracing::warn!(%error, "the store does not answer");
+            Code::StoreUnavailable
+        }
+        ReadError::Damaged(_) => {
+            tracing::error!(%error, "a stored feed is damaged");
+            Code::FeedDamaged
+        }
+    }
+}

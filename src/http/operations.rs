@@ -1,0 +1,78 @@
+//! `POST /api/v1/operations`, and how every other change becomes an operation.
+
+use std::time::Duration;
+
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use taskflow_protocol::limits::OPERATIONS_A_MESSAGE_MAX;
+use taskflow_protocol::message::{Accepted, Command, Operation, OperationResult, Operations, Outcome, Results};
+use taskflow_protocol::values::Seq;
+use taskflow_protocol::{Code, Encoding, OperationId, UserId};
+
+use crate::auth::sign_in::new_id;
+use crate::http::problem::Problem;
+use crate::http::{Api, request};
+
+/// How long a request waits for its answer. A store that takes longer has failed; then nobody knows (`outcome_unknown`).
+const ANSWER_SECONDS_MAX: u64 = 30;
+
+/// `POST /api/v1/operations`: the answer is in the encoding of the question.
+pub async fn submit(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
+    let caller = request::caller(&api, &http).await?;
+    let encoding = request::encoding(&http)?;
+    let bytes = request::body(&http, payload).await?;
+    let body: Operations = request::decode(encoding, &bytes)?;
+    if body.feed.is_some_and(|feed| feed != caller.user) {
+        return Err(Problem::new(Code::FeedNotFound).field("feed"));
+    }
+    if body.operations.len() > OPERATIONS_A_MESSAGE_MAX {
+        return Err(Problem::new(Code::TooManyOperations).field("operations"));
+    }
+    if body.operations.is_empty() {
+        return Err(Problem::new(Code::InvalidField)
+            .field("operations")
+            .because("there is none"));
+    }
+    let results = submit_all(&api, caller.user, body.operations).await?;
+    let content_type = match encoding {
+        Encoding::Json => "application/json",
+        Encoding::MsgPack => "application/msgpack",
+    };
+    let answer = encoding.encode(&Results { results });
+    Ok(HttpResponse::Ok().content_type(content_type).body(answer))
+}
+
+async fn submit_all(api: &Api, user: UserId, operations: Vec<Operation>) -> Result<Vec<OperationResult>, Problem> {
+    let answer = api.router.ask(user, user, operations);
+    let answer = tokio::time::timeout(Duration::from_secs(ANSWER_SECONDS_MAX), answer).await;
+    answer.map_err(|_| Code::OutcomeUnknown.into())
+}
+
+/// The id of the request's operation: from `Idempotency-Key`, or a new one.
+pub fn operation_id(api: &Api, http: &HttpRequest) -> Result<OperationId, Problem> {
+    match request::operation_id(http)? {
+        Some(id) => Ok(id),
+        None => Ok(OperationId(new_id(api.clock.now_ms()))),
+    }
+}
+
+/// Submits one command and waits until it is durable.
+pub async fn submit_one(
+    api: &Api,
+    user: UserId,
+    id: OperationId,
+    base: Option<Seq>,
+    command: Command,
+) -> Result<Accepted, Problem> {
+    let operation = Operation { id, base, command };
+    let results = submit_all(api, user, vec![operation]).await;
+    // Who sent no id gets ours: repeating the request under it is then safe.
+    let mut results = results.map_err(|problem| problem.operation(id))?;
+    match results.pop().map(|result| result.outcome) {
+        Some(Outcome::Accepted(accepted)) => Ok(accepted),
+        Some(Outcome::Refused(error)) => Err(Problem::from(error)),
+        Some(Outcome::Conflict(conflict)) => Err(Problem::new(Code::VersionConflict).row(conflict.row)),
+        Some(Outcome::Unknown(error)) => Err(Problem::from(error).operation(id)),
+        None => Err(Problem::new(Code::OutcomeUnknown).operation(id)),
+    }
+}

@@ -1,0 +1,171 @@
+//! What every request brings: a token, a body, parameters, conditions. Each read once, each with its own error.
+
+use actix_web::HttpRequest;
+use actix_web::http::header;
+use actix_web::web::{Bytes, BytesMut, Payload};
+use futures_util::StreamExt as _;
+use serde::de::DeserializeOwned;
+use taskflow_protocol::limits::MESSAGE_BYTES_MAX;
+use taskflow_protocol::values::Seq;
+use taskflow_protocol::{Code, Encoding, OperationId};
+
+use crate::auth::Claims;
+use crate::http::Api;
+use crate::http::problem::Problem;
+
+/// Who asks, by `Authorization: Bearer`. (Never by a parameter: addresses end up in logs and histories.)
+pub async fn caller(api: &Api, request: &HttpRequest) -> Result<Claims, Problem> {
+    let token = bearer(request)?;
+    match api.tokens.verify_cached(token) {
+        Some(known) => Ok(known?),
+        None => Ok(api.tokens.verify(token).await?),
+    }
+}
+
+/// The token of the request.
+pub fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
+    let value = request.headers().get(header::AUTHORIZATION).ok_or(Code::TokenMissing)?;
+    let value = value.to_str().map_err(|_| Code::TokenInvalid)?;
+    let (scheme, token) = value.split_once(' ').ok_or(Code::TokenInvalid)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Code::TokenMissing.into());
+    }
+    Ok(token.trim())
+}
+
+/// The encoding that a body says it has.
+pub fn encoding(request: &HttpRequest) -> Result<Encoding, Problem> {
+    let named = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = named.map(|named| named.split(';').next().unwrap_or_default().trim());
+    match essence {
+        Some(essence) if essence.eq_ignore_ascii_case("application/json") => Ok(Encoding::Json),
+        Some(essence)
+            if [
+                "application/msgpack",
+                "application/vnd.msgpack",
+                "application/x-msgpack",
+            ]
+            .iter()
+            .any(|known| essence.eq_ignore_ascii_case(known)) =>
+        {
+            Ok(Encoding::MsgPack)
+        }
+        Some(other) => Err(Problem::new(Code::WrongEncoding).because(format_args!("{other:?} is not taken here"))),
+        None => Err(Problem::new(Code::WrongEncoding).because("there is no Content-Type")),
+    }
+}
+
+/// The whole body, unless it is larger than a message may be. What comes in one piece is not copied.
+pub async fn body(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, Problem> {
+    let length = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
+    let length = length.and_then(|length| length.parse::<usize>().ok());
+    if length.is_some_and(|length| length > MESSAGE_BYTES_MAX) {
+        return Err(Code::TooLarge.into());
+    }
+    let failed = |error| Problem::new(Code::Malformed).because(format_args!("the body did not arrive whole: {error}"));
+    let Some(first) = payload.next().await.transpose().map_err(failed)? else {
+        return Ok(Bytes::new());
+    };
+    if first.len() > MESSAGE_BYTES_MAX {
+        return Err(Code::TooLarge.into());
+    }
+    let Some(second) = payload.next().await.transpose().map_err(failed)? else {
+        return Ok(first);
+    };
+    let mut whole = BytesMut::with_capacity(length.unwrap_or(first.len() + second.len()));
+    whole.extend_from_slice(&first);
+    let mut next = Some(second);
+    while let Some(chunk) = next {
+        if whole.len() + chunk.len() > MESSAGE_BYTES_MAX {
+            return Err(Code::TooLarge.into());
+        }
+        whole.extend_from_slice(&chunk);
+        next = payload.next().await.transpose().map_err(failed)?;
+    }
+    Ok(whole.freeze())
+}
+
+/// Reads a document in the encoding that the request names.
+pub async fn document<T: DeserializeOwned>(request: &HttpRequest, payload: Payload) -> Result<T, Problem> {
+    let encoding = encoding(request)?;
+    let bytes = body(request, payload).await?;
+    decode(encoding, &bytes)
+}
+
+/// Reads a document; an empty body is the document without fields.
+pub async fn document_or_default<T: DeserializeOwned + Default>(
+    request: &HttpRequest,
+    payload: Payload,
+) -> Result<T, Problem> {
+    let bytes = body(request, payload).await?;
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    decode(encoding(request)?, &bytes)
+}
+
+/// Reads a document that is here already.
+pub fn decode<T: DeserializeOwned>(encoding: Encoding, bytes: &[u8]) -> Result<T, Problem> {
+    encoding.decode(bytes).map_err(|error| {
+        if encoding == Encoding::Json && error.code == Code::Malformed && std::str::from_utf8(bytes).is_err() {
+            return Problem::new(Code::InvalidUtf8).because(error.detail);
+        }
+        Problem::from(error)
+    })
+}
+
+/// The parameters after `?`; an unknown one is an error, like an unknown field.
+pub fn parameters<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
+    let query = actix_web::web::Query::<T>::from_query(request.query_string());
+    let query = query.map_err(|error| Problem::new(Code::InvalidField).because(error));
+    query.map(actix_web::web::Query::into_inner)
+}
+
+/// The id in the address. What is no id names nothing.
+pub fn id<T: std::str::FromStr>(request: &HttpRequest) -> Result<T, Problem> {
+    let text = request.match_info().get("id").unwrap_or_default();
+    text.parse()
+        .map_err(|_| Problem::new(Code::RowNotFound).because("the id is not a UUID"))
+}
+
+/// The version that the row must still have, from `If-Match` (RFC 9110, section 13.1.1).
+pub fn base(request: &HttpRequest) -> Result<Option<Seq>, Problem> {
+    let Some(value) = request.headers().get(header::IF_MATCH) else {
+        return Ok(None);
+    };
+    let version = value.to_str().ok().map(str::trim).and_then(|text| {
+        if text == "*" {
+            return Some(None);
+        }
+        let digits = text.strip_prefix('"')?.strip_suffix('"')?;
+        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| digits.parse().ok().map(Some))?
+    });
+    version.ok_or_else(|| {
+        Problem::new(Code::InvalidField)
+            .field("If-Match")
+            .because("it must be the ETag of the row, with its quotes")
+    })
+}
+
+/// The id of the operation, from `Idempotency-Key`: what is sent again under the same is done once.
+pub fn operation_id(request: &HttpRequest) -> Result<Option<OperationId>, Problem> {
+    let Some(value) = request.headers().get("idempotency-key") else {
+        return Ok(None);
+    };
+    let id = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().trim_matches('"').parse().ok());
+    id.map(Some).ok_or_else(|| {
+        Problem::new(Code::InvalidField)
+            .field("Idempotency-Key")
+            .because("it must be a UUID")
+    })
+}

@@ -1,0 +1,327 @@
+//! Wires the server together, runs it, and takes it down without losing anything.
+//!
+//! The one file that names both the ports and their adapters.
+
+use std::cell::OnceCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix_http::{HttpService, Request, h1};
+use actix_rt::{Arbiter, spawn};
+use actix_service::{fn_service, map_config};
+use actix_web::dev::AppConfig;
+use actix_web::{App, HttpServer, web};
+use anyhow::Context as _;
+use taskflow_actors::ports::{Accounts, Clock, Epoch, Store};
+use taskflow_actors::session::{Event, Sessions};
+use taskflow_actors::supervisor::{Observer, Ports, Supervisor};
+use taskflow_protocol::limits;
+use taskflow_protocol::message::OperationResult;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+
+use crate::auth::{Key, SignIns, SignedOut, Tokens};
+use crate::clock::SystemClock;
+use crate::config::{Config, Loaded};
+use crate::http::seats::Seats;
+use crate::http::{self, Api};
+use crate::socket::{Gateway, Hub, Worker, upgrade};
+use crate::telemetry::operator::{self, Operator, Readiness};
+use crate::telemetry::{Metrics, Telemetry};
+
+/// Connections that wait to be accepted: 10,000 clients that come back at once find room while the workers catch up.
+const BACKLOG: u32 = 4096;
+
+/// Snapshots that are made at once. Each holds a feed in memory, up to tens of megabytes for the largest.
+const SNAPSHOTS_MAX: usize = 8;
+
+/// How long a stop waits for its connections to be told and closed.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What a server stores in, and how it tells that it is well.
+pub struct Stored {
+    /// The log and the rows.
+    pub store: Arc<dyn Store>,
+    /// Accounts and sign-ins.
+    pub accounts: Arc<dyn Accounts>,
+    /// Whether an append would succeed now.
+    pub readiness: Arc<dyn Readiness>,
+}
+
+/// A server that runs.
+pub struct Running {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// Where operators look.
+    pub operator_address: SocketAddr,
+    hub: Arc<Hub>,
+    operator: web::Data<Operator>,
+    closing: watch::Sender<bool>,
+    servers: Vec<actix_server::ServerHandle>,
+    arbiters: Vec<Arbiter>,
+}
+
+struct Counted(Arc<Metrics>);
+
+impl Observer for Counted {
+    fn feed_started(&self) {
+        self.0.feed_starts.increment(1);
+        self.0.feeds_running.increment(1.0);
+    }
+    fn feed_stopped(&self) {
+        self.0.feed_stops.increment(1);
+        self.0.feeds_running.decrement(1.0);
+    }
+    fn feed_panicked(&self) {
+        self.0.feed_panics.increment(1);
+    }
+    fn settled(&self, results: &[OperationResult]) {
+        for result in results {
+            self.0.operations.of((&result.outcome).into()).increment(1);
+        }
+    }
+}
+
+/// Starts a server on the present actix system.
+pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetry) -> anyhow::Result<Running> {
+    let config = Arc::new(config);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let metrics = telemetry.metrics.clone();
+    let workers = config.worker_count();
+    let hub = Arc::new(Hub::new(workers));
+    let arbiters: Vec<Arbiter> = (0..config.feed_arbiter_count()).map(|_| Arbiter::new()).collect();
+    let ports = Ports {
+        store: stored.store.clone(),
+        push: hub.clone(),
+        clock: clock.clone(),
+        observer: Arc::new(Counted(metrics.clone())),
+        new_epoch: Box::new(|| Epoch(rand::random())),
+        feed_idle: Duration::from_secs(config.feed_idle_seconds),
+    };
+    let router = Supervisor::start(ports, arbiters.iter().map(Arbiter::handle).collect(), rand::random);
+    let tokens =
+        Arc::new(Tokens::new(Arc::new(key), config.access_token_seconds, clock.clone(), stored.accounts.clone()));
+    let gateway = Arc::new(Gateway {
+        hub: hub.clone(),
+        router: router.clone(),
+        store: stored.store.clone(),
+        tokens: tokens.clone(),
+        sessions: Sessions::new(hub.clone(), config.connections_a_user_max),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        build: build(),
+        heartbeat_ms: config.heartbeat_ms as u32,
+        heartbeat_timeout_s: (config.heartbeat_ms * 5 / 2).div_ceil(1000) as u32,
+        outbound_bytes_max: config.outbound_bytes_max,
+        reconnect_window_ms: reconnect_window_ms(&hub),
+        snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
+    });
+    let sessions = gateway.clone();
+    tokens.on_sign_out(move |SignedOut { user, sign_in }| sessions.sessions.tell(user, Event::SignedOut(sign_in)));
+
+    let (closing, closing_seen) = watch::channel(false);
+    let counted = hub.clone();
+    let api = web::Data::new(Api {
+        seats: Arc::new(Seats::new(&config, metrics.clone(), move || counted.connections.load(Ordering::Relaxed))),
+        snapshots: gateway.snapshots.clone(),
+        tokens: tokens.clone(),
+        sign_ins: SignIns::new(stored.accounts.clone(), tokens, clock.clone(), config.refresh_token_days),
+        router,
+        store: stored.store.clone(),
+        changes: hub.clone(),
+        clock,
+        config: config.clone(),
+        metrics,
+        closing: closing_seen,
+    });
+
+    let listener = std::net::TcpListener::bind(config.listen)
+        .with_context(|| format!("cannot listen on {} (listen): is another server running?", config.listen))?;
+    let address = listener.local_addr()?;
+    let clients = serve_clients(listener, workers, config.clone(), gateway, api)?;
+
+    let operator = web::Data::new(Operator::new(telemetry.clone()));
+    let data = operator.clone();
+    let operators = HttpServer::new(move || App::new().app_data(data.clone()).configure(operator::routes))
+        .workers(1)
+        .disable_signals()
+        .bind(config.operator_listen)
+        .with_context(|| format!("cannot listen on {} (operator_listen)", config.operator_listen))?;
+    let operator_address = *operators.addrs().first().context("the operator's port has no address")?;
+    let operators = operators.run();
+    let servers = vec![clients.handle(), operators.handle()];
+    spawn(clients);
+    spawn(operators);
+    spawn(async move {
+        let mut tick = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            tick.tick().await;
+            telemetry.upkeep();
+        }
+    });
+    operator.started(stored.readiness);
+    Ok(Running { address, operator_address, hub, operator, closing, servers, arbiters })
+}
+
+/// Name and version, as clients see it.
+pub fn build() -> String {
+    format!("taskflow {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Clients that are sent away come back evenly over this time: about 20,000 a second are no burden.
+fn reconnect_window_ms(_hub: &Hub) -> u32 {
+    1_000
+}
+
+/// REST and WebSockets on one port: a request to upgrade is taken over whole, everything else goes to actix-web.
+fn serve_clients(
+    listener: std::net::TcpListener,
+    workers: usize,
+    config: Arc<Config>,
+    gateway: Arc<Gateway>,
+    api: web::Data<Api>,
+) -> anyhow::Result<actix_server::Server> {
+    thread_local! {
+        static WORKER: OnceCell<Option<Rc<Worker>>> = const { OnceCell::new() };
+    }
+    let server = actix_server::Server::build()
+        .workers(workers)
+        .backlog(BACKLOG)
+        .max_concurrent_connections(limits::HTTP_CONNECTIONS_MAX / workers)
+        .shutdown_timeout(DRAIN.as_secs())
+        .disable_signals()
+        .listen("clients", listener, move || {
+            let (gateway, config, api) = (gateway.clone(), config.clone(), api.clone());
+            let app = App::new().app_data(api).configure(http::routes);
+            HttpService::build()
+                .tcp_nodelay(true)
+                .upgrade(fn_service(move |(request, framed): (Request, actix_codec::Framed<TcpStream, h1::Codec>)| {
+                    let gateway = gateway.clone();
+                    let worker = WORKER.with(|cell| cell.get_or_init(|| Worker::start(gateway)).clone());
+                    let config = config.clone();
+                    async move {
+                        if let Some(worker) = worker {
+                            upgrade::accept(worker, config, request, framed).await;
+                        }
+                        Ok::<_, actix_web::Error>(())
+                    }
+                }))
+                .finish(map_config(app, |()| AppConfig::default()))
+                .tcp()
+        })
+        .context("cannot serve on the client port")?
+        .run();
+    Ok(server)
+}
+
+impl Running {
+    /// Takes the server down: no new clients; everyone is told to come back; what is under way is finished.
+    pub async fn stop(self) {
+        self.operator.drain();
+        let _ = self.closing.send(true);
+        self.hub.drain();
+        let deadline = tokio::time::Instant::now() + DRAIN;
+        while self.hub.connections.load(Ordering::Relaxed) > 0
+            && tokio::time::Instant::now() < deadline
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for server in &self.servers {
+            server.stop(true).await;
+        }
+        for arbiter in self.arbiters {
+            arbiter.stop();
+        }
+    }
+}
+
+/// Runs the server until it is told to stop (`taskflow serve`).
+pub fn run(loaded: Loaded) -> anyhow::Result<()> {
+    let config = loaded.config;
+    crate::telemetry::log::init(config.log_level, config.log_format);
+    // Without this the allocator's idle buffers become resident two megabytes at a time.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    let files = raise_file_limit();
+    let key = Key::open_or_create(&config.data_dir)?;
+    let telemetry = Telemetry::new();
+    let stored = open_store(&config, &telemetry)?;
+    actix_rt::System::new().block_on(async move {
+        let stop = Stop::listen()?;
+        let running = start(config, stored, key, telemetry).await?;
+        tracing::info!(
+            address = %running.address,
+            operator_address = %running.operator_address,
+            files_open_max = files,
+            build = build(),
+            "serving"
+        );
+        greet(running.address);
+        stop.wait().await;
+        tracing::info!("stopping");
+        running.stop().await;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// As many files as the system lets this process have; a connection is one.
+fn raise_file_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// What a person in front of a terminal does next.
+fn greet(address: SocketAddr) {
+    use std::io::IsTerminal as _;
+    if std::io::stdout().is_terminal() {
+        #[allow(clippy::print_stdout, reason = "a greeting for the person who started it")]
+        {
+            println!(
+                "TaskFlow is running on http://{address}\n\n\
+                 In a second terminal, make an account and watch your tasks:\n\
+                 \x20   taskflow register --server http://{address} you@example.com\n\
+                 \x20   taskflow watch\n\n\
+                 In a third one, make a task and see it appear:\n\
+                 \x20   taskflow add \"Buy milk\"\n\n\
+                 Ctrl-C stops the server; it loses nothing, however it ends."
+            );
+        }
+    }
+}
+
+/// The signals that ask a process to end.
+struct Stop(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    }
+
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+struct AlwaysReady;
+impl Readiness for AlwaysReady {
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn open_store(_config: &Config, _telemetry: &Telemetry) -> anyhow::Result<Stored> {
+    Ok(Stored {
+        store: Arc::new(taskflow_actors::memory::MemoryStore::default()),
+        accounts: Arc::new(taskflow_actors::memory::MemoryAccounts::default()),
+        readiness: Arc::new(AlwaysReady),
+    })
+}

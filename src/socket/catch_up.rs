@@ -1,0 +1,188 @@
+//! Brings a follower from its cursor to the present, and keeps it there without a window.
+//!
+//! A connection is registered for the feed's publications *before* the log is read. While it reads, publications are not
+//! queued; only the newest `seq` is noted. When the reading has reached it, the connection is live: the next publication
+//! must begin right after its position, and one that does not sends it back here. So nothing can fall between the log
+//! and the live stream, whatever is lost on the way.
+
+use std::rc::Rc;
+
+use taskflow_actors::cursor::Cursor;
+use taskflow_actors::domain::Entry;
+use taskflow_actors::feed::rebuild;
+use taskflow_actors::ports::{Head, LogPage, ReadError};
+use taskflow_protocol::limits::CATCH_UP_BYTES;
+use taskflow_protocol::message::{Entries, ErrorBody, FollowMode, Following, ResetReason, ServerMessage};
+use taskflow_protocol::values::Seq;
+use taskflow_protocol::{Code, UserId};
+
+use super::connection::Connection;
+use super::worker::Worker;
+use crate::follow::{self, Decision, entries_after};
+use crate::snapshot;
+
+/// Stored bytes of entries that go in one frame of a catch-up: about 50 KiB of JSON, so that answers get between.
+const CATCH_UP_FRAME_BYTES: usize = 64 * 1024;
+
+/// What ends a catch-up early.
+enum End {
+    /// The connection is over, or follows the feed no more.
+    Gone,
+    /// The client hears why, and is no follower any more.
+    Failed(Code),
+}
+
+/// A client asked to follow a feed.
+pub(super) async fn begin(connection: Rc<Connection>, worker: Rc<Worker>, feed: UserId) {
+    let outcome = from_cursor(&connection, &worker, feed).await;
+    finish(&connection, &worker, feed, outcome);
+}
+
+/// A live connection missed something.
+pub(super) async fn resume(connection: Rc<Connection>, worker: Rc<Worker>, feed: UserId) {
+    let outcome = read_to_the_end(&connection, &worker, feed).await;
+    finish(&connection, &worker, feed, outcome);
+}
+
+fn finish(connection: &Connection, worker: &Worker, feed: UserId, outcome: Result<(), End>) {
+    if let Err(End::Failed(code)) = outcome {
+        connection.stop_following(worker, feed);
+        connection.error(worker, ErrorBody::new(code).feed(feed));
+    }
+}
+
+async fn from_cursor(connection: &Connection, worker: &Worker, feed: UserId) -> Result<(), End> {
+    let cursor = connection.with_followed(feed, |followed| followed.cursor.take()).ok_or(End::Gone)?;
+    let cursor = match cursor {
+        Some(text) => Some(Cursor::parse(&text).ok_or(End::Failed(Code::CursorInvalid))?),
+        None => None,
+    };
+    let Some(cursor) = cursor else {
+        return reset(connection, worker, feed, ResetReason::NoCursor).await;
+    };
+    let page = read(worker, feed, cursor.seq).await?;
+    let Some(page) = page else {
+        // A cursor into a feed that is not there: birth and snapshot give one that works.
+        return reset(connection, worker, feed, ResetReason::EpochChanged).await;
+    };
+    let decision = follow::decide(Some(cursor), &page.head);
+    let (mode, head) = (decision.mode(), page.head.seq);
+    match decision {
+        Decision::Reset(reason) => return reset(connection, worker, feed, reason).await,
+        Decision::UpToDate | Decision::Entries(_) => {
+            worker.gateway.metrics.catch_ups.increment(1);
+            let following = Following { feed, mode, reason: None, head };
+            connection.say(worker, &ServerMessage::Following(following));
+            set_position(connection, feed, page.head, cursor.seq)?;
+            send_page(connection, worker, feed, &page).await?;
+        }
+    }
+    read_to_the_end(connection, worker, feed).await
+}
+
+/// Sends the whole state, then what was committed meanwhile.
+async fn reset(connection: &Connection, worker: &Worker, feed: UserId, reason: ResetReason) -> Result<(), End> {
+    worker.gateway.metrics.resets.of(reason.into()).increment(1);
+    worker.gateway.metrics.snapshots.increment(1);
+    let gateway = &worker.gateway;
+    // A snapshot holds a feed in memory: the others wait here, in order, with nothing but their place.
+    let _permit = gateway.snapshots.acquire().await.map_err(|_| End::Gone)?;
+    let ids_since = i64::MAX;
+    let mut loaded = gateway.store.load(feed, ids_since).await.map_err(|error| failed(&error))?;
+    if loaded.is_none() && feed == connection.user() {
+        // A user whose registration was cut short, or one that an operator made a token for, gets the feed now.
+        gateway.router.birth(feed, "UTC".to_owned(), "en".to_owned()).await.map_err(End::Failed)?;
+        loaded = gateway.store.load(feed, ids_since).await.map_err(|error| failed(&error))?;
+    }
+    let loaded = loaded.ok_or(End::Failed(Code::FeedNotFound))?;
+    let report = |problem: String| tracing::error!(user.id = %feed, problem, "stored feed needs attention");
+    let rebuilt = rebuild(feed, &loaded, report).map_err(|problem| {
+        tracing::error!(user.id = %feed, problem, "stored feed needs attention");
+        End::Failed(Code::FeedDamaged)
+    })?;
+    let head = loaded.head;
+    drop(loaded);
+    let following = Following { feed, mode: FollowMode::Reset, reason: Some(reason), head: head.seq };
+    connection.say(worker, &ServerMessage::Following(following));
+    for piece in snapshot::pieces(&rebuilt.state, head) {
+        if !connection.say_with_room(worker, &ServerMessage::Snapshot(piece)).await {
+            return Err(End::Gone);
+        }
+    }
+    drop(rebuilt);
+    set_position(connection, feed, head, head.seq)?;
+    read_to_the_end(connection, worker, feed).await
+}
+
+/// Reads the log until there is nothing more, then goes live.
+async fn read_to_the_end(connection: &Connection, worker: &Worker, feed: UserId) -> Result<(), End> {
+    loop {
+        let position = connection.with_followed(feed, |followed| {
+            followed.live = followed.position >= followed.published;
+            (!followed.live).then_some(followed.position)
+        });
+        let Some(position) = position.ok_or(End::Gone)? else { return Ok(()) };
+        let page = read(worker, feed, position).await?.ok_or(End::Failed(Code::FeedNotFound))?;
+        let epoch = connection.with_followed(feed, |followed| followed.epoch).ok_or(End::Gone)?;
+        let cursor = Cursor { epoch, seq: position };
+        if let Decision::Reset(reason) = follow::decide(Some(cursor), &page.head) {
+            connection.with_followed(feed, |followed| followed.published = 0).ok_or(End::Gone)?;
+            return Box::pin(reset(connection, worker, feed, reason)).await;
+        }
+        send_page(connection, worker, feed, &page).await?;
+    }
+}
+
+async fn read(worker: &Worker, feed: UserId, after: Seq) -> Result<Option<LogPage>, End> {
+    worker.gateway.store.read_log(feed, after, CATCH_UP_BYTES).await.map_err(|error| failed(&error))
+}
+
+fn failed(error: &ReadError) -> End {
+    tracing::error!(error = %error, "reading a feed failed");
+    End::Failed(match error {
+        ReadError::Unavailable(_) => Code::StoreUnavailable,
+        ReadError::Damaged(_) => Code::FeedDamaged,
+    })
+}
+
+fn set_position(connection: &Connection, feed: UserId, head: Head, position: Seq) -> Result<(), End> {
+    let set = connection.with_followed(feed, |followed| {
+        followed.epoch = head.epoch;
+        followed.position = position;
+    });
+    set.ok_or(End::Gone)
+}
+
+/// Sends the entries of a page after the connection's position, in frames of moderate size, and moves it. Nobody is sent
+/// past a hole or an entry that does not decode.
+async fn send_page(connection: &Connection, worker: &Worker, feed: UserId, page: &LogPage) -> Result<(), End> {
+    let position = connection.with_followed(feed, |followed| followed.position).ok_or(End::Gone)?;
+    let entries = entries_after(feed, page, position).map_err(|problem| {
+        tracing::error!(user.id = %feed, problem, "stored feed needs attention");
+        End::Failed(Code::FeedDamaged)
+    })?;
+    if entries.is_empty() {
+        // The log ends where the follower is; what was published above it was read already.
+        connection.with_followed(feed, |followed| followed.published = followed.position).ok_or(End::Gone)?;
+    }
+    let mut rest = entries.as_slice();
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            bytes += entry.stored_bytes_max();
+            bytes <= CATCH_UP_FRAME_BYTES
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (now, later) = rest.split_at(count);
+        rest = later;
+        let last = now[count - 1].seq;
+        let cursor = Cursor { epoch: page.head.epoch, seq: last }.text();
+        let entries = now.iter().map(Entry::wire).collect();
+        let message = ServerMessage::Entries(Entries { feed, entries, cursor });
+        if !connection.say_with_room(worker, &message).await {
+            return Err(End::Gone);
+        }
+        connection.with_followed(feed, |followed| followed.position = last).ok_or(End::Gone)?;
+    }
+    Ok(())
+}

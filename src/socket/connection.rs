@@ -1,0 +1,711 @@
+//! One WebSocket: reads its frames, answers its messages, holds what waits for it.
+//!
+//! A connection belongs to one worker thread and is never touched from another. It costs one task, no timer and, while
+//! idle, no buffer.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use taskflow_actors::ports::{ConnectionId, Epoch};
+use taskflow_actors::session::Event;
+use taskflow_actors::supervisor::{ReplyTo, Submission};
+use taskflow_protocol::codec::Decoded;
+use taskflow_protocol::limits::{
+    CLIENT_NAME_BYTES_MAX, FOLLOWS_A_CONNECTION_MAX, MESSAGE_BYTES_MAX, OPERATIONS_A_MESSAGE_MAX,
+};
+use taskflow_protocol::message::{
+    ClientMessage, ErrorBody, Follow, Hello, OperationResult, Operations, ProtocolRange, Reconnect, Refreshed, ServerMessage, Unfollow,
+    Unfollowed, Welcome,
+};
+use taskflow_protocol::values::{Seq, UnixMs};
+use taskflow_protocol::{Code, Encoding, PROTOCOL_MAX, PROTOCOL_MIN, UserId};
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+use super::frame::{self, Decoder, Incoming};
+use super::hub::{Delivery, results_frame};
+use super::outbound::{Full, Outbound};
+use super::worker::Worker;
+use crate::auth::Claims;
+use crate::telemetry::metrics::Eviction;
+
+/// Messages handled in one turn of a connection, so that a flooding client leaves its neighbours their turns.
+const MESSAGES_A_TURN_MAX: usize = 32;
+
+/// Size of the read buffer that all connections of a worker share, in bytes.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long a connection may take to read its last words and close, in seconds; then it is cut.
+const CLOSE_GRACE_S: u32 = 5;
+
+/// Up to this many waiting bytes a catch-up or snapshot goes on; above it waits for the socket. A quarter of the queue,
+/// so that live answers always find room.
+const PIPELINE_BYTES: usize = 512 * 1024;
+
+/// Where a connection is in its life.
+#[derive(Debug)]
+enum Phase {
+    /// Waits for `hello`. The token came with the handshake, or comes with it.
+    Hello(Option<String>),
+    /// The token is being checked, or the session asked.
+    Joining(Box<Hello>),
+    /// Everything works.
+    Open,
+    /// The last words are queued; nothing more is taken in. Cut at this second.
+    Closing(u32),
+    /// The socket is to be dropped now.
+    Dead,
+}
+
+/// How a connection follows a feed.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pub feed: UserId,
+    pub epoch: Epoch,
+    /// The last entry that was sent.
+    pub position: Seq,
+    /// The newest entry that was published while the log was being read.
+    pub published: Seq,
+    pub live: bool,
+    /// Where the client stopped reading, until the catch-up begins.
+    pub cursor: Option<Box<str>>,
+}
+
+/// See the module.
+pub(super) struct Connection {
+    pub id: ConnectionId,
+    stream: TcpStream,
+    encoding: Encoding,
+    /// When the last byte came, in seconds of the worker's clock.
+    last_read: Cell<u32>,
+    state: RefCell<State>,
+}
+
+struct State {
+    phase: Phase,
+    decoder: Decoder,
+    outbound: Outbound,
+    /// Wakes the task that owns the connection.
+    task: Option<Waker>,
+    /// Wakes a catch-up that waits for the queue to drain.
+    drained: Option<Waker>,
+    user: UserId,
+    sign_in: Uuid,
+    expires_at: UnixMs,
+    /// The session counts this connection.
+    joined: bool,
+    /// Whole messages may be among the bytes that the decoder keeps: they came while the token was checked.
+    held: bool,
+    follows: Vec<Followed>,
+}
+
+impl Connection {
+    pub fn new(
+        id: ConnectionId,
+        stream: TcpStream,
+        encoding: Encoding,
+        token: Option<String>,
+        now_s: u32,
+        early: &[u8],
+    ) -> Self {
+        let mut decoder = Decoder::new(encoding);
+        decoder.end(early);
+        Self {
+            id,
+            stream,
+            encoding,
+            last_read: Cell::new(now_s),
+            state: RefCell::new(State {
+                phase: Phase::Hello(token),
+                decoder,
+                outbound: Outbound::default(),
+                task: None,
+                drained: None,
+                user: UserId(Uuid::nil()),
+                sign_in: Uuid::nil(),
+                expires_at: 0,
+                joined: false,
+                held: !early.is_empty(),
+                follows: Vec::new(),
+            }),
+        }
+    }
+
+    fn state(&self) -> RefMut<'_, State> {
+        self.state.borrow_mut()
+    }
+
+    pub fn user(&self) -> UserId {
+        self.state.borrow().user
+    }
+
+    pub fn outbound_bytes(&self) -> usize {
+        self.state.borrow().outbound.bytes()
+    }
+
+
+    // ---------------------------------------------------------------------------------------------------- the way out
+
+    /// Queues a message; a full queue ends the connection.
+    pub fn say(&self, worker: &Worker, message: &ServerMessage) {
+        let frame = frame::message(self.encoding, &self.encoding.encode(message));
+        self.send(worker, &frame);
+    }
+
+    /// Queues a message of a catch-up, when there is room for it. `false`: the connection is over.
+    pub async fn say_with_room(&self, worker: &Worker, message: &ServerMessage) -> bool {
+        let frame = frame::message(self.encoding, &self.encoding.encode(message));
+        let room = self.has_room(frame.len()).await;
+        if room {
+            self.send(worker, &frame);
+        }
+        room
+    }
+
+    /// Sends a frame, at once if nothing waits before it.
+    pub fn send(&self, worker: &Worker, frame: &Bytes) {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Closing(_) | Phase::Dead) {
+            return;
+        }
+        let sent = state.outbound.send(&self.stream, frame, worker.gateway.outbound_bytes_max);
+        self.after_send(worker, state, sent);
+    }
+
+    /// Queues a frame without sending it; [`Connection::flush`] follows.
+    pub fn queue(&self, worker: &Worker, frame: Bytes) {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Closing(_) | Phase::Dead) {
+            return;
+        }
+        let queued = state.outbound.push(frame, worker.gateway.outbound_bytes_max);
+        self.after_send(worker, state, Ok(queued));
+    }
+
+    /// Queues the answers to operations; [`Connection::flush`] follows.
+    pub fn answer(&self, worker: &Worker, results: Vec<OperationResult>) {
+        self.queue(worker, results_frame(self.encoding, results));
+    }
+
+    fn after_send(&self, worker: &Worker, mut state: RefMut<'_, State>, sent: io::Result<Result<(), Full>>) {
+        match sent {
+            Ok(Ok(())) => {
+                if !state.outbound.is_empty() {
+                    wake(&state.task);
+                }
+            }
+            Ok(Err(Full)) => {
+                drop(state);
+                worker.gateway.metrics.evictions.of(Eviction::TooSlow).increment(1);
+                self.close(worker, Code::TooSlow);
+            }
+            Err(_) => {
+                state.phase = Phase::Dead;
+                wake(&state.task);
+            }
+        }
+    }
+
+    /// Sends what waits, in as few writes as can be.
+    pub fn flush(&self) {
+        let mut state = self.state();
+        if state.outbound.flush(&self.stream).is_err() {
+            state.phase = Phase::Dead;
+        }
+        if !state.outbound.is_empty() || matches!(state.phase, Phase::Dead) {
+            wake(&state.task);
+        }
+    }
+
+    /// Says why, when to come back, and goodbye. What waited before is dropped: the client catches up by its cursors.
+    pub fn close(&self, worker: &Worker, code: Code) {
+        // What does not close by itself (a store that did not answer for a token) closes as a failure of the server.
+        let number = code.close_code().or(Code::Internal.close_code()).unwrap_or(1011);
+        let mut words = Vec::new();
+        if matches!(code, Code::FramingError | Code::InvalidUtf8 | Code::WrongEncoding | Code::TooLarge) {
+            // The peer speaks another language: the close code is all that it is sure to understand.
+        } else if let (taskflow_protocol::Action::Reconnect, Some(after_ms)) = (code.action(), code.retry_after_ms()) {
+            let window_ms = worker.gateway.reconnect_window_ms;
+            words.push(ServerMessage::Reconnect(Reconnect { after_ms, window_ms, code }));
+        } else {
+            words.push(ServerMessage::Error(ErrorBody::new(code)));
+        }
+        self.close_with(worker, &words, number, code.name());
+    }
+
+    fn close_with(&self, worker: &Worker, words: &[ServerMessage], number: u16, reason: &str) {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Closing(_) | Phase::Dead) {
+            return;
+        }
+        let mut last = Vec::new();
+        for word in words {
+            last.extend_from_slice(&frame::message(self.encoding, &self.encoding.encode(word)));
+        }
+        last.extend_from_slice(&frame::close(number, reason));
+        state.phase = Phase::Closing(worker.now_s() + CLOSE_GRACE_S);
+        if state.outbound.bytes() > PIPELINE_BYTES {
+            state.outbound.replace(Bytes::from(last));
+        } else {
+            // A few frames that wait may still arrive, answers among them.
+            drop(state.outbound.push(Bytes::from(last), usize::MAX));
+        }
+        if state.outbound.flush(&self.stream).is_err() {
+            state.phase = Phase::Dead;
+        }
+        wake(&state.task);
+        wake(&state.drained);
+        drop(state);
+        worker.watch(self.id.slot);
+    }
+
+    /// Drops the socket at once; the kernel forgets what it holds for it.
+    fn cut(&self) {
+        drop(socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)));
+        let mut state = self.state();
+        state.phase = Phase::Dead;
+        wake(&state.task);
+    }
+
+    /// Waits until a catch-up may queue so many bytes more: a frame larger than the pipeline waits until it is alone.
+    /// `false`: the connection is over.
+    pub async fn has_room(&self, bytes: usize) -> bool {
+        poll_fn(|context| {
+            let mut state = self.state();
+            if !matches!(state.phase, Phase::Open) {
+                return Poll::Ready(false);
+            }
+            let waiting = state.outbound.bytes();
+            if waiting == 0 || waiting + bytes <= PIPELINE_BYTES {
+                return Poll::Ready(true);
+            }
+            state.drained = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    // ----------------------------------------------------------------------------------------------------- following
+
+    /// Pushes committed entries, if this is what the connection is waiting for. `true`: it missed some, and has to read
+    /// the log from its position.
+    pub fn deliver(&self, worker: &Worker, delivery: &Delivery, joined: bool) -> bool {
+        let (first, last) = (delivery.first(), delivery.last());
+        {
+            let mut state = self.state();
+            let feed = delivery.publication.feed;
+            let Some(followed) = state.follows.iter_mut().find(|followed| followed.feed == feed) else { return false };
+            if !followed.live {
+                followed.published = followed.published.max(last);
+                return false;
+            }
+            if followed.epoch == delivery.publication.epoch && last <= followed.position {
+                return false;
+            }
+            if followed.epoch != delivery.publication.epoch || first != followed.position + 1 {
+                followed.live = false;
+                followed.published = last;
+                return true;
+            }
+            followed.position = last;
+        }
+        let frame = delivery.frame(self.encoding);
+        if joined {
+            self.queue(worker, frame.clone());
+        } else {
+            self.send(worker, frame);
+        }
+        false
+    }
+
+    /// Changes how a feed is followed; `None` if it is followed no more.
+    pub fn with_followed<T>(&self, feed: UserId, change: impl FnOnce(&mut Followed) -> T) -> Option<T> {
+        self.state().follows.iter_mut().find(|followed| followed.feed == feed).map(change)
+    }
+
+    /// The feeds that are live, to be read again after a loss.
+    pub fn live_feeds(&self) -> Vec<UserId> {
+        let state = self.state();
+        state.follows.iter().filter(|followed| followed.live).map(|followed| followed.feed).collect()
+    }
+
+    pub fn stop_following(&self, worker: &Worker, feed: UserId) -> bool {
+        let mut state = self.state();
+        let before = state.follows.len();
+        state.follows.retain(|followed| followed.feed != feed);
+        let followed = state.follows.len() < before;
+        drop(state);
+        if followed {
+            worker.unfollow(feed, self.id.slot);
+        }
+        followed
+    }
+
+    // ------------------------------------------------------------------------------------------------------ messages
+
+    fn take(self: &Rc<Self>, worker: &Rc<Worker>, message: &[u8]) {
+        let decoded = self.encoding.decode_client(message);
+        let in_hello = matches!(self.state.borrow().phase, Phase::Hello(_));
+        match decoded {
+            Ok(Decoded::Message(ClientMessage::Hello(hello))) if in_hello => self.hello(worker, hello),
+            Err(error) if in_hello => {
+                self.say(worker, &ServerMessage::Error(error.body()));
+                self.close(worker, Code::HelloExpected);
+            }
+            _ if in_hello => self.close(worker, Code::HelloExpected),
+            Ok(Decoded::Message(message)) => self.converse(worker, message),
+            Ok(Decoded::Partly(operations, refused)) => {
+                if !refused.is_empty() {
+                    self.send(worker, &results_frame(self.encoding, refused));
+                }
+                if !operations.operations.is_empty() {
+                    self.operations(worker, operations);
+                }
+            }
+            Err(error) => self.say(worker, &ServerMessage::Error(error.body())),
+        }
+    }
+
+    fn converse(self: &Rc<Self>, worker: &Rc<Worker>, message: ClientMessage) {
+        match message {
+            ClientMessage::Heartbeat(_) => {}
+            ClientMessage::Operations(operations) => self.operations(worker, operations),
+            ClientMessage::Follow(follow) => self.follow(worker, follow),
+            ClientMessage::Unfollow(Unfollow { feed }) => {
+                let feed = feed.unwrap_or(self.user());
+                if self.stop_following(worker, feed) {
+                    self.say(worker, &ServerMessage::Unfollowed(Unfollowed { feed }));
+                } else {
+                    self.error(worker, ErrorBody::new(Code::NotFollowing).feed(feed));
+                }
+            }
+            ClientMessage::Refresh(refresh) => self.refresh(worker, refresh.token),
+            ClientMessage::Hello(_) => self.close(worker, Code::HelloExpected),
+        }
+    }
+
+    pub fn error(&self, worker: &Worker, error: ErrorBody) {
+        self.say(worker, &ServerMessage::Error(error));
+    }
+
+    fn hello(self: &Rc<Self>, worker: &Rc<Worker>, mut hello: Hello) {
+        let ProtocolRange { min, max } = hello.protocol;
+        if min > max || max < PROTOCOL_MIN || min > PROTOCOL_MAX {
+            return self.close(worker, Code::VersionUnsupported);
+        }
+        if hello.client.as_ref().is_some_and(|client| client.len() > CLIENT_NAME_BYTES_MAX) {
+            self.error(worker, ErrorBody::new(Code::ValueTooLong).field("client"));
+            return self.close(worker, Code::HelloExpected);
+        }
+        if hello.follow.len() > FOLLOWS_A_CONNECTION_MAX {
+            self.error(worker, ErrorBody::new(Code::TooManyFollows).field("follow"));
+            return self.close(worker, Code::HelloExpected);
+        }
+        let mut state = self.state();
+        let Phase::Hello(from_handshake) = &mut state.phase else { return };
+        let Some(token) = hello.token.take().or(from_handshake.take()) else {
+            drop(state);
+            return self.close(worker, Code::TokenMissing);
+        };
+        state.phase = Phase::Joining(Box::new(hello));
+        drop(state);
+        let connection = self.clone();
+        let owner = worker.clone();
+        worker.verify(token, move |verified| match verified {
+            Ok(claims) => connection.join(&owner, &claims),
+            Err(code) => connection.close(&owner, code),
+        });
+    }
+
+    fn join(&self, worker: &Worker, claims: &Claims) {
+        let mut state = self.state();
+        if !matches!(state.phase, Phase::Joining(_)) {
+            return;
+        }
+        state.user = claims.user;
+        state.sign_in = claims.sign_in;
+        state.expires_at = claims.expires_at;
+        state.joined = true;
+        drop(state);
+        worker.gateway.sessions.join(claims.user, self.id, claims.sign_in);
+    }
+
+    /// The session let the connection in.
+    pub fn admitted(self: &Rc<Self>, worker: &Rc<Worker>) {
+        let mut state = self.state();
+        if !matches!(state.phase, Phase::Joining(_)) {
+            return;
+        }
+        if worker.gateway.tokens.is_ended(state.sign_in) {
+            // It was ended between the check of the token and here, when the session did not know the connection yet.
+            drop(state);
+            return self.close(worker, Code::SignedOut);
+        }
+        let Phase::Joining(hello) = std::mem::replace(&mut state.phase, Phase::Open) else { return };
+        let welcome = Welcome {
+            build: worker.gateway.build.clone(),
+            protocol: ProtocolRange { min: PROTOCOL_MIN, max: PROTOCOL_MAX },
+            version: hello.protocol.max.min(PROTOCOL_MAX),
+            user: state.user,
+            time: worker.gateway.clock.now_ms(),
+            heartbeat_ms: worker.gateway.heartbeat_ms,
+            token_expires_at: state.expires_at,
+            message_bytes_max: MESSAGE_BYTES_MAX as u32,
+            operations_max: OPERATIONS_A_MESSAGE_MAX as u32,
+        };
+        // What was read while the token was checked is taken now.
+        wake(&state.task);
+        drop(state);
+        self.say(worker, &ServerMessage::Welcome(welcome));
+        for follow in hello.follow {
+            self.follow(worker, follow);
+        }
+    }
+
+    fn operations(&self, worker: &Worker, Operations { feed, operations }: Operations) {
+        let user = self.user();
+        let feed = feed.unwrap_or(user);
+        if operations.len() > OPERATIONS_A_MESSAGE_MAX {
+            return self.error(worker, ErrorBody::new(Code::TooManyOperations).feed(feed));
+        }
+        if operations.is_empty() {
+            return self.error(worker, ErrorBody::new(Code::InvalidField).field("operations.operations"));
+        }
+        if feed != user {
+            return self.error(worker, ErrorBody::new(Code::FeedNotFound).feed(feed));
+        }
+        let reply = ReplyTo::Connection(self.id);
+        let submission = Submission { feed, author: user, operations, reply };
+        worker.gateway.router.submit(submission, &*worker.gateway.hub);
+    }
+
+    fn follow(self: &Rc<Self>, worker: &Rc<Worker>, follow: Follow) {
+        let mut state = self.state();
+        let feed = follow.feed.unwrap_or(state.user);
+        let refused = if follow.lists.is_some() {
+            // The shape is there for shared lists; until a list can be shared there is nothing to filter.
+            Some(ErrorBody::new(Code::InvalidField).field("follow.lists").because("Single lists cannot be followed yet"))
+        } else if state.follows.iter().any(|followed| followed.feed == feed) {
+            Some(ErrorBody::new(Code::AlreadyFollowing))
+        } else if state.follows.len() >= FOLLOWS_A_CONNECTION_MAX {
+            Some(ErrorBody::new(Code::TooManyFollows))
+        } else {
+            None
+        };
+        if let Some(error) = refused {
+            drop(state);
+            return self.error(worker, error.feed(feed));
+        }
+        let (epoch, position) = (Epoch(0), 0);
+        state.follows.reserve_exact(1);
+        let cursor = follow.cursor.map(String::into_boxed_str);
+        state.follows.push(Followed { feed, epoch, position, published: 0, live: false, cursor });
+        let user = state.user;
+        drop(state);
+        worker.gateway.sessions.tell(user, Event::Follow(self.id, feed));
+    }
+
+    fn refresh(self: &Rc<Self>, worker: &Rc<Worker>, token: String) {
+        let connection = self.clone();
+        let owner = worker.clone();
+        worker.verify(token, move |verified| match verified {
+            Ok(claims) => connection.refreshed(&owner, &claims),
+            // The old token is still good: the client may try again until it expires.
+            Err(code) => connection.error(&owner, ErrorBody::new(code).field("refresh.token")),
+        });
+    }
+
+    fn refreshed(&self, worker: &Worker, claims: &Claims) {
+        let mut state = self.state();
+        if claims.user != state.user {
+            drop(state);
+            let error = ErrorBody::new(Code::TokenInvalid).because("This token is another user's");
+            return self.error(worker, error.field("refresh.token"));
+        }
+        state.expires_at = claims.expires_at;
+        state.sign_in = claims.sign_in;
+        drop(state);
+        worker.gateway.sessions.tell(claims.user, Event::Renew(self.id, claims.sign_in));
+        self.say(worker, &ServerMessage::Refreshed(Refreshed { token_expires_at: claims.expires_at }));
+    }
+
+    // ------------------------------------------------------------------------------------------------------ the wheel
+
+    /// Once a heartbeat period: is it alive, is its token, did it say hello?
+    pub fn heartbeat(&self, worker: &Worker, beats: &[Bytes; 2]) {
+        let silent_s = worker.now_s().saturating_sub(self.last_read.get());
+        let state = self.state.borrow();
+        let expired = state.joined && worker.gateway.clock.now_ms() >= state.expires_at;
+        let open = matches!(state.phase, Phase::Open);
+        drop(state);
+        if silent_s > worker.gateway.heartbeat_timeout_s {
+            worker.gateway.metrics.evictions.of(Eviction::HeartbeatMissed).increment(1);
+            self.close(worker, Code::HeartbeatMissed);
+        } else if expired {
+            worker.gateway.metrics.evictions.of(Eviction::SignedOut).increment(1);
+            self.close(worker, Code::TokenExpired);
+        } else if open {
+            self.send(worker, &beats[usize::from(self.encoding == Encoding::MsgPack)]);
+        }
+    }
+
+    /// Once a second, for connections that are at a beginning or an end: are they there too long?
+    pub fn check_phase(&self, worker: &Worker, hello_timeout_s: u32) -> bool {
+        let now = worker.now_s();
+        let waiting_for_hello = match self.state.borrow().phase {
+            Phase::Closing(until) if now >= until => None,
+            Phase::Hello(_) => Some(now.saturating_sub(self.last_read.get()) >= hello_timeout_s),
+            Phase::Closing(_) | Phase::Joining(_) => Some(false),
+            Phase::Open | Phase::Dead => return false,
+        };
+        match waiting_for_hello {
+            None => self.cut(),
+            Some(true) => {
+                worker.gateway.metrics.evictions.of(Eviction::HelloTimeout).increment(1);
+                self.close(worker, Code::HelloTimeout);
+            }
+            Some(false) => {}
+        }
+        true
+    }
+
+    // -------------------------------------------------------------------------------------------------------- the task
+
+    /// Runs the connection until it ends, then takes it out of everything it was in.
+    pub async fn run(self: Rc<Self>, worker: Rc<Worker>) {
+        poll_fn(|context| self.poll(&worker, context)).await;
+        let (user, joined, follows) = {
+            let mut state = self.state();
+            state.phase = Phase::Dead;
+            wake(&state.drained);
+            (state.user, state.joined, std::mem::take(&mut state.follows))
+        };
+        for followed in follows {
+            worker.unfollow(followed.feed, self.id.slot);
+        }
+        if joined {
+            worker.gateway.sessions.leave(user, self.id);
+        }
+        worker.remove(self.id);
+    }
+
+    fn poll(self: &Rc<Self>, worker: &Rc<Worker>, context: &mut Context<'_>) -> Poll<()> {
+        {
+            let mut state = self.state();
+            if !state.task.as_ref().is_some_and(|task| task.will_wake(context.waker())) {
+                state.task = Some(context.waker().clone());
+            }
+            while !state.outbound.is_empty() && !matches!(state.phase, Phase::Dead) {
+                match self.stream.poll_write_ready(context) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(())) if state.outbound.flush(&self.stream).is_ok() => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                }
+            }
+            if state.outbound.bytes() < PIPELINE_BYTES / 2
+                && let Some(waiting) = state.drained.take()
+            {
+                waiting.wake();
+            }
+            if matches!(state.phase, Phase::Dead) {
+                return Poll::Ready(());
+            }
+        }
+        self.poll_read(worker, context)
+    }
+
+    fn poll_read(self: &Rc<Self>, worker: &Rc<Worker>, context: &mut Context<'_>) -> Poll<()> {
+        let mut taken = 0;
+        loop {
+            if matches!(self.state.borrow().phase, Phase::Joining(_)) {
+                // Its messages wait in the kernel until the token is checked.
+                return Poll::Pending;
+            }
+            if std::mem::take(&mut self.state().held) && self.take_bytes(worker, &mut BytesMut::new(), &mut taken) {
+                return Poll::Ready(());
+            }
+            match self.stream.poll_read_ready(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(())) => {}
+            }
+            let mut buffer = worker.read_buffer();
+            buffer.clear();
+            buffer.reserve(READ_BUFFER_BYTES);
+            match self.stream.try_read_buf(&mut buffer) {
+                Ok(0) => return Poll::Ready(()),
+                Ok(_) => self.last_read.set(worker.now_s()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    worker.give_back(buffer);
+                    continue;
+                }
+                Err(_) => return Poll::Ready(()),
+            }
+            let ended = self.take_bytes(worker, &mut buffer, &mut taken);
+            worker.give_back(buffer);
+            if ended {
+                return Poll::Ready(());
+            }
+            if taken >= MESSAGES_A_TURN_MAX {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes the messages in these bytes. `true`: the connection is over.
+    fn take_bytes(self: &Rc<Self>, worker: &Rc<Worker>, bytes: &mut BytesMut, taken: &mut usize) -> bool {
+        self.state().decoder.begin(bytes);
+        loop {
+            let phase = self.state.borrow();
+            let closing = match phase.phase {
+                Phase::Dead => return true,
+                Phase::Closing(_) => true,
+                // The rest of what was read waits for the answer; `admitted` wakes the task.
+                Phase::Joining(_) => {
+                    drop(phase);
+                    self.state().held = true;
+                    break;
+                }
+                Phase::Hello(_) | Phase::Open => false,
+            };
+            drop(phase);
+            let next = self.state().decoder.next(bytes);
+            match next {
+                Ok(None) => break,
+                Ok(Some(Incoming::Close(code))) => {
+                    if !closing {
+                        self.close_with(worker, &[], code.unwrap_or(1000), "");
+                    }
+                    return true;
+                }
+                Ok(Some(_)) if closing => {}
+                Ok(Some(Incoming::Message(message))) => self.take(worker, &message),
+                Ok(Some(Incoming::Ping(payload))) => self.send(worker, &frame::pong(&payload)),
+                Ok(Some(Incoming::Pong)) => {}
+                // The stream of frames is broken: nothing after this can be read.
+                Err(_) if closing => return true,
+                Err(code) => {
+                    worker.gateway.metrics.evictions.of(Eviction::Protocol).increment(1);
+                    self.close(worker, code);
+                    bytes.clear();
+                    break;
+                }
+            }
+            *taken += 1;
+        }
+        self.state().decoder.end(bytes);
+        false
+    }
+}
+
+fn wake(waker: &Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake_by_ref();
+    }
+}

@@ -1,0 +1,274 @@
+//! What the workers share: who follows what, and the way to each worker.
+//!
+//! A publication goes in one message to each worker that has followers of the feed, and from there straight to the
+//! sockets. Its frames are encoded once, by whichever worker needs them first.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use taskflow_actors::cursor::Cursor;
+use taskflow_actors::ports::{BoxFuture, ConnectionId, Publication, Push};
+use taskflow_actors::session::{Decision, Gate};
+use taskflow_protocol::message::{Entries, OperationResult, Results, ServerMessage};
+use taskflow_protocol::values::Seq;
+use taskflow_protocol::{Encoding, UserId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::frame;
+use crate::http::Changes;
+
+/// Workers of one process: the width of the mask that says which of them follow a feed.
+pub const WORKERS_MAX: usize = 64;
+
+/// Publications that wait for one worker. A worker empties its queue each time it runs; as many as this mean that it has
+/// not run for seconds. Beyond it publications are dropped, and the worker's followers read them from the log instead.
+const PUBLICATIONS_WAITING_MAX: usize = 16 * 1024;
+
+/// Shards of the table of followers.
+const SHARDS: usize = 64;
+
+/// A publication on its way to the sockets.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What was committed.
+    pub publication: Publication,
+    json: OnceLock<Bytes>,
+    msgpack: OnceLock<Bytes>,
+}
+
+impl Delivery {
+    /// The `seq` of its first entry.
+    pub fn first(&self) -> Seq {
+        self.publication.entries.first().map_or(0, |entry| entry.seq)
+    }
+
+    /// The `seq` of its last entry.
+    pub fn last(&self) -> Seq {
+        self.publication.entries.last().map_or(0, |entry| entry.seq)
+    }
+
+    /// The frame for all who follow the whole feed: the same bytes, shared.
+    pub fn frame(&self, encoding: Encoding) -> &Bytes {
+        let cell = match encoding {
+            Encoding::Json => &self.json,
+            Encoding::MsgPack => &self.msgpack,
+        };
+        cell.get_or_init(|| {
+            let Publication { feed, epoch, entries, .. } = &self.publication;
+            let cursor = Cursor { epoch: *epoch, seq: self.last() }.text();
+            let entries = entries.iter().map(taskflow_actors::domain::Entry::wire).collect();
+            let message = ServerMessage::Entries(Entries { feed: *feed, entries, cursor });
+            frame::message(encoding, &encoding.encode(&message))
+        })
+    }
+}
+
+/// What a worker gets.
+pub enum ToWorker {
+    /// Entries for its followers, and answers for its connections.
+    Deliver(Arc<Delivery>),
+    /// Answers that come without an entry.
+    Answer(ConnectionId, Vec<OperationResult>),
+    /// What a session decided.
+    Decided(Decision),
+    /// The server stops: send everyone away.
+    Drain,
+}
+
+struct WorkerQueue {
+    sender: mpsc::UnboundedSender<ToWorker>,
+    /// Publications in the queue. All else in it is bounded by the connections and by the permits of the feeds.
+    publications: AtomicUsize,
+    /// A publication was dropped.
+    missed: AtomicBool,
+}
+
+/// Who wants to hear of a feed.
+#[derive(Default)]
+struct Interest {
+    /// One bit for each worker that has followers.
+    workers: u64,
+    /// Long-polls and event streams, each waiting for an entry above its `seq`.
+    waiters: Vec<(Seq, oneshot::Sender<()>)>,
+}
+
+/// See the module.
+pub struct Hub {
+    workers: Vec<WorkerQueue>,
+    starting: Mutex<Vec<Option<mpsc::UnboundedReceiver<ToWorker>>>>,
+    interests: Vec<Mutex<HashMap<UserId, Interest>>>,
+    /// WebSockets of all workers.
+    pub connections: AtomicUsize,
+}
+
+/// A worker's end of its queue.
+pub struct WorkerInbox {
+    /// Which worker.
+    pub index: u16,
+    receiver: mpsc::UnboundedReceiver<ToWorker>,
+}
+
+impl Hub {
+    /// A hub for so many workers.
+    ///
+    /// # Panics
+    ///
+    /// If there are more than [`WORKERS_MAX`].
+    pub fn new(workers: usize) -> Self {
+        assert!(workers <= WORKERS_MAX, "one bit a worker");
+        let (queues, receivers) = (0..workers)
+            .map(|_| {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                let queue = WorkerQueue { sender, publications: AtomicUsize::new(0), missed: AtomicBool::new(false) };
+                (queue, Some(receiver))
+            })
+            .unzip();
+        Self {
+            workers: queues,
+            starting: Mutex::new(receivers),
+            interests: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            connections: AtomicUsize::new(0),
+        }
+    }
+
+    fn queues(&self) -> &[WorkerQueue] {
+        &self.workers
+    }
+
+    fn interests(&self, feed: UserId) -> MutexGuard<'_, HashMap<UserId, Interest>> {
+        lock(&self.interests[feed.bytes()[15] as usize % SHARDS])
+    }
+
+    /// The inbox of the next worker that starts; `None` if all have theirs.
+    pub fn take_inbox(&self) -> Option<WorkerInbox> {
+        let mut starting = lock(&self.starting);
+        let index = starting.iter().position(Option::is_some)?;
+        let receiver = starting[index].take()?;
+        Some(WorkerInbox { index: index as u16, receiver })
+    }
+
+    /// From now on the worker gets the feed's publications.
+    pub fn follow(&self, worker: u16, feed: UserId) {
+        self.interests(feed).entry(feed).or_default().workers |= 1 << worker;
+    }
+
+    /// The worker has no followers of the feed any more.
+    pub fn unfollow(&self, worker: u16, feed: UserId) {
+        let mut interests = self.interests(feed);
+        if let Some(interest) = interests.get_mut(&feed) {
+            interest.workers &= !(1 << worker);
+            if interest.workers == 0 && interest.waiters.is_empty() {
+                interests.remove(&feed);
+            }
+        }
+    }
+
+}
+
+impl Changes for Hub {
+    fn changed(&self, feed: UserId, after: Seq) -> BoxFuture<()> {
+        let (sender, receiver) = oneshot::channel();
+        let mut interests = self.interests(feed);
+        let waiters = &mut interests.entry(feed).or_default().waiters;
+        waiters.retain(|(_, waiter)| !waiter.is_closed());
+        waiters.push((after, sender));
+        Box::pin(async move { drop(receiver.await) })
+    }
+}
+
+impl Hub {
+
+    /// Tells every worker to send its connections away.
+    pub fn drain(&self) {
+        for queue in self.queues() {
+            drop(queue.sender.send(ToWorker::Drain));
+        }
+    }
+
+    fn send(&self, worker: u16, message: ToWorker) {
+        if let Some(queue) = self.queues().get(worker as usize) {
+            drop(queue.sender.send(message));
+        }
+    }
+
+    /// Whether the worker lost publications since the last call.
+    pub fn take_missed(&self, worker: u16) -> bool {
+        self.queues().get(worker as usize).is_some_and(|queue| queue.missed.swap(false, Ordering::AcqRel))
+    }
+}
+
+impl WorkerInbox {
+    /// Takes all that waits, in order; waits if nothing does. `false`: there will be nothing more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn receive(&mut self, hub: &Hub, batch: &mut Vec<ToWorker>) -> bool {
+        let count = self.receiver.recv_many(batch, 1024).await;
+        let publications = batch.iter().filter(|message| matches!(message, ToWorker::Deliver(_))).count();
+        if let Some(queue) = hub.queues().get(self.index as usize) {
+            queue.publications.fetch_sub(publications, Ordering::AcqRel);
+        }
+        count > 0
+    }
+}
+
+impl Push for Hub {
+    fn publish(&self, publication: Publication) {
+        let feed = publication.feed;
+        let mut workers: u64 = publication.answers.iter().fold(0, |mask, (to, _)| mask | 1 << to.worker);
+        let last = publication.entries.last().map_or(0, |entry| entry.seq);
+        {
+            let mut interests = self.interests(feed);
+            if let Some(interest) = interests.get_mut(&feed) {
+                workers |= interest.workers;
+                for (_, waiter) in interest.waiters.extract_if(.., |(after, _)| *after < last) {
+                    // Whoever gave up waiting is gone; there is nobody to tell.
+                    let _ = waiter.send(());
+                }
+                if interest.workers == 0 && interest.waiters.is_empty() {
+                    interests.remove(&feed);
+                }
+            }
+        }
+        if workers == 0 {
+            return;
+        }
+        let delivery = Arc::new(Delivery { publication, json: OnceLock::new(), msgpack: OnceLock::new() });
+        for (index, queue) in self.queues().iter().enumerate().filter(|(index, _)| workers & 1 << index != 0) {
+            if queue.publications.fetch_add(1, Ordering::AcqRel) < PUBLICATIONS_WAITING_MAX {
+                drop(queue.sender.send(ToWorker::Deliver(delivery.clone())));
+                continue;
+            }
+            queue.publications.fetch_sub(1, Ordering::AcqRel);
+            queue.missed.store(true, Ordering::Release);
+            let answers = delivery.publication.answers.iter().filter(|(to, _)| to.worker as usize == index);
+            for (connection, results) in answers {
+                drop(queue.sender.send(ToWorker::Answer(*connection, results.clone())));
+            }
+        }
+    }
+
+    fn answer(&self, connection: ConnectionId, results: Vec<OperationResult>) {
+        self.send(connection.worker, ToWorker::Answer(connection, results));
+    }
+}
+
+impl Gate for Hub {
+    fn decided(&self, decision: Decision) {
+        let (Decision::Admit(to) | Decision::Close(to, _) | Decision::Follow(to, ..)) = decision;
+        self.send(to.worker, ToWorker::Decided(decision));
+    }
+}
+
+/// The frame of results.
+pub fn results_frame(encoding: Encoding, results: Vec<OperationResult>) -> Bytes {
+    frame::message(encoding, &encoding.encode(&ServerMessage::Results(Results { results })))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change under these locks is complete at each step, so a panic elsewhere leaves them usable.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

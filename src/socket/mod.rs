@@ -1,0 +1,12 @@
+//! WebSockets: the upgrade is taken over whole, so that a connection owns its socket.
+
+mod catch_up;
+mod connection;
+pub mod frame;
+pub mod hub;
+mod outbound;
+pub mod upgrade;
+pub mod worker;
+
+pub use hub::Hub;
+pub use worker::{Gateway, Worker};

@@ -1,0 +1,158 @@
+//! The WebSocket handshake (RFC 6455, section 4.2), on the same port as everything else.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix_http::header::{self, HeaderMap};
+use actix_http::{HttpMessage, ws};
+use actix_http::{Request, h1};
+use socket2::SockRef;
+use taskflow_protocol::limits::TOKEN_BYTES_MAX;
+use taskflow_protocol::message::ErrorBody;
+use taskflow_protocol::{Code, Encoding, SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK, SUBPROTOCOL_TOKEN_PREFIX};
+use tokio::net::TcpStream;
+
+use super::worker::Worker;
+use crate::config::Config;
+use crate::http::problem::{PROBLEM_JSON, Problem};
+use crate::telemetry::metrics::Handshake;
+
+/// Where sockets are opened.
+pub const PATH: &str = "/api/v1/socket";
+
+/// What the kernel holds for a peer, in bytes (it doubles the figure). Unbounded, a peer that does not read pinned
+/// 3.7 MiB.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
+
+/// How long the kernel tries to send to a peer that does not acknowledge.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the handshake agreed on.
+#[derive(Debug, PartialEq)]
+struct Agreed {
+    encoding: Encoding,
+    /// The subprotocol to echo; none if none was offered.
+    subprotocol: Option<&'static str>,
+    token: Option<String>,
+}
+
+/// Answers an upgrade request and hands the socket to the worker.
+pub async fn accept(
+    worker: Rc<Worker>,
+    config: Arc<Config>,
+    request: Request,
+    framed: actix_codec::Framed<TcpStream, h1::Codec>,
+) {
+    let parts = framed.into_parts();
+    let stream = parts.io;
+    let agreed = match agree(&worker, &config, &request) {
+        Ok(agreed) => agreed,
+        Err(error) => {
+            let limited = matches!(error.code, Code::ServerBusy | Code::ShuttingDown);
+            let outcome = if limited { Handshake::Limited } else { Handshake::Refused };
+            worker.gateway.metrics.handshakes.of(outcome).increment(1);
+            return refuse(&stream, &error).await;
+        }
+    };
+    let socket = SockRef::from(&stream);
+    // A platform that lacks one of these serves without it: they bound what a dead peer costs, not what is right.
+    drop(socket.set_send_buffer_size(SEND_BUFFER_BYTES));
+    drop(socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
+    drop(stream.set_nodelay(true));
+    let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map_or(&[][..], |key| key.as_bytes());
+    let accept = ws::hash_key(key);
+    let accept = std::str::from_utf8(&accept).expect("base64 is ASCII");
+    let protocol = agreed.subprotocol.map(|name| format!("sec-websocket-protocol: {name}\r\n")).unwrap_or_default();
+    let response = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+         sec-websocket-accept: {accept}\r\n{protocol}\r\n"
+    );
+    if write(&stream, response.as_bytes()).await.is_ok() {
+        worker.gateway.metrics.handshakes.of(Handshake::Accepted).increment(1);
+        worker.adopt(stream, agreed.encoding, agreed.token, &parts.read_buf);
+    }
+}
+
+/// Decides what to answer.
+fn agree(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, ErrorBody> {
+    if request.path() != PATH {
+        return Err(ErrorBody::new(Code::NotFound));
+    }
+    if worker.is_draining() {
+        return Err(ErrorBody::new(Code::ShuttingDown));
+    }
+    ws::verify_handshake(request.head()).map_err(|error| ErrorBody::new(Code::FramingError).because(error))?;
+    let headers = request.headers();
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        if !origin.to_str().is_ok_and(|origin| config.origins_allowed.allow(origin, host)) {
+            return Err(ErrorBody::new(Code::OriginRefused));
+        }
+    }
+    if worker.gateway.hub.connections.load(Ordering::Relaxed) >= config.connections_max {
+        return Err(ErrorBody::new(Code::ServerBusy));
+    }
+    let mut agreed = negotiate(headers)?;
+    if let Some(bearer) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) {
+        agreed.token = bearer.strip_prefix("Bearer ").map(str::to_owned);
+    }
+    if agreed.token.as_ref().is_some_and(|token| token.len() > TOKEN_BYTES_MAX) {
+        return Err(ErrorBody::new(Code::TokenInvalid));
+    }
+    Ok(agreed)
+}
+
+/// Chooses the first subprotocol that is known, and takes a token that is offered beside it.
+fn negotiate(headers: &HeaderMap) -> Result<Agreed, ErrorBody> {
+    let mut agreed = Agreed { encoding: Encoding::Json, subprotocol: None, token: None };
+    let mut offered = false;
+    for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
+        for name in value.to_str().unwrap_or_default().split(',').map(str::trim) {
+            if let Some(token) = name.strip_prefix(SUBPROTOCOL_TOKEN_PREFIX) {
+                agreed.token = Some(token.to_owned());
+                continue;
+            }
+            offered = true;
+            let known = [(SUBPROTOCOL_JSON, Encoding::Json), (SUBPROTOCOL_MSGPACK, Encoding::MsgPack)];
+            if let (None, Some((known, encoding))) =
+                (agreed.subprotocol, known.into_iter().find(|(known, _)| *known == name))
+            {
+                agreed.subprotocol = Some(known);
+                agreed.encoding = encoding;
+            }
+        }
+    }
+    if agreed.subprotocol.is_none() && (offered || agreed.token.is_some()) {
+        return Err(ErrorBody::new(Code::VersionUnsupported).field("sec-websocket-protocol"));
+    }
+    Ok(agreed)
+}
+
+async fn refuse(stream: &TcpStream, error: &ErrorBody) {
+    let status = error.code.http_status();
+    let reason = actix_http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    let body = Problem::from(error.clone()).json();
+    let body = String::from_utf8_lossy(&body);
+    let retry = error.retry_after_ms.map(|ms| format!("retry-after: {}\r\n", ms.div_ceil(1000))).unwrap_or_default();
+    let response = format!(
+        "HTTP/1.1 {status} {}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\n{retry}\
+         sec-websocket-version: 13\r\nconnection: close\r\n\r\n{body}",
+        reason.unwrap_or("Error"),
+        body.len(),
+    );
+    drop(write(stream, response.as_bytes()).await);
+}
+
+async fn write(stream: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(bytes) {
+            Ok(sent) => bytes = &bytes[sent..],
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,364 @@
+//! What one worker thread has: its connections, who of them follows what, one timer wheel, one read buffer.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix_rt::spawn;
+use bytes::{Bytes, BytesMut};
+use slab::Slab;
+use taskflow_actors::ports::{Clock, ConnectionId, Store};
+use taskflow_actors::session::{Decision, Sessions};
+use taskflow_actors::supervisor::Router;
+use taskflow_protocol::limits::{HELLO_TIMEOUT_MS, OUTBOUND_BYTES_TOTAL_MAX};
+use taskflow_protocol::message::{Empty, ErrorBody, ServerMessage};
+use taskflow_protocol::{Code, Encoding, UserId};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::catch_up;
+use super::connection::Connection;
+use super::frame;
+use super::hub::{Delivery, Hub, ToWorker, WorkerInbox};
+use super::outbound::TOTAL_BYTES;
+use crate::auth::{Claims, Tokens};
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Eviction;
+
+/// What connections need from the rest of the server.
+pub struct Gateway {
+    /// What the workers share.
+    pub hub: Arc<Hub>,
+    /// The way to the feeds.
+    pub router: Router,
+    /// The log, for catching up.
+    pub store: Arc<dyn Store>,
+    /// Who may come in.
+    pub tokens: Arc<Tokens>,
+    /// The users that are here.
+    pub sessions: Sessions,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The figures.
+    pub metrics: Arc<Metrics>,
+    /// Name and version of the server.
+    pub build: String,
+    /// See [`taskflow_protocol::limits::HEARTBEAT_MS`].
+    pub heartbeat_ms: u32,
+    /// Seconds without a byte from the client after which it is gone: two and a half heartbeats.
+    pub heartbeat_timeout_s: u32,
+    /// See [`taskflow_protocol::limits::OUTBOUND_BYTES_MAX`].
+    pub outbound_bytes_max: usize,
+    /// Clients that are sent away come back within this time, spread evenly.
+    pub reconnect_window_ms: u32,
+    /// Snapshots under way at once: each holds a feed in memory.
+    pub snapshots: Arc<Semaphore>,
+}
+
+struct Slot {
+    generation: u32,
+    connection: Option<Rc<Connection>>,
+}
+
+/// The followers of one feed, by slot. Nearly always one.
+enum Followers {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl Followers {
+    fn as_slice(&self) -> &[u32] {
+        match self {
+            Self::One(slot) => std::slice::from_ref(slot),
+            Self::Many(slots) => slots,
+        }
+    }
+}
+
+/// See the module.
+pub struct Worker {
+    /// Which of the workers.
+    pub index: u16,
+    /// The rest of the server.
+    pub gateway: Arc<Gateway>,
+    slots: RefCell<Slab<Slot>>,
+    followers: RefCell<HashMap<UserId, Followers>>,
+    /// Connections at a beginning or an end, looked at every second.
+    watched: RefCell<Vec<u32>>,
+    buffer: RefCell<BytesMut>,
+    next_generation: Cell<u32>,
+    begun: Instant,
+    now_s: Cell<u32>,
+    draining: Cell<bool>,
+}
+
+impl Worker {
+    /// Starts the worker's loop and wheel on the present thread; `None` if all workers of the hub have been started.
+    pub fn start(gateway: Arc<Gateway>) -> Option<Rc<Self>> {
+        let inbox = gateway.hub.take_inbox()?;
+        let worker = Rc::new(Self {
+            index: inbox.index,
+            gateway,
+            slots: RefCell::default(),
+            followers: RefCell::default(),
+            watched: RefCell::default(),
+            buffer: RefCell::default(),
+            next_generation: Cell::new(0),
+            begun: Instant::now(),
+            now_s: Cell::new(0),
+            draining: Cell::new(false),
+        });
+        spawn(worker.clone().deliver_all(inbox));
+        spawn(worker.clone().turn_wheel());
+        Some(worker)
+    }
+
+    /// Seconds since the worker began, as of its last tick.
+    pub fn now_s(&self) -> u32 {
+        self.now_s.get()
+    }
+
+    /// Whether new connections are to be sent elsewhere.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Takes a socket whose handshake is done. `early` are bytes that came right behind it.
+    pub fn adopt(self: &Rc<Self>, stream: TcpStream, encoding: Encoding, token: Option<String>, early: &[u8]) {
+        let generation = self.next_generation.get();
+        self.next_generation.set(generation.wrapping_add(1));
+        let slot = self.slots.borrow_mut().insert(Slot { generation, connection: None }) as u32;
+        let id = ConnectionId { worker: self.index, slot, generation };
+        let connection = Rc::new(Connection::new(id, stream, encoding, token, self.now_s(), early));
+        if let Some(slot) = self.slots.borrow_mut().get_mut(slot as usize) {
+            slot.connection = Some(connection.clone());
+        }
+        self.gateway.hub.connections.fetch_add(1, Ordering::Relaxed);
+        self.gateway.metrics.connections.increment(1.0);
+        self.watch(slot);
+        spawn(connection.run(self.clone()));
+    }
+
+    /// The connection is over: nothing of it stays.
+    pub(super) fn remove(&self, id: ConnectionId) {
+        let mut slots = self.slots.borrow_mut();
+        if slots.get(id.slot as usize).is_some_and(|slot| slot.generation == id.generation) {
+            slots.remove(id.slot as usize);
+            self.gateway.hub.connections.fetch_sub(1, Ordering::Relaxed);
+            self.gateway.metrics.connections.decrement(1.0);
+        }
+    }
+
+    /// Looks at the connection every second until it is in the middle of its life, or gone.
+    pub(super) fn watch(&self, slot: u32) {
+        self.watched.borrow_mut().push(slot);
+    }
+
+    fn connection(&self, id: ConnectionId) -> Option<Rc<Connection>> {
+        let slots = self.slots.borrow();
+        let slot = slots.get(id.slot as usize).filter(|slot| slot.generation == id.generation)?;
+        slot.connection.clone()
+    }
+
+    fn in_slot(&self, slot: u32) -> Option<Rc<Connection>> {
+        self.slots.borrow().get(slot as usize)?.connection.clone()
+    }
+
+    /// The buffer that all connections read into.
+    pub(super) fn read_buffer(&self) -> BytesMut {
+        self.buffer.take()
+    }
+
+    pub(super) fn give_back(&self, buffer: BytesMut) {
+        self.buffer.replace(buffer);
+    }
+
+    /// Checks a token, at once if it was checked before.
+    pub(super) fn verify(&self, token: String, then: impl FnOnce(Result<Claims, Code>) + 'static) {
+        match self.gateway.tokens.verify_cached(&token) {
+            Some(verified) => then(verified),
+            None => {
+                let tokens = self.gateway.tokens.clone();
+                spawn(async move { then(tokens.verify(&token).await) });
+            }
+        }
+    }
+
+    // ----------------------------------------------------------------------------------------------------- following
+
+    pub(super) fn follow(&self, feed: UserId, slot: u32) {
+        let mut followers = self.followers.borrow_mut();
+        match followers.get_mut(&feed) {
+            None => {
+                followers.insert(feed, Followers::One(slot));
+                self.gateway.hub.follow(self.index, feed);
+            }
+            Some(Followers::Many(slots)) => slots.push(slot),
+            Some(one) => *one = Followers::Many(one.as_slice().iter().copied().chain([slot]).collect()),
+        }
+    }
+
+    pub(super) fn unfollow(&self, feed: UserId, slot: u32) {
+        let mut followers = self.followers.borrow_mut();
+        let gone = match followers.get_mut(&feed) {
+            None => return,
+            Some(Followers::One(one)) => *one == slot,
+            Some(Followers::Many(slots)) => {
+                if let Some(index) = slots.iter().position(|other| *other == slot) {
+                    slots.swap_remove(index);
+                }
+                slots.is_empty()
+            }
+        };
+        if gone {
+            followers.remove(&feed);
+            self.gateway.hub.unfollow(self.index, feed);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------------- the loop
+
+    async fn deliver_all(self: Rc<Self>, mut inbox: WorkerInbox) {
+        let hub = self.gateway.hub.clone();
+        let mut batch = Vec::new();
+        while inbox.receive(&hub, &mut batch).await {
+            // Several frames for one connection go in one write; a single push goes out without the detour.
+            let joined = batch.len() > 1;
+            let mut touched = Vec::new();
+            for message in batch.drain(..) {
+                match message {
+                    ToWorker::Deliver(delivery) => self.deliver(&delivery, joined, &mut touched),
+                    ToWorker::Answer(to, results) => {
+                        if let Some(connection) = self.connection(to) {
+                            connection.answer(&self, results);
+                            touched.push(connection);
+                        }
+                    }
+                    ToWorker::Decided(decision) => self.decided(decision),
+                    ToWorker::Drain => self.drain(),
+                }
+            }
+            for connection in touched {
+                connection.flush();
+            }
+            if hub.take_missed(self.index) {
+                self.read_all_again();
+            }
+            if TOTAL_BYTES.load(Ordering::Relaxed) > OUTBOUND_BYTES_TOTAL_MAX {
+                self.evict_fullest();
+            }
+        }
+    }
+
+    fn deliver(self: &Rc<Self>, delivery: &Delivery, joined: bool, touched: &mut Vec<Rc<Connection>>) {
+        let answers = &delivery.publication.answers;
+        // The author's answer and the push of its entry go in one write.
+        let joined = joined || !answers.is_empty();
+        for (to, results) in answers.iter().filter(|(to, _)| to.worker == self.index) {
+            if let Some(connection) = self.connection(*to) {
+                connection.answer(self, results.clone());
+                touched.push(connection);
+            }
+        }
+        let feed = delivery.publication.feed;
+        let followers = self.followers.borrow();
+        let slots = followers.get(&feed).map_or(&[][..], Followers::as_slice);
+        let mut behind = Vec::new();
+        for connection in slots.iter().filter_map(|slot| self.in_slot(*slot)) {
+            if connection.deliver(self, delivery, joined) {
+                behind.push(connection.clone());
+            }
+            if joined {
+                touched.push(connection);
+            }
+        }
+        self.gateway.metrics.pushes.increment(slots.len() as u64);
+        drop(followers);
+        for connection in behind {
+            spawn(catch_up::resume(connection, self.clone(), feed));
+        }
+    }
+
+    fn decided(self: &Rc<Self>, decision: Decision) {
+        let (Decision::Admit(to) | Decision::Close(to, _) | Decision::Follow(to, ..)) = decision;
+        let Some(connection) = self.connection(to) else { return };
+        match decision {
+            Decision::Admit(_) => connection.admitted(self),
+            Decision::Close(_, code) => connection.close(self, code),
+            Decision::Follow(_, feed, Ok(())) => {
+                self.follow(feed, to.slot);
+                spawn(catch_up::begin(connection, self.clone(), feed));
+            }
+            Decision::Follow(_, feed, Err(code)) => {
+                connection.stop_following(self, feed);
+                connection.error(self, ErrorBody::new(code).feed(feed));
+            }
+        }
+    }
+
+    /// Publications were lost on the way here: everyone reads the log from where they are.
+    fn read_all_again(self: &Rc<Self>) {
+        let all: Vec<_> = self.slots.borrow().iter().filter_map(|(_, slot)| slot.connection.clone()).collect();
+        for connection in all {
+            for feed in connection.live_feeds() {
+                connection.with_followed(feed, |followed| followed.live = false);
+                spawn(catch_up::resume(connection.clone(), self.clone(), feed));
+            }
+        }
+    }
+
+    fn evict_fullest(&self) {
+        let slots = self.slots.borrow();
+        let all = slots.iter().filter_map(|(_, slot)| slot.connection.clone());
+        let fullest = all.max_by_key(|connection| connection.outbound_bytes());
+        drop(slots);
+        if let Some(connection) = fullest {
+            self.gateway.metrics.evictions.of(Eviction::QueuesFull).increment(1);
+            connection.close(self, Code::TooSlow);
+        }
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        let all: Vec<_> = self.slots.borrow().iter().filter_map(|(_, slot)| slot.connection.clone()).collect();
+        for connection in all {
+            connection.close(self, Code::ShuttingDown);
+        }
+    }
+
+    /// One timer for all connections: each second it visits one of as many groups as a heartbeat period has seconds.
+    async fn turn_wheel(self: Rc<Self>) {
+        let groups = (self.gateway.heartbeat_ms as usize / 1000).max(1);
+        let beats = [Encoding::Json, Encoding::MsgPack]
+            .map(|encoding| frame::message(encoding, &encoding.encode(&ServerMessage::Heartbeat(Empty {}))));
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut group = 0;
+        loop {
+            tick.tick().await;
+            self.now_s.set(self.begun.elapsed().as_secs() as u32);
+            self.beat(group, groups, &beats);
+            group = (group + 1) % groups;
+            let watched = self.watched.take();
+            let still = watched.into_iter().filter(|slot| {
+                let hello_timeout_s = (HELLO_TIMEOUT_MS / 1000) as u32;
+                self.in_slot(*slot).is_some_and(|connection| connection.check_phase(&self, hello_timeout_s))
+            });
+            let still: Vec<u32> = still.collect();
+            self.watched.borrow_mut().extend(still);
+        }
+    }
+
+    fn beat(&self, group: usize, groups: usize, beats: &[Bytes; 2]) {
+        let end = self.slots.borrow().iter().next_back().map_or(0, |(key, _)| key + 1);
+        for slot in (group..end).step_by(groups) {
+            if let Some(connection) = self.in_slot(slot as u32) {
+                connection.heartbeat(self, beats);
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Log lines: one JSON document a line on standard error, or text for people.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::config::{LogFormat, LogLevel};
+
+/// Sends log lines of this program to standard error from now on. Once a process.
+pub fn init(level: LogLevel, format: LogFormat) {
+    subscriber(level, format, std::io::stderr).init();
+}
+
+/// Libraries at `warn` at most: their `info` is not ours to explain.
+fn filter(level: LogLevel) -> EnvFilter {
+    let level = match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "warn,taskflow=info,taskflow_actors=info",
+        LogLevel::Debug => "warn,taskflow=debug,taskflow_actors=debug",
+        LogLevel::Trace => "info,taskflow=trace,taskflow_actors=trace",
+    };
+    EnvFilter::new(level)
+}
+
+fn subscriber<W>(level: LogLevel, format: LogFormat, writer: W) -> Box<dyn tracing::Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(level))
+        .with_writer(writer);
+    match format {
+        // Facts as members of the document itself, with the same names everywhere.
+        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_current_span(false).finish()),
+        LogFormat::Text => Box::new(builder.with_target(false).finish()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("not poisoned").write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(level: LogLevel, format: LogFormat) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(level, format, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(target: "taskflow::feed", { feed.seq = 7 }, "feed loaded");
+            tracing::debug!(target: "taskflow::feed", "details");
+            tracing::info!(target: "actix_server", "chatter");
+            tracing::warn!(target: "actix_server", "a worry");
+        });
+        let bytes = lines.0.lock().expect("not poisoned").clone();
+        String::from_utf8(bytes).expect("UTF-8")
+    }
+
+    #[test]
+    fn a_json_line_is_one_document_with_the_facts_in_it() {
+        let text = lines(LogLevel::Info, LogFormat::Json);
+        let documents: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        assert_eq!(documents.len(), 2, "{text}");
+        assert_eq!(documents[0]["message"], "feed loaded");
+        assert_eq!(documents[0]["feed.seq"], 7);
+        assert_eq!(documents[0]["level"], "INFO");
+        assert_eq!(documents[1]["message"], "a worry");
+    }
+
+    #[test]
+    fn text_is_for_people() {
+        let text = lines(LogLevel::Debug, LogFormat::Text);
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(text.contains("feed loaded"), "{text}");
+    }
+}

@@ -1,0 +1,146 @@
+//! The operator's port: `/metrics` and `/health/{live,ready,startup}`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use actix_web::{HttpResponse, web};
+
+use crate::telemetry::Telemetry;
+
+/// Whether the server can do its work now.
+pub trait Readiness: Send + Sync + 'static {
+    /// `Err` says in a sentence what is wrong. Must not wait: it is asked every second or so.
+    fn ready(&self) -> Result<(), String>;
+}
+
+/// What the operator's port shows.
+pub struct Operator {
+    telemetry: Telemetry,
+    readiness: OnceLock<Arc<dyn Readiness>>,
+    draining: AtomicBool,
+}
+
+impl Operator {
+    /// Begins as not started.
+    pub fn new(telemetry: Telemetry) -> Self {
+        Self {
+            telemetry,
+            readiness: OnceLock::new(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The store is open and the client port listens: from now on this answers for readiness.
+    pub fn started(&self, readiness: Arc<dyn Readiness>) {
+        let _ = self.readiness.set(readiness);
+    }
+
+    /// No new clients from now on: not ready, but alive.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err("the server is shutting down".to_owned());
+        }
+        match self.readiness.get() {
+            Some(readiness) => readiness.ready(),
+            None => Err("the server is starting".to_owned()),
+        }
+    }
+}
+
+/// Configures the operator's application; its data is `web::Data<Operator>`.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    cfg.route("/metrics", web::get().to(metrics))
+        .route("/health/live", web::get().to(live))
+        .route("/health/ready", web::get().to(ready))
+        .route("/health/startup", web::get().to(startup));
+}
+
+async fn metrics(operator: web::Data<Operator>) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(operator.telemetry.render())
+}
+
+/// The process answers: nothing more. What it depends on being down is no reason to kill it.
+async fn live() -> HttpResponse {
+    health(&Ok(()))
+}
+
+async fn ready(operator: web::Data<Operator>) -> HttpResponse {
+    health(&operator.ready())
+}
+
+async fn startup(operator: web::Data<Operator>) -> HttpResponse {
+    match operator.readiness.get() {
+        Some(_) => health(&Ok(())),
+        None => health(&Err("the server is starting".to_owned())),
+    }
+}
+
+fn health(state: &Result<(), String>) -> HttpResponse {
+    match state {
+        Ok(()) => HttpResponse::Ok().json(serde_json::json!({ "status": "ok" })),
+        Err(reason) => {
+            HttpResponse::ServiceUnavailable().json(serde_json::json!({ "status": "unavailable", "reason": reason }))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::{App, test};
+    use std::sync::Mutex;
+
+    struct Store(Mutex<Result<(), String>>);
+
+    impl Readiness for Store {
+        fn ready(&self) -> Result<(), String> {
+            self.0.lock().expect("not poisoned").clone()
+        }
+    }
+
+    #[actix_web::test]
+    async fn health_means_something() {
+        let operator = web::Data::new(Operator::new(Telemetry::new()));
+        let app = test::init_service(App::new().app_data(operator.clone()).configure(routes)).await;
+        let status = async |path: &str| {
+            let response = test::call_service(&app, test::TestRequest::get().uri(path).to_request()).await;
+            let status = response.status().as_u16();
+            (
+                status,
+                String::from_utf8(test::read_body(response).await.to_vec()).expect("UTF-8"),
+            )
+        };
+        assert_eq!(status("/health/live").await.0, 200);
+        assert_eq!(status("/health/startup").await.0, 503);
+        assert_eq!(status("/health/ready").await.0, 503);
+
+        let store = Arc::new(Store(Mutex::new(Ok(()))));
+        operator.started(store.clone());
+        assert_eq!(status("/health/startup").await.0, 200);
+        assert_eq!(status("/health/ready").await, (200, r#"{"status":"ok"}"#.to_owned()));
+
+        *store.0.lock().expect("not poisoned") = Err("the store did not answer for 6 s".to_owned());
+        let (code, body) = status("/health/ready").await;
+        assert_eq!(code, 503);
+        assert_eq!(
+            body,
+            r#"{"reason":"the store did not answer for 6 s","status":"unavailable"}"#
+        );
+        assert_eq!(status("/health/live").await.0, 200);
+
+        *store.0.lock().expect("not poisoned") = Ok(());
+        operator.drain();
+        assert_eq!(status("/health/ready").await.0, 503);
+        assert_eq!(status("/health/live").await.0, 200);
+
+        let (code, scrape) = status("/metrics").await;
+        assert_eq!(code, 200);
+        assert!(scrape.contains("taskflow_connections 0"), "{scrape}");
+    }
+}
