@@ -86,7 +86,7 @@ pub async fn page(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Pro
         }
         Ok(collect(state, query.list, query.status, limit, after.as_ref()))
     };
-    let (tasks, next) = api.router.view(caller.user, look).await??;
+    let (tasks, next) = operations::view(&api, caller.user, look).await??;
     let page = Page {
         items: tasks.iter().map(|task| task.to_wire()).collect(),
         next,
