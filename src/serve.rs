@@ -104,12 +104,15 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     let router = Supervisor::start(ports, arbiters.iter().map(Arbiter::handle).collect(), rand::random);
     let tokens =
         Arc::new(Tokens::new(Arc::new(key), config.access_token_seconds, clock.clone(), stored.accounts.clone()));
+    let counted = hub.clone();
+    let seats = Arc::new(Seats::new(&config, metrics.clone(), move || counted.connections.load(Ordering::Relaxed)));
     let gateway = Arc::new(Gateway {
         hub: hub.clone(),
         router: router.clone(),
         store: stored.store.clone(),
         tokens: tokens.clone(),
         sessions: Sessions::new(hub.clone(), config.connections_a_user_max),
+        seats: seats.clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),
         build: build(),
@@ -123,9 +126,8 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     tokens.on_sign_out(move |SignedOut { user, sign_in }| sessions.sessions.tell(user, Event::SignedOut(sign_in)));
 
     let (closing, closing_seen) = watch::channel(false);
-    let counted = hub.clone();
     let api = web::Data::new(Api {
-        seats: Arc::new(Seats::new(&config, metrics.clone(), move || counted.connections.load(Ordering::Relaxed))),
+        seats,
         snapshots: gateway.snapshots.clone(),
         tokens: tokens.clone(),
         sign_ins: SignIns::new(stored.accounts.clone(), tokens, clock.clone(), config.refresh_token_days),

@@ -26,6 +26,7 @@ use super::frame;
 use super::hub::{Delivery, Hub, ToWorker, WorkerInbox};
 use super::outbound::TOTAL_BYTES;
 use crate::auth::{Claims, Tokens};
+use crate::http::seats::Seats;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Eviction;
 
@@ -41,6 +42,8 @@ pub struct Gateway {
     pub tokens: Arc<Tokens>,
     /// The users that are here.
     pub sessions: Sessions,
+    /// How many connections each of them has, event streams and long-polls included.
+    pub seats: Arc<Seats>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The figures.
