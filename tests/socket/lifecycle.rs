@@ -366,7 +366,8 @@ fn a_server_that_stops_takes_no_new_connections() {
     let probe = http::request(server.operator, "GET", "/health/ready", &[], b"");
     assert_eq!(probe.status, 200);
     server.signal(rustix::process::Signal::TERM);
-    assert!(stubborn.raw.frame().is_some(), "it hears, and does not answer");
+    // It hears, and does not answer.
+    stubborn.wait_for("reconnect");
     let response = early.upgrade(&[]);
     assert_eq!((response.status, &response.json()["name"]), (503, &json!("shutting_down")), "{response:?}");
     let ready = http::request(server.operator, "GET", "/health/ready", &[], b"");
