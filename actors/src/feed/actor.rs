@@ -92,19 +92,19 @@ impl FeedActor {
             let now = self.ports.clock.now_ms();
             self.feed.handle(step, now)
         }));
-        match handled {
-            Ok(effects) => {
-                for effect in effects {
-                    self.carry_out(effect, ctx);
-                }
-                self.serve_looks();
-            }
-            Err(_) => {
-                tracing::error!(user.id = %self.user, "feed panicked");
-                self.table.failed(self.user);
-                ctx.stop();
-            }
+        let Ok(effects) = handled else { return self.panicked(ctx) };
+        for effect in effects {
+            self.carry_out(effect, ctx);
         }
+        if catch_unwind(AssertUnwindSafe(|| self.serve_looks())).is_err() {
+            self.panicked(ctx);
+        }
+    }
+
+    fn panicked(&self, ctx: &mut Context<Self>) {
+        tracing::error!(user.id = %self.user, "feed panicked");
+        self.table.failed(self.user);
+        ctx.stop();
     }
 
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
