@@ -8,4 +8,5 @@ pub mod http;
 pub mod serve;
 pub mod snapshot;
 pub mod socket;
+pub mod store;
 pub mod telemetry;

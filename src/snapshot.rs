@@ -32,13 +32,24 @@ pub fn pieces(state: &State, head: Head) -> impl Iterator<Item = Snapshot> + '_ 
             snapshot.labels = state.all_labels().map(|label| label.to_wire()).collect();
             rows += 1 + (snapshot.lists.len() + snapshot.labels.len()) as u64;
         } else {
-            snapshot.tasks = tasks.by_ref().take(SNAPSHOT_PIECE_ROWS).map(|task| task.to_wire()).collect();
+            snapshot.tasks = tasks
+                .by_ref()
+                .take(SNAPSHOT_PIECE_ROWS)
+                .map(|task| task.to_wire())
+                .collect();
             rows += snapshot.tasks.len() as u64;
         }
         piece += 1;
         if tasks.peek().is_none() {
             done = true;
-            snapshot.done = Some(SnapshotDone { cursor: Cursor { epoch: head.epoch, seq: head.seq }.text(), rows });
+            snapshot.done = Some(SnapshotDone {
+                cursor: Cursor {
+                    epoch: head.epoch,
+                    seq: head.seq,
+                }
+                .text(),
+                rows,
+            });
         }
         Some(snapshot)
     })

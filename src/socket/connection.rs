@@ -19,8 +19,8 @@ use taskflow_protocol::limits::{
     CLIENT_NAME_BYTES_MAX, FOLLOWS_A_CONNECTION_MAX, MESSAGE_BYTES_MAX, OPERATIONS_A_MESSAGE_MAX,
 };
 use taskflow_protocol::message::{
-    ClientMessage, ErrorBody, Follow, Hello, OperationResult, Operations, ProtocolRange, Reconnect, Refreshed, ServerMessage, Unfollow,
-    Unfollowed, Welcome,
+    ClientMessage, ErrorBody, Follow, Hello, OperationResult, Operations, ProtocolRange, Reconnect, Refreshed,
+    ServerMessage, Unfollow, Unfollowed, Welcome,
 };
 use taskflow_protocol::values::{Seq, UnixMs};
 use taskflow_protocol::{Code, Encoding, PROTOCOL_MAX, PROTOCOL_MIN, UserId};
@@ -167,7 +167,9 @@ impl Connection {
         if matches!(state.phase, Phase::Closing(_) | Phase::Dead) {
             return;
         }
-        let sent = state.outbound.send(&self.stream, frame, worker.gateway.outbound_bytes_max);
+        let sent = state
+            .outbound
+            .send(&self.stream, frame, worker.gateway.outbound_bytes_max);
         self.after_send(worker, state, sent);
     }
 
@@ -221,11 +223,18 @@ impl Connection {
         // What does not close by itself (a store that did not answer for a token) closes as a failure of the server.
         let number = code.close_code().or(Code::Internal.close_code()).unwrap_or(1011);
         let mut words = Vec::new();
-        if matches!(code, Code::FramingError | Code::InvalidUtf8 | Code::WrongEncoding | Code::TooLarge) {
+        if matches!(
+            code,
+            Code::FramingError | Code::InvalidUtf8 | Code::WrongEncoding | Code::TooLarge
+        ) {
             // The peer speaks another language: the close code is all that it is sure to understand.
         } else if let (taskflow_protocol::Action::Reconnect, Some(after_ms)) = (code.action(), code.retry_after_ms()) {
             let window_ms = worker.gateway.reconnect_window_ms;
-            words.push(ServerMessage::Reconnect(Reconnect { after_ms, window_ms, code }));
+            words.push(ServerMessage::Reconnect(Reconnect {
+                after_ms,
+                window_ms,
+                code,
+            }));
         } else {
             words.push(ServerMessage::Error(ErrorBody::new(code)));
         }
@@ -291,7 +300,9 @@ impl Connection {
         {
             let mut state = self.state();
             let feed = delivery.publication.feed;
-            let Some(followed) = state.follows.iter_mut().find(|followed| followed.feed == feed) else { return false };
+            let Some(followed) = state.follows.iter_mut().find(|followed| followed.feed == feed) else {
+                return false;
+            };
             if !followed.live {
                 followed.published = followed.published.max(last);
                 return false;
@@ -317,13 +328,22 @@ impl Connection {
 
     /// Changes how a feed is followed; `None` if it is followed no more.
     pub fn with_followed<T>(&self, feed: UserId, change: impl FnOnce(&mut Followed) -> T) -> Option<T> {
-        self.state().follows.iter_mut().find(|followed| followed.feed == feed).map(change)
+        self.state()
+            .follows
+            .iter_mut()
+            .find(|followed| followed.feed == feed)
+            .map(change)
     }
 
     /// The feeds that are live, to be read again after a loss.
     pub fn live_feeds(&self) -> Vec<UserId> {
         let state = self.state();
-        state.follows.iter().filter(|followed| followed.live).map(|followed| followed.feed).collect()
+        state
+            .follows
+            .iter()
+            .filter(|followed| followed.live)
+            .map(|followed| followed.feed)
+            .collect()
     }
 
     pub fn stop_following(&self, worker: &Worker, feed: UserId) -> bool {
@@ -390,7 +410,11 @@ impl Connection {
         if min > max || max < PROTOCOL_MIN || min > PROTOCOL_MAX {
             return self.close(worker, Code::VersionUnsupported);
         }
-        if hello.client.as_ref().is_some_and(|client| client.len() > CLIENT_NAME_BYTES_MAX) {
+        if hello
+            .client
+            .as_ref()
+            .is_some_and(|client| client.len() > CLIENT_NAME_BYTES_MAX)
+        {
             self.error(worker, ErrorBody::new(Code::ValueTooLong).field("client"));
             return self.close(worker, Code::HelloExpected);
         }
@@ -399,7 +423,9 @@ impl Connection {
             return self.close(worker, Code::HelloExpected);
         }
         let mut state = self.state();
-        let Phase::Hello(from_handshake) = &mut state.phase else { return };
+        let Phase::Hello(from_handshake) = &mut state.phase else {
+            return;
+        };
         let Some(token) = hello.token.take().or(from_handshake.take()) else {
             drop(state);
             return self.close(worker, Code::TokenMissing);
@@ -438,10 +464,15 @@ impl Connection {
             drop(state);
             return self.close(worker, Code::SignedOut);
         }
-        let Phase::Joining(hello) = std::mem::replace(&mut state.phase, Phase::Open) else { return };
+        let Phase::Joining(hello) = std::mem::replace(&mut state.phase, Phase::Open) else {
+            return;
+        };
         let welcome = Welcome {
             build: worker.gateway.build.clone(),
-            protocol: ProtocolRange { min: PROTOCOL_MIN, max: PROTOCOL_MAX },
+            protocol: ProtocolRange {
+                min: PROTOCOL_MIN,
+                max: PROTOCOL_MAX,
+            },
             version: hello.protocol.max.min(PROTOCOL_MAX),
             user: state.user,
             time: worker.gateway.clock.now_ms(),
@@ -466,13 +497,21 @@ impl Connection {
             return self.error(worker, ErrorBody::new(Code::TooManyOperations).feed(feed));
         }
         if operations.is_empty() {
-            return self.error(worker, ErrorBody::new(Code::InvalidField).field("operations.operations"));
+            return self.error(
+                worker,
+                ErrorBody::new(Code::InvalidField).field("operations.operations"),
+            );
         }
         if feed != user {
             return self.error(worker, ErrorBody::new(Code::FeedNotFound).feed(feed));
         }
         let reply = ReplyTo::Connection(self.id);
-        let submission = Submission { feed, author: user, operations, reply };
+        let submission = Submission {
+            feed,
+            author: user,
+            operations,
+            reply,
+        };
         worker.gateway.router.submit(submission, &*worker.gateway.hub);
     }
 
@@ -481,7 +520,11 @@ impl Connection {
         let feed = follow.feed.unwrap_or(state.user);
         let refused = if follow.lists.is_some() {
             // The shape is there for shared lists; until a list can be shared there is nothing to filter.
-            Some(ErrorBody::new(Code::InvalidField).field("follow.lists").because("Single lists cannot be followed yet"))
+            Some(
+                ErrorBody::new(Code::InvalidField)
+                    .field("follow.lists")
+                    .because("Single lists cannot be followed yet"),
+            )
         } else if state.follows.iter().any(|followed| followed.feed == feed) {
             Some(ErrorBody::new(Code::AlreadyFollowing))
         } else if state.follows.len() >= FOLLOWS_A_CONNECTION_MAX {
@@ -496,7 +539,14 @@ impl Connection {
         let (epoch, position) = (Epoch(0), 0);
         state.follows.reserve_exact(1);
         let cursor = follow.cursor.map(String::into_boxed_str);
-        state.follows.push(Followed { feed, epoch, position, published: 0, live: false, cursor });
+        state.follows.push(Followed {
+            feed,
+            epoch,
+            position,
+            published: 0,
+            live: false,
+            cursor,
+        });
         let user = state.user;
         drop(state);
         worker.gateway.sessions.tell(user, Event::Follow(self.id, feed));
@@ -522,8 +572,16 @@ impl Connection {
         state.expires_at = claims.expires_at;
         state.sign_in = claims.sign_in;
         drop(state);
-        worker.gateway.sessions.tell(claims.user, Event::Renew(self.id, claims.sign_in));
-        self.say(worker, &ServerMessage::Refreshed(Refreshed { token_expires_at: claims.expires_at }));
+        worker
+            .gateway
+            .sessions
+            .tell(claims.user, Event::Renew(self.id, claims.sign_in));
+        self.say(
+            worker,
+            &ServerMessage::Refreshed(Refreshed {
+                token_expires_at: claims.expires_at,
+            }),
+        );
     }
 
     // ------------------------------------------------------------------------------------------------------ the wheel
@@ -536,7 +594,12 @@ impl Connection {
         let open = matches!(state.phase, Phase::Open);
         drop(state);
         if silent_s > worker.gateway.heartbeat_timeout_s {
-            worker.gateway.metrics.evictions.of(Eviction::HeartbeatMissed).increment(1);
+            worker
+                .gateway
+                .metrics
+                .evictions
+                .of(Eviction::HeartbeatMissed)
+                .increment(1);
             self.close(worker, Code::HeartbeatMissed);
         } else if expired {
             worker.gateway.metrics.evictions.of(Eviction::SignedOut).increment(1);

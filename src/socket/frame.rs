@@ -49,7 +49,10 @@ pub struct Decoder {
 impl Decoder {
     /// For a connection that agreed on this encoding.
     pub fn new(encoding: Encoding) -> Self {
-        Self { encoding, partial: None }
+        Self {
+            encoding,
+            partial: None,
+        }
     }
 
     /// Puts kept bytes before new ones. Call once after each read, before [`Decoder::next`].
@@ -77,7 +80,9 @@ impl Decoder {
         loop {
             check_header(bytes)?;
             let parsed = Parser::parse(bytes, true, FRAME_BYTES_MAX).map_err(|_| Code::FramingError)?;
-            let Some((finished, opcode, payload)) = parsed else { return Ok(None) };
+            let Some((finished, opcode, payload)) = parsed else {
+                return Ok(None);
+            };
             let payload = payload.unwrap_or_default();
             match opcode {
                 OpCode::Ping => return Ok(Some(Incoming::Ping(payload))),
@@ -110,7 +115,11 @@ impl Decoder {
                 }
                 return Ok(Some(payload));
             }
-            let mut fragments = Fragments { payload, count: 1, valid: 0 };
+            let mut fragments = Fragments {
+                payload,
+                count: 1,
+                valid: 0,
+            };
             if text {
                 fragments.check_text(false)?;
             }
@@ -118,7 +127,10 @@ impl Decoder {
             return Ok(None);
         }
         let partial = self.partial.as_mut().expect("an open message has its fragments here");
-        let fragments = partial.fragments.as_mut().expect("an open message has its fragments here");
+        let fragments = partial
+            .fragments
+            .as_mut()
+            .expect("an open message has its fragments here");
         if fragments.payload.len() + payload.len() > MESSAGE_BYTES_MAX || fragments.count == FRAGMENTS_MAX {
             return Err(Code::TooLarge);
         }
@@ -127,7 +139,11 @@ impl Decoder {
         if text {
             fragments.check_text(finished)?;
         }
-        Ok(if finished { partial.fragments.take().map(|fragments| fragments.payload) } else { None })
+        Ok(if finished {
+            partial.fragments.take().map(|fragments| fragments.payload)
+        } else {
+            None
+        })
     }
 }
 
@@ -162,7 +178,11 @@ fn check_header(bytes: &[u8]) -> Result<(), Code> {
     if length > i64::MAX as u64 {
         return Err(Code::FramingError);
     }
-    if length > FRAME_BYTES_MAX as u64 { Err(Code::TooLarge) } else { Ok(()) }
+    if length > FRAME_BYTES_MAX as u64 {
+        Err(Code::TooLarge)
+    } else {
+        Ok(())
+    }
 }
 
 /// Checks the payload of a close frame (section 5.5.1 and 7.4).
