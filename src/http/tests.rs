@@ -853,8 +853,8 @@ async fn a_closed_server_takes_no_new_accounts() {
     let problem = client
         .post("/api/v1/auth/register", credentials)
         .await
-        .problem(Code::NotFound);
-    assert_eq!(problem["detail"], "this server takes no new accounts");
+        .problem(Code::RegistrationClosed);
+    assert_eq!(problem["status"], 403);
 }
 
 #[actix_web::test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use taskflow_protocol::message::{ErrorBody, OperationResult, Outcome};
@@ -115,9 +115,14 @@ impl FeedActor {
                 self.later(load, Step::Loaded, ctx);
             }
             Effect::Append(append) => {
-                let id = append.append_id;
+                let (id, begun) = (append.append_id, Instant::now());
                 let done = store.append(append);
-                self.later(done, move |result| Step::Appended(id, result), ctx);
+                let observer = self.ports.observer.clone();
+                let step = move |result| {
+                    observer.appended(begun.elapsed());
+                    Step::Appended(id, result)
+                };
+                self.later(done, step, ctx);
             }
             Effect::ReadBack(after) => {
                 let read = store.read_log(self.user, after, 1);
