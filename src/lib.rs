@@ -10,4 +10,6 @@ pub mod serve;
 pub mod snapshot;
 pub mod socket;
 pub mod telemetry;
+#[cfg(test)]
+pub mod testing;
 pub mod token;

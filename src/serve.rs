@@ -242,6 +242,9 @@ impl Running {
 pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     let config = loaded.config;
     crate::telemetry::log::init(config.log_level, config.log_format);
+    for variable in &loaded.variables_unknown {
+        tracing::warn!(variable, "this variable is no setting; see taskflow config print");
+    }
     // Without this the allocator's idle buffers become resident two megabytes at a time.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let files = raise_file_limit();

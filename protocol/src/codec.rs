@@ -257,11 +257,33 @@ fn check_count(operations: usize) -> Result<(), DecodeError> {
 fn typed<T: DeserializeOwned>(document: Value, unknown: Unknown) -> Result<T, DecodeError> {
     let rules = Rules::new(unknown);
     serde_path_to_error::deserialize(Strict::new(document, &rules)).map_err(|error| {
-        let path = error.path().to_string();
+        let path = path(error.path());
         let error = DecodeError::new(Code::InvalidField, error.inner());
-        // The root has the path ".", which is no field.
-        if path == "." { error } else { error.at(path) }
+        if path.is_empty() { error } else { error.at(path) }
     })
+}
+
+/// Where in the document: `hello.protocol.min`. Which of several shapes it was is left out further in, as the rules leave
+/// it out: `commands[3].title`, not `commands[3].task_create.title`.
+fn path(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let mut text = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => text.push_str(&format!("[{index}]")),
+            Segment::Map { key: name } => push_name(&mut text, name),
+            Segment::Enum { variant: name } if text.is_empty() => push_name(&mut text, name),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    text
+}
+
+fn push_name(text: &mut String, name: &str) {
+    if !text.is_empty() {
+        text.push('.');
+    }
+    text.push_str(name);
 }
 
 fn explain_client(document: Value, error: DecodeError) -> Result<Decoded, DecodeError> {
@@ -303,10 +325,18 @@ fn each(mut body: Value, error: DecodeError) -> Result<(Operations, Vec<Operatio
             typed(id, Unknown::Refuse).map_err(|error| error.at(format_args!("operations[{place}].id")))?;
         match typed::<Operation>(operation, Unknown::Refuse) {
             Ok(operation) => whole.operations.push(operation),
-            Err(error) => refused.push(OperationResult {
-                id,
-                outcome: Outcome::Refused(error.body()),
-            }),
+            Err(error) => {
+                let mut body = error.body();
+                // As the rules name the fields of a command.
+                body.field = body.field.map(|field| match field.strip_prefix("command.") {
+                    Some(within) => within.to_owned(),
+                    None => field,
+                });
+                refused.push(OperationResult {
+                    id,
+                    outcome: Outcome::Refused(body),
+                });
+            }
         }
     }
     Ok((whole, refused))

@@ -200,21 +200,15 @@ fn unknown_fields_are_errors_at_every_depth() {
             json!({"operations": {"operations": [], "atomic": true}}),
             "invalid_field operations.atomic",
         ),
-        (
-            create(&json!({"tag": "x"})),
-            "partly 0: invalid_field command.task_create.tag",
-        ),
-        (
-            patch(&json!({"titel": "x"})),
-            "partly 0: invalid_field command.task_patch.set.titel",
-        ),
+        (create(&json!({"tag": "x"})), "partly 0: invalid_field tag"),
+        (patch(&json!({"titel": "x"})), "partly 0: invalid_field set.titel"),
         (
             create(&json!({"due": {"zoned": {"local": "x", "zone": "y", "utc": 1}}})),
-            "partly 0: invalid_field command.task_create.due.zoned.utc",
+            "partly 0: invalid_field due.utc",
         ),
         (
             command(&json!({"settings_patch": {"zone": "x"}})),
-            "partly 0: invalid_field command.settings_patch.zone",
+            "partly 0: invalid_field zone",
         ),
     ] {
         both(&document, expected);
@@ -226,7 +220,7 @@ fn a_bad_operation_is_refused_alone() {
     let good = json!({"id": OPERATION, "command": {"task_complete": {"task": TASK}}});
     let bad = json!({"id": TASK, "command": {"task_complete": {"task": 7}}});
     let document = json!({"operations": {"operations": [good, bad, good]}});
-    both(&document, "partly 2: invalid_field command.task_complete.task");
+    both(&document, "partly 2: invalid_field task");
     for (encoding, _) in ENCODINGS {
         let Ok(Decoded::Partly(_, refused)) = encoding.decode_client(&encoding.encode(&document)) else {
             panic!("it is understood in part");
@@ -288,10 +282,7 @@ fn every_field_of_an_operation_has_one_type() {
         (operation("base", json!(-1)), "partly 0: invalid_field base"),
         (operation("base", json!(1.5)), "partly 0: invalid_field base"),
         (operation("command", json!(null)), "partly 0: invalid_field command"),
-        (
-            operation("command", json!("undo")),
-            "partly 0: invalid_field command.undo",
-        ),
+        (operation("command", json!("undo")), "partly 0: invalid_field command"),
         (operation("command", json!({})), "partly 0: invalid_field command"),
         (
             operation("command", json!([{"undo": {"seq": 1}}])),
@@ -299,7 +290,7 @@ fn every_field_of_an_operation_has_one_type() {
         ),
         (
             operation("command", json!({"undo": {"seq": 1}, "batch": {"commands": []}})),
-            "partly 0: invalid_field command.batch",
+            "partly 0: invalid_field command",
         ),
         (
             operation("command", json!({"task_destroy": {}})),
@@ -307,101 +298,59 @@ fn every_field_of_an_operation_has_one_type() {
         ),
         (
             operation("command", json!({"undo": {"seq": "1"}})),
-            "partly 0: invalid_field command.undo.seq",
+            "partly 0: invalid_field seq",
         ),
         (
             operation("command", json!({"undo": {"seq": -1}})),
-            "partly 0: invalid_field command.undo.seq",
+            "partly 0: invalid_field seq",
         ),
         (
             operation("command", json!({"batch": {"commands": {}}})),
-            "partly 0: invalid_field command.batch.commands",
+            "partly 0: invalid_field commands",
         ),
         (
             operation("command", json!({"batch": {"commands": [{"undo": {}}]}})),
-            "partly 0: invalid_field command.batch.commands[0].undo",
+            "partly 0: invalid_field commands[0]",
         ),
-        (
-            create(&json!({"title": null})),
-            "partly 0: invalid_field command.task_create.title",
-        ),
-        (
-            create(&json!({"title": 7})),
-            "partly 0: invalid_field command.task_create.title",
-        ),
-        (
-            create(&json!({"notes": ["x"]})),
-            "partly 0: invalid_field command.task_create.notes",
-        ),
-        (
-            create(&json!({"task": "x"})),
-            "partly 0: invalid_field command.task_create.task",
-        ),
-        (
-            create(&json!({"status": "open"})),
-            "partly 0: invalid_field command.task_create.status",
-        ),
-        (
-            create(&json!({"status": 0})),
-            "partly 0: invalid_field command.task_create.status",
-        ),
+        (create(&json!({"title": null})), "partly 0: invalid_field title"),
+        (create(&json!({"title": 7})), "partly 0: invalid_field title"),
+        (create(&json!({"notes": ["x"]})), "partly 0: invalid_field notes"),
+        (create(&json!({"task": "x"})), "partly 0: invalid_field task"),
+        (create(&json!({"status": "open"})), "partly 0: invalid_field status"),
+        (create(&json!({"status": 0})), "partly 0: invalid_field status"),
         (
             create(&json!({"status": {"done": null}})),
-            "partly 0: invalid_field command.task_create.status.done",
+            "partly 0: invalid_field status",
         ),
-        (
-            create(&json!({"priority": "HIGH"})),
-            "partly 0: invalid_field command.task_create.priority",
-        ),
-        (
-            create(&json!({"due": "2026-06-21"})),
-            "partly 0: invalid_field command.task_create.due",
-        ),
+        (create(&json!({"priority": "HIGH"})), "partly 0: invalid_field priority"),
+        (create(&json!({"due": "2026-06-21"})), "partly 0: invalid_field due"),
         (
             create(&json!({"due": {"all_day": 20_260_621}})),
-            "partly 0: invalid_field command.task_create.due.all_day",
+            "partly 0: invalid_field due",
         ),
         (
             create(&json!({"due": {"zoned": ["x", "y"]}})),
-            "partly 0: invalid_field command.task_create.due.zoned",
+            "partly 0: invalid_field due",
         ),
-        (
-            create(&json!({"deadline": 7})),
-            "partly 0: invalid_field command.task_create.deadline",
-        ),
+        (create(&json!({"deadline": 7})), "partly 0: invalid_field deadline"),
         (
             create(&json!({"duration_minutes": "7"})),
-            "partly 0: invalid_field command.task_create.duration_minutes",
+            "partly 0: invalid_field duration_minutes",
         ),
         (
             create(&json!({"duration_minutes": 4_294_967_296_u64})),
-            "partly 0: invalid_field command.task_create.duration_minutes",
+            "partly 0: invalid_field duration_minutes",
         ),
-        (
-            create(&json!({"labels": TASK})),
-            "partly 0: invalid_field command.task_create.labels",
-        ),
-        (
-            create(&json!({"labels": [7]})),
-            "partly 0: invalid_field command.task_create.labels[0]",
-        ),
-        (
-            create(&json!({"place": "middle"})),
-            "partly 0: invalid_field command.task_create.place",
-        ),
+        (create(&json!({"labels": TASK})), "partly 0: invalid_field labels"),
+        (create(&json!({"labels": [7]})), "partly 0: invalid_field labels[0]"),
+        (create(&json!({"place": "middle"})), "partly 0: invalid_field place"),
         (
             create(&json!({"place": {"before": 7}})),
-            "partly 0: invalid_field command.task_create.place.before",
+            "partly 0: invalid_field place",
         ),
-        (
-            create(&json!({"place": "before"})),
-            "partly 0: invalid_field command.task_create.place.before",
-        ),
-        (patch(&json!(null)), "partly 0: invalid_field command.task_patch.set"),
-        (
-            patch(&json!({"title": false})),
-            "partly 0: invalid_field command.task_patch.set.title",
-        ),
+        (create(&json!({"place": "before"})), "partly 0: invalid_field place"),
+        (patch(&json!(null)), "partly 0: invalid_field set"),
+        (patch(&json!({"title": false})), "partly 0: invalid_field set.title"),
     ] {
         both(&document, expected);
     }
@@ -422,10 +371,7 @@ fn an_id_is_36_characters_with_hyphens_in_either_case() {
         "0197a3c03333-7aaa-8000-0000-00000003",
         "0197a3c0-3333-7aaa-8000-0000000000é",
     ] {
-        both(
-            &create(&json!({"task": id})),
-            "partly 0: invalid_field command.task_create.task",
-        );
+        both(&create(&json!({"task": id})), "partly 0: invalid_field task");
     }
     let upper = Encoding::Json
         .decode::<Operations>(
@@ -648,7 +594,7 @@ fn numbers_beyond_what_an_integer_holds_are_wrong_in_their_field() {
         );
         assert_eq!(
             verdict(Encoding::Json, text.as_bytes()),
-            "partly 0: invalid_field command.undo.seq",
+            "partly 0: invalid_field seq",
             "{number}"
         );
     }

@@ -52,30 +52,44 @@ impl Decoder {
         Self { encoding, partial: None }
     }
 
-    /// Puts kept bytes before new ones. Call once after each read, before [`Decoder::next`].
-    pub fn begin(&mut self, read: &mut BytesMut) {
-        if let Some(partial) = &mut self.partial
-            && !partial.bytes.is_empty()
-        {
-            let mut joined = std::mem::take(&mut partial.bytes);
-            joined.extend_from_slice(read);
-            *read = joined;
-        }
-    }
-
-    /// Keeps what is left for the next read, and gives up memory that is not needed.
-    pub fn end(&mut self, rest: &[u8]) {
-        if !rest.is_empty() {
-            self.partial.get_or_insert_default().bytes = BytesMut::from(rest);
-        } else if self.partial.as_ref().is_some_and(|partial| partial.fragments.is_none()) {
+    /// Takes bytes that were just read; `each` gets what they say, and says whether to go on. Leaves nothing in `read`:
+    /// what is incomplete is kept here.
+    pub fn feed<E>(
+        &mut self,
+        read: &mut BytesMut,
+        mut each: impl FnMut(&mut Self, &mut BytesMut) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut kept = self.partial.as_mut().map(|partial| std::mem::take(&mut partial.bytes)).unwrap_or_default();
+        let result = if kept.is_empty() {
+            let result = each(self, read);
+            if !read.is_empty() {
+                self.partial.get_or_insert_default().bytes = BytesMut::from(&read[..]);
+            }
+            result
+        } else {
+            // Grown, not copied: a message that comes byte by byte costs no more than one that comes at once.
+            kept.extend_from_slice(read);
+            let result = each(self, &mut kept);
+            if !kept.is_empty() {
+                self.partial.get_or_insert_default().bytes = kept;
+            }
+            result
+        };
+        read.clear();
+        let idle = |partial: &Box<Partial>| partial.bytes.is_empty() && partial.fragments.is_none();
+        if self.partial.as_ref().is_some_and(idle) {
             self.partial = None;
         }
+        result
     }
 
     /// Takes the next message or control frame out of `bytes`; `None`: more bytes are needed.
     pub fn next(&mut self, bytes: &mut BytesMut) -> Result<Option<Incoming>, Code> {
         loop {
-            check_header(bytes)?;
+            // The parser would reserve what the header promises; bytes are cheaper to promise than to send.
+            if check_header(bytes)?.is_none_or(|length| bytes.len() < length) {
+                return Ok(None);
+            }
             let parsed = Parser::parse(bytes, true, FRAME_BYTES_MAX).map_err(|_| Code::FramingError)?;
             let Some((finished, opcode, payload)) = parsed else { return Ok(None) };
             let payload = payload.unwrap_or_default();
@@ -143,9 +157,10 @@ impl Fragments {
     }
 }
 
-/// Refuses what can be refused from the header alone, before its payload is waited for.
-fn check_header(bytes: &[u8]) -> Result<(), Code> {
-    let [first, second, ..] = bytes else { return Ok(()) };
+/// Refuses what can be refused from the header alone, before its payload is waited for. Gives the length of the whole
+/// frame, if the header is all there.
+fn check_header(bytes: &[u8]) -> Result<Option<usize>, Code> {
+    let [first, second, ..] = bytes else { return Ok(None) };
     let (opcode, short) = (first & 0x0f, second & 0x7f);
     if first & 0x70 != 0 || second & 0x80 == 0 || !matches!(opcode, 0..=2 | 8..=10) {
         return Err(Code::FramingError);
@@ -153,16 +168,20 @@ fn check_header(bytes: &[u8]) -> Result<(), Code> {
     if opcode >= 8 && (short > 125 || first & 0x80 == 0) {
         return Err(Code::FramingError);
     }
-    let length = match (short, bytes) {
-        (126, [_, _, a, b, ..]) => u64::from(u16::from_be_bytes([*a, *b])),
-        (127, [_, _, a, b, c, d, e, f, g, h, ..]) => u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
-        (126 | 127, _) => return Ok(()),
-        _ => u64::from(short),
+    let (header, length) = match (short, bytes) {
+        (126, [_, _, a, b, ..]) => (4, u64::from(u16::from_be_bytes([*a, *b]))),
+        (127, [_, _, a, b, c, d, e, f, g, h, ..]) => (10, u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])),
+        (126 | 127, _) => return Ok(None),
+        _ => (2, u64::from(short)),
     };
     if length > i64::MAX as u64 {
         return Err(Code::FramingError);
     }
-    if length > FRAME_BYTES_MAX as u64 { Err(Code::TooLarge) } else { Ok(()) }
+    if length > FRAME_BYTES_MAX as u64 {
+        return Err(Code::TooLarge);
+    }
+    const MASK: usize = 4;
+    Ok(Some(header + MASK + length as usize))
 }
 
 /// Checks the payload of a close frame (section 5.5.1 and 7.4).
@@ -252,12 +271,12 @@ mod tests {
         let mut decoder = Decoder::new(encoding);
         let mut all = Vec::new();
         for piece in pieces {
-            let mut bytes = BytesMut::from(*piece);
-            decoder.begin(&mut bytes);
-            while let Some(incoming) = decoder.next(&mut bytes)? {
-                all.push(incoming);
-            }
-            decoder.end(&bytes);
+            decoder.feed(&mut BytesMut::from(*piece), |decoder, bytes| {
+                while let Some(incoming) = decoder.next(bytes)? {
+                    all.push(incoming);
+                }
+                Ok(())
+            })?;
         }
         Ok(all)
     }
@@ -370,10 +389,11 @@ mod tests {
     fn nothing_is_kept_between_whole_messages() {
         let mut decoder = Decoder::new(Encoding::Json);
         for piece in [client_frame(0x01, b"a"), client_frame(0x80, b"b")] {
-            let mut bytes = BytesMut::from(&piece[..]);
-            decoder.begin(&mut bytes);
-            while decoder.next(&mut bytes).expect("valid").is_some() {}
-            decoder.end(&bytes);
+            let all = |decoder: &mut Decoder, bytes: &mut BytesMut| {
+                while decoder.next(bytes)?.is_some() {}
+                Ok::<_, Code>(())
+            };
+            decoder.feed(&mut BytesMut::from(&piece[..]), all).expect("valid");
         }
         assert!(decoder.partial.is_none());
     }
