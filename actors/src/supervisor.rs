@@ -15,7 +15,7 @@ use taskflow_protocol::{Code, OperationId, UserId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::domain::State;
+use crate::domain::{Entry, State};
 use crate::feed::actor::{Envelope, FeedActor, Request};
 use crate::ports::{Clock, ConnectionId, Epoch, Push, Store};
 
@@ -36,7 +36,23 @@ pub enum ReplyTo {
     /// To a connection, in one write with the push of the entries.
     Connection(ConnectionId),
     /// To a waiting request. A dropped sender means `outcome_unknown`.
-    Waiter(oneshot::Sender<Vec<OperationResult>>),
+    Waiter(oneshot::Sender<Settled>),
+}
+
+/// What a waiting request gets.
+#[derive(Clone, Debug, Default)]
+pub struct Settled {
+    /// One for each operation.
+    pub results: Vec<OperationResult>,
+    /// The entries that were committed with them, those of others among them; none if the results come from memory. They
+    /// hold the rows that a request made, so it need not look for them.
+    pub entries: Option<Arc<[Entry]>>,
+}
+
+impl From<Vec<OperationResult>> for Settled {
+    fn from(results: Vec<OperationResult>) -> Self {
+        Self { results, entries: None }
+    }
 }
 
 /// Operations on their way to a feed.
@@ -76,6 +92,8 @@ pub trait Observer: Send + Sync + 'static {
     fn feed_stopped(&self) {}
     /// A feed panicked.
     fn feed_panicked(&self) {}
+    /// An append was answered.
+    fn appended(&self, _took: Duration) {}
     /// Operations got their results.
     fn settled(&self, _results: &[OperationResult]) {}
 }
@@ -203,13 +221,13 @@ impl Router {
             let results = submission.operations.into_iter().map(refuse).collect();
             match submission.reply {
                 ReplyTo::Connection(connection) => push.answer(connection, results),
-                ReplyTo::Waiter(waiter) => drop(waiter.send(results)),
+                ReplyTo::Waiter(waiter) => drop(waiter.send(Settled::from(results))),
             }
         }
     }
 
     /// Sends operations and waits for their results.
-    pub async fn ask(&self, feed: UserId, author: UserId, operations: Vec<Operation>) -> Vec<OperationResult> {
+    pub async fn ask(&self, feed: UserId, author: UserId, operations: Vec<Operation>) -> Settled {
         let ids: Vec<OperationId> = operations.iter().map(|operation| operation.id).collect();
         let (sender, receiver) = oneshot::channel();
         let count = operations.len().max(1) as u32;
@@ -221,17 +239,16 @@ impl Router {
         };
         let outcome = match self.route(feed, count, Request::Submit(submission)) {
             Ok(()) => match receiver.await {
-                Ok(results) => return results,
+                Ok(settled) => return settled,
                 Err(_) => Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown)),
             },
             Err((code, _)) => Outcome::Refused(ErrorBody::new(code)),
         };
-        ids.into_iter()
-            .map(|id| OperationResult {
-                id,
-                outcome: outcome.clone(),
-            })
-            .collect()
+        let result = |id| OperationResult {
+            id,
+            outcome: outcome.clone(),
+        };
+        Settled::from(ids.into_iter().map(result).collect::<Vec<_>>())
     }
 
     /// Looks at a feed's memory, starting the feed if it is not running. The look runs on the feed's own thread.
@@ -259,7 +276,7 @@ impl Router {
             reply: ReplyTo::Waiter(sender),
         };
         self.route(user, 1, birth).map_err(|(code, _)| code)?;
-        match receiver.await.unwrap_or_default().pop().map(|result| result.outcome) {
+        match receiver.await.unwrap_or_default().results.pop().map(|result| result.outcome) {
             None | Some(Outcome::Accepted(_)) => Ok(()),
             Some(Outcome::Refused(error) | Outcome::Unknown(error)) => Err(error.code),
             Some(Outcome::Conflict(_)) => Err(Code::Internal),

@@ -131,7 +131,7 @@ async fn born(node: &Node, number: u128) -> UserId {
 }
 
 async fn ask(node: &Node, user: UserId, id: u128) -> Outcome {
-    node.router.ask(user, user, vec![operation(id)]).await.pop().expect("one answer").outcome
+    node.router.ask(user, user, vec![operation(id)]).await.results.pop().expect("one answer").outcome
 }
 
 async fn until(condition: impl Fn() -> bool) {

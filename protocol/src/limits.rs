@@ -96,8 +96,8 @@ pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 /// Milliseconds between heartbeats. Proxies cut silent connections after 30 or 60 seconds.
 pub const HEARTBEAT_MS: u64 = 25_000;
-/// Milliseconds without a byte from the client after which it is gone: two heartbeats, and some.
-pub const HEARTBEAT_TIMEOUT_MS: u64 = 60_000;
+/// Milliseconds without a byte from the client after which it is gone: two heartbeats, and half a one for the way.
+pub const HEARTBEAT_TIMEOUT_MS: u64 = HEARTBEAT_MS * 5 / 2;
 /// Longest wait of a long-poll, in seconds: shorter than the idle time-out of common proxies.
 pub const LONG_POLL_SECONDS_MAX: u64 = 55;
 /// Length of an access token, in bytes.

@@ -21,7 +21,7 @@ use super::{Add, Edit, List, Lists, Logout, Pending, Place, SignIn, What, dates,
 use crate::clock::SystemClock;
 
 /// Milliseconds that a command waits for the server before it says what it can do without. A restart takes less.
-const PATIENCE_MS: u64 = 10_000;
+pub(super) const PATIENCE_MS: u64 = 5_000;
 
 /// How to sign in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -439,7 +439,7 @@ fn remind_of_parked(client: &Client) {
 }
 
 /// Why the client is not live, as a sentence.
-fn not_live(client: &Client) -> String {
+pub(super) fn not_live(client: &Client) -> String {
     match client.status() {
         Status::Waiting(_, why) => why.clone(),
         Status::Connecting | Status::CatchingUp(..) | Status::Live => {
@@ -449,7 +449,7 @@ fn not_live(client: &Client) -> String {
 }
 
 /// Connects and catches up, within the patience of a person. Whether it is live.
-async fn until_live(client: &mut Client) -> anyhow::Result<bool> {
+pub(super) async fn until_live(client: &mut Client) -> anyhow::Result<bool> {
     let patience = Instant::now() + Duration::from_millis(PATIENCE_MS);
     let mut told = false;
     while *client.status() != Status::Live {
@@ -472,7 +472,7 @@ async fn until_live(client: &mut Client) -> anyhow::Result<bool> {
 }
 
 /// What became of operations of earlier runs.
-fn tell_of_earlier(client: &Client, event: &Event) {
+pub(super) fn tell_of_earlier(client: &Client, event: &Event) {
     let rows = client.replica().rows();
     match event {
         Event::Refused(operation, error) => {
@@ -542,7 +542,12 @@ async fn until_settled(client: &mut Client, id: Option<OperationId>) -> anyhow::
 /// Where the server cannot be reached the change is durable here, and the next command brings it there: that is a
 /// success, or a script would do it twice.
 async fn conclude(client: &mut Client, id: OperationId, said: &str) -> anyhow::Result<ExitCode> {
-    match until_settled(client, Some(id)).await? {
+    let settled = match client.status() {
+        // The patience was used up before.
+        Status::Waiting(..) => Settled::NotYet,
+        _ => until_settled(client, Some(id)).await?,
+    };
+    match settled {
         Settled::Done => {
             say(said)?;
             Ok(ExitCode::SUCCESS)

@@ -221,6 +221,9 @@ pub struct Import {
     /// Put everything in this list; it is made if there is none. [default: as the file says]
     #[arg(long, value_name = "NAME")]
     pub list: Option<String>,
+    /// Bring tasks of an earlier import once more that are in the bin by now.
+    #[arg(long)]
+    pub again: bool,
     /// Only say what would be done.
     #[arg(long)]
     pub dry_run: bool,

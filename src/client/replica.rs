@@ -713,3 +713,748 @@ fn set_settings(settings: &mut Settings, set: &SettingsFields) {
 pub fn is_already_there(error: &ErrorBody) -> bool {
     error.code == Code::IdTaken
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use taskflow_protocol::message::{
+        Accepted, Batch, ListSet, Results, SnapshotDone, TaskCreate, TaskPut, TaskRef, TaskSet,
+    };
+    use taskflow_protocol::values::{Priority, WeekStart};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const USER: UserId = UserId(Uuid::from_u128(7));
+    const DAY: UnixMs = OPERATION_IDS_KEPT_MS;
+
+    fn task_id(number: u128) -> TaskId {
+        TaskId(Uuid::from_u128(1000 + number))
+    }
+
+    fn operation_id(number: u128) -> OperationId {
+        OperationId(Uuid::from_u128(9000 + number))
+    }
+
+    fn list() -> List {
+        List {
+            id: ListId(USER.0),
+            name: "Inbox".to_owned(),
+            color: None,
+            rank: "m".to_owned(),
+            archived: false,
+            created_at: 1,
+            updated_at: 1,
+            deleted_at: None,
+            version: 1,
+        }
+    }
+
+    fn task(number: u128) -> Task {
+        Task {
+            id: task_id(number),
+            list: ListId(USER.0),
+            title: format!("task {number}"),
+            notes: String::new(),
+            status: Status::Todo,
+            priority: Priority::None,
+            due: None,
+            deadline: None,
+            duration_minutes: None,
+            labels: Vec::new(),
+            parent: None,
+            rank: format!("{number:04}"),
+            completed_at: None,
+            completed_by: None,
+            created_at: 1,
+            created_by: USER,
+            updated_at: 1,
+            updated_by: USER,
+            deleted_at: None,
+            version: 1,
+        }
+    }
+
+    fn put(number: u128) -> Change {
+        Change::TaskPut(TaskPut {
+            from: None,
+            task: task(number),
+        })
+    }
+
+    fn set(number: u128, set: TaskFields) -> Change {
+        Change::TaskSet(TaskSet {
+            task: task_id(number),
+            list: ListId(USER.0),
+            set,
+        })
+    }
+
+    fn rename(number: u128, title: &str) -> Change {
+        let title = Some(title.to_owned());
+        set(
+            number,
+            TaskFields {
+                title,
+                ..TaskFields::default()
+            },
+        )
+    }
+
+    fn entry(seq: Seq, changes: Vec<Change>) -> Entry {
+        Entry {
+            seq,
+            time: seq as UnixMs * 1000,
+            author: USER,
+            operation: operation_id(u128::from(seq)),
+            changes,
+        }
+    }
+
+    fn entries(entries: Vec<Entry>) -> ServerMessage {
+        let last = entries.last().map_or(0, |entry| entry.seq);
+        ServerMessage::Entries(Entries {
+            feed: USER,
+            entries,
+            cursor: format!("at {last}"),
+        })
+    }
+
+    fn following(mode: FollowMode, head: Seq) -> ServerMessage {
+        let reason = (mode == FollowMode::Reset).then_some(ResetReason::NoCursor);
+        ServerMessage::Following(Following {
+            feed: USER,
+            mode,
+            reason,
+            head,
+        })
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            time_zone: "Europe/Berlin".to_owned(),
+            week_start: WeekStart::Monday,
+            locale: "de".to_owned(),
+            version: 1,
+        }
+    }
+
+    /// A snapshot in two pieces.
+    fn snapshot(seq: Seq, tasks: &[Task], rows: u64) -> [ServerMessage; 2] {
+        let piece = |piece, tasks: Vec<Task>, done| Snapshot {
+            feed: USER,
+            seq,
+            piece,
+            settings: (piece == 0).then(settings),
+            lists: if piece == 0 { vec![list()] } else { Vec::new() },
+            labels: Vec::new(),
+            tasks,
+            done,
+        };
+        let cursor = format!("at {seq}");
+        [
+            ServerMessage::Snapshot(piece(0, Vec::new(), None)),
+            ServerMessage::Snapshot(piece(1, tasks.to_vec(), Some(SnapshotDone { cursor, rows }))),
+        ]
+    }
+
+    /// Live after entry 1, with an inbox and nothing in it.
+    fn live() -> Replica {
+        let mut replica = Replica::default();
+        replica.connected(USER);
+        take(&mut replica, following(FollowMode::Reset, 1));
+        for piece in snapshot(1, &[], 2) {
+            take(&mut replica, piece);
+        }
+        assert!(replica.live());
+        replica
+    }
+
+    fn take(replica: &mut Replica, message: ServerMessage) -> Vec<Event> {
+        replica.receive(message, 0).expect("the message fits")
+    }
+
+    fn create(number: u128) -> Operation {
+        let task = task(number);
+        Operation {
+            id: operation_id(number),
+            base: None,
+            command: Command::TaskCreate(TaskCreate {
+                task: task.id,
+                list: None,
+                title: task.title,
+                notes: String::new(),
+                status: Status::Todo,
+                priority: Priority::None,
+                due: None,
+                deadline: None,
+                duration_minutes: None,
+                labels: Vec::new(),
+                parent: None,
+                place: Default::default(),
+            }),
+        }
+    }
+
+    fn complete(number: u128) -> Operation {
+        Operation {
+            id: operation_id(number),
+            base: None,
+            command: Command::TaskComplete(TaskRef { task: task_id(number) }),
+        }
+    }
+
+    fn send(replica: &mut Replica, now: UnixMs) -> Vec<OperationId> {
+        let (operations, _) = replica.next_to_send(now, 100, &mut |_| true);
+        operations.into_iter().map(|operation| operation.id).collect()
+    }
+
+    fn answer(number: u128, outcome: Outcome) -> ServerMessage {
+        let id = operation_id(number);
+        ServerMessage::Results(Results {
+            results: vec![OperationResult { id, outcome }],
+        })
+    }
+
+    #[test]
+    fn a_changed_row_has_the_entrys_seq_time_and_author() {
+        let mut replica = live();
+        let other = UserId(Uuid::from_u128(8));
+        let mut second = entry(3, vec![rename(1, "new")]);
+        second.author = other;
+        take(&mut replica, entries(vec![entry(2, vec![put(1)]), second]));
+        let row = &replica.rows().tasks[&task_id(1)];
+        assert_eq!(
+            (row.title.as_str(), row.version, row.updated_at, row.updated_by),
+            ("new", 3, 3000, other)
+        );
+        assert_eq!(
+            replica.position(),
+            Some(&Position {
+                seq: 3,
+                cursor: "at 3".to_owned()
+            })
+        );
+    }
+
+    #[test]
+    fn entries_that_are_here_already_change_nothing() {
+        let mut replica = live();
+        take(
+            &mut replica,
+            entries(vec![entry(2, vec![put(1)]), entry(3, vec![rename(1, "new")])]),
+        );
+        let before = replica.clone();
+        assert_eq!(take(&mut replica, entries(vec![entry(2, vec![put(1)])])), []);
+        assert_eq!((replica.rows(), replica.position()), (before.rows(), before.position()));
+        // One that overlaps gives only what is new.
+        let overlapping = entries(vec![entry(3, vec![rename(1, "x")]), entry(4, vec![rename(1, "newer")])]);
+        assert_eq!(take(&mut replica, overlapping).len(), 1);
+        assert_eq!(replica.rows().tasks[&task_id(1)].title, "newer");
+    }
+
+    #[test]
+    fn a_hole_is_an_error_and_nothing_of_the_message_is_applied() {
+        let mut replica = live();
+        let before = replica.clone();
+        let hole = entries(vec![entry(2, vec![put(1)]), entry(4, vec![put(2)])]);
+        assert_eq!(replica.receive(hole, 0), Err(Broken::Hole { expected: 3, got: 4 }));
+        assert_eq!((replica.rows(), replica.position()), (before.rows(), before.position()));
+    }
+
+    #[test]
+    fn a_change_of_an_unknown_row_takes_back_all_of_its_message_and_asks_for_a_snapshot() {
+        let mut replica = live();
+        take(&mut replica, entries(vec![entry(2, vec![put(1)])]));
+        let before = replica.clone();
+        let message = entries(vec![
+            entry(
+                3,
+                vec![
+                    put(2),
+                    rename(1, "new"),
+                    Change::ListPut(List {
+                        name: "x".to_owned(),
+                        ..list()
+                    }),
+                ],
+            ),
+            entry(
+                4,
+                vec![
+                    put(3),
+                    Change::SettingsSet(SettingsFields::default()),
+                    rename(9, "nobody"),
+                ],
+            ),
+        ]);
+        let broken = replica.receive(message, 0);
+        assert_eq!(broken, Err(Broken::UnknownRow(4)));
+        assert_eq!(broken.map_err(|broken| broken.action()), Err(Action::Resync));
+        assert_eq!((replica.rows(), replica.position()), (before.rows(), before.position()));
+    }
+
+    #[test]
+    fn the_old_view_stays_until_the_last_piece_of_a_snapshot() {
+        let mut replica = live();
+        take(&mut replica, entries(vec![entry(2, vec![put(1)])]));
+        replica.connected(USER);
+        take(&mut replica, following(FollowMode::Reset, 50));
+        let [first, last] = snapshot(50, &[task(2)], 3);
+        assert_eq!(take(&mut replica, first), []);
+        assert!(replica.rows().tasks.contains_key(&task_id(1)));
+        assert!(!replica.live());
+        assert_eq!(take(&mut replica, last), [Event::Reset(ResetReason::NoCursor, 50)]);
+        assert_eq!(replica.rows().tasks.keys().copied().collect::<Vec<_>>(), [task_id(2)]);
+        assert!(replica.live());
+    }
+
+    #[test]
+    fn a_snapshot_that_is_not_whole_is_not_taken() {
+        let check = |pieces: Vec<ServerMessage>, expected: Broken| {
+            let mut replica = live();
+            replica.connected(USER);
+            take(&mut replica, following(FollowMode::Reset, 50));
+            let before = replica.rows().clone();
+            let broken = pieces.into_iter().find_map(|piece| replica.receive(piece, 0).err());
+            assert_eq!(broken, Some(expected));
+            assert_eq!(replica.rows(), &before);
+        };
+        let [first, last] = snapshot(50, &[task(2)], 4);
+        check(
+            vec![first, last],
+            Broken::Snapshot("its rows are not as many as it says"),
+        );
+        let [first, last] = snapshot(50, &[task(2)], 3);
+        check(vec![last], Broken::Snapshot("a piece is missing or came twice"));
+        check(
+            vec![first.clone(), first],
+            Broken::Snapshot("a piece is missing or came twice"),
+        );
+        let ([first, _], [_, last]) = (snapshot(50, &[], 2), snapshot(51, &[], 2));
+        check(
+            vec![first.clone(), last],
+            Broken::Snapshot("its pieces are of different moments"),
+        );
+        check(
+            vec![first, entries(vec![entry(51, Vec::new())])],
+            Broken::Unexpected("entries"),
+        );
+    }
+
+    #[test]
+    fn what_may_not_come_before_following_is_an_error() {
+        let mut replica = live();
+        replica.disconnected();
+        let [first, _] = snapshot(1, &[], 2);
+        assert_eq!(
+            replica.receive(first, 0),
+            Err(Broken::Unexpected("a piece of a snapshot"))
+        );
+        assert_eq!(
+            replica.receive(entries(vec![entry(2, vec![put(1)])]), 0),
+            Err(Broken::Unexpected("entries"))
+        );
+    }
+
+    #[test]
+    fn an_operation_is_retired_by_its_entry_and_not_by_its_answer() {
+        let mut replica = live();
+        replica.submit(create(2), 0, Repeat::Ask);
+        assert_eq!(send(&mut replica, 0), [operation_id(2)]);
+        assert_eq!(
+            take(&mut replica, answer(2, Outcome::Accepted(Accepted { seq: 2 }))),
+            []
+        );
+        assert_eq!(replica.pending().len(), 1);
+        let events = take(&mut replica, entries(vec![entry(2, vec![put(2)])]));
+        assert_eq!(events[1..], [Event::Retired(operation_id(2), 2)]);
+        assert_eq!(replica.pending(), []);
+        // A late refusal of what an entry has shown says nothing.
+        assert_eq!(
+            take(
+                &mut replica,
+                answer(2, Outcome::Refused(ErrorBody::new(Code::RowNotFound)))
+            ),
+            []
+        );
+    }
+
+    #[test]
+    fn an_answer_retires_an_operation_whose_entry_was_here_before_it() {
+        let mut replica = live();
+        replica.resume(complete(2), 0);
+        assert_eq!(send(&mut replica, 0), [operation_id(2)]);
+        let events = take(&mut replica, answer(2, Outcome::Accepted(Accepted { seq: 1 })));
+        assert_eq!(events, [Event::Retired(operation_id(2), 1)]);
+    }
+
+    #[test]
+    fn nothing_is_sent_before_everything_missed_is_here() {
+        let mut replica = live();
+        replica.submit(complete(2), 0, Repeat::Ask);
+        send(&mut replica, 0);
+        replica.connected(USER);
+        assert_eq!(send(&mut replica, 0), []);
+        take(&mut replica, following(FollowMode::Entries, 3));
+        take(&mut replica, entries(vec![entry(2, vec![put(1)])]));
+        assert!(!replica.live() && replica.behind() == Some((2, 3)));
+        assert_eq!(send(&mut replica, 0), []);
+        take(&mut replica, entries(vec![entry(3, Vec::new())]));
+        // Entry 2 was of this operation, so nothing is left to send.
+        assert_eq!(send(&mut replica, 0), []);
+        assert_eq!(replica.pending(), []);
+    }
+
+    #[test]
+    fn what_was_in_flight_is_sent_again_under_the_same_id_and_in_the_same_order() {
+        let mut replica = live();
+        for number in [11, 12, 13] {
+            replica.submit(complete(number), 0, Repeat::Ask);
+        }
+        let ids = [operation_id(11), operation_id(12), operation_id(13)];
+        assert_eq!(send(&mut replica, 0), ids);
+        assert_eq!(send(&mut replica, 0), []);
+        replica.connected(USER);
+        take(&mut replica, following(FollowMode::UpToDate, 1));
+        assert_eq!(send(&mut replica, 0), ids);
+    }
+
+    #[test]
+    fn what_waits_is_not_overtaken() {
+        let mut replica = live();
+        for number in [11, 12] {
+            replica.submit(complete(number), 0, Repeat::Ask);
+        }
+        let (sent, _) = replica.next_to_send(0, 1, &mut |_| true);
+        assert_eq!(sent, [complete(11)]);
+        let error = ErrorBody::new(Code::FeedOverloaded);
+        assert_eq!(take(&mut replica, answer(11, Outcome::Refused(error))), []);
+        assert_eq!(replica.next_send_at(), Some(250));
+        assert_eq!(send(&mut replica, 249), []);
+        assert_eq!(send(&mut replica, 250), [operation_id(11), operation_id(12)]);
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_asked_again_and_a_refusal_is_final() {
+        let mut replica = live();
+        replica.submit(complete(11), 0, Repeat::Ask);
+        send(&mut replica, 0);
+        take(
+            &mut replica,
+            answer(11, Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown))),
+        );
+        assert_eq!(send(&mut replica, 1000), [operation_id(11)]);
+        let error = ErrorBody::new(Code::RowNotFound);
+        let events = take(&mut replica, answer(11, Outcome::Refused(error.clone())));
+        assert_eq!(events, [Event::Refused(complete(11), error)]);
+        assert_eq!(replica.pending(), []);
+        replica.submit(complete(12), 0, Repeat::Ask);
+        send(&mut replica, 0);
+        let row = Row::Task(task(12));
+        let events = take(
+            &mut replica,
+            answer(12, Outcome::Conflict(Conflict { row: row.clone() })),
+        );
+        assert_eq!(events, [Event::Conflict(complete(12), Box::new(row))]);
+    }
+
+    #[test]
+    fn after_a_day_only_what_was_never_sent_or_cannot_double_is_sent() {
+        let mut replica = live();
+        replica.submit(complete(11), 0, Repeat::Ask);
+        replica.submit(complete(12), 0, Repeat::Safe);
+        send(&mut replica, 0);
+        replica.submit(complete(13), 0, Repeat::Ask);
+        replica.connected(USER);
+        take(&mut replica, following(FollowMode::UpToDate, 1));
+        let (sent, events) = replica.next_to_send(DAY, 100, &mut |_| true);
+        assert_eq!(sent, [complete(12), complete(13)]);
+        assert_eq!(events, [Event::Parked(complete(11), Parked::TooOld)]);
+        assert_eq!(replica.parked(), [(complete(11), Parked::TooOld)]);
+    }
+
+    #[test]
+    fn at_a_reset_what_may_have_been_done_waits_for_a_person_unless_the_snapshot_shows_it() {
+        let mut replica = live();
+        let both = Operation {
+            id: operation_id(3),
+            base: None,
+            command: Command::Batch(Batch {
+                commands: vec![create(3).command, create(4).command],
+            }),
+        };
+        for operation in [create(2), both.clone(), complete(5)] {
+            replica.submit(operation, 0, Repeat::Ask);
+        }
+        send(&mut replica, 0);
+        replica.submit(complete(6), 0, Repeat::Ask);
+        replica.connected(USER);
+        take(&mut replica, following(FollowMode::Reset, 50));
+        let [first, last] = snapshot(50, &[task(2), task(3)], 4);
+        take(&mut replica, first);
+        let events = take(&mut replica, last);
+        assert_eq!(
+            events,
+            [
+                Event::Reset(ResetReason::NoCursor, 50),
+                Event::Retired(operation_id(2), 50),
+                Event::Parked(both, Parked::Reset),
+                Event::Parked(complete(5), Parked::Reset),
+            ]
+        );
+        assert_eq!(send(&mut replica, 0), [operation_id(6)]);
+    }
+
+    #[test]
+    fn another_users_rows_are_not_kept() {
+        let mut replica = live();
+        take(&mut replica, entries(vec![entry(2, vec![put(1)])]));
+        replica.connected(UserId(Uuid::from_u128(8)));
+        assert_eq!((replica.rows(), replica.cursor()), (&Rows::default(), None));
+    }
+
+    #[test]
+    fn a_task_is_shown_if_it_its_list_and_its_parents_are_not_in_the_bin() {
+        let mut replica = live();
+        let child = Change::TaskPut(TaskPut {
+            from: None,
+            task: Task {
+                parent: Some(task_id(1)),
+                ..task(2)
+            },
+        });
+        let deleted = |deleted_at| TaskFields {
+            deleted_at: Some(deleted_at),
+            ..TaskFields::default()
+        };
+        let shown = |replica: &Replica| {
+            let rows = replica.rows();
+            [1, 2].map(|number| rows.task_shown(&rows.tasks[&task_id(number)]))
+        };
+        take(&mut replica, entries(vec![entry(2, vec![put(1), child])]));
+        assert_eq!(shown(&replica), [true, true]);
+        take(&mut replica, entries(vec![entry(3, vec![set(1, deleted(Some(5)))])]));
+        assert_eq!(shown(&replica), [false, false]);
+        take(
+            &mut replica,
+            entries(vec![entry(4, vec![set(1, deleted(None)), set(2, deleted(Some(5)))])]),
+        );
+        assert_eq!(shown(&replica), [true, false]);
+        let bin = Change::ListSet(ListSet {
+            list: ListId(USER.0),
+            set: ListFields {
+                deleted_at: Some(Some(5)),
+                ..ListFields::default()
+            },
+        });
+        take(&mut replica, entries(vec![entry(5, vec![bin])]));
+        assert_eq!(shown(&replica), [false, false]);
+    }
+
+    #[test]
+    fn tasks_stand_in_the_order_of_their_ranks_below_their_parents() {
+        let mut rows = Rows::default();
+        rows.lists.insert(list().id, list());
+        for (number, parent, rank) in [
+            (1, None, "b"),
+            (2, Some(1), "z"),
+            (3, None, "a"),
+            (4, Some(1), "a"),
+            (5, Some(4), "a"),
+        ] {
+            let task = Task {
+                parent: parent.map(task_id),
+                rank: rank.to_owned(),
+                ..task(number)
+            };
+            rows.tasks.insert(task.id, task);
+        }
+        let order: Vec<(usize, TaskId)> = rows
+            .tasks_in_order(list().id)
+            .into_iter()
+            .map(|(depth, task)| (depth, task.id))
+            .collect();
+        let expected = [(0, 3), (0, 1), (1, 4), (2, 5), (1, 2)].map(|(depth, number)| (depth, task_id(number)));
+        assert_eq!(order, expected);
+    }
+
+    /// What the feed of the property test may do next.
+    #[derive(Clone, Debug)]
+    enum Act {
+        Put(u128),
+        Rename(u128, String),
+        Bin(u128, bool),
+        Nothing,
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let act = prop_oneof![
+            3 => (0..6u128).prop_map(Act::Put),
+            3 => (0..6u128, "[a-z]{1,3}").prop_map(|(number, title)| Act::Rename(number, title)),
+            1 => (0..6u128, any::<bool>()).prop_map(|(number, bin)| Act::Bin(number, bin)),
+            1 => Just(Act::Nothing),
+        ];
+        prop::collection::vec(act, 1..40)
+    }
+
+    /// A log, and the rows after each of its entries.
+    fn history(acts: &[Act]) -> (Vec<Entry>, Vec<Rows>) {
+        let mut rows = live().rows().clone();
+        let (mut log, mut states) = (vec![entry(1, Vec::new())], vec![rows.clone()]);
+        for (seq, act) in (2..).zip(acts) {
+            let known = |number: &u128| rows.tasks.contains_key(&task_id(*number));
+            let changes = match act {
+                Act::Put(number) => vec![put(*number)],
+                Act::Rename(number, title) if known(number) => vec![rename(*number, title)],
+                Act::Bin(number, bin) if known(number) => {
+                    let deleted_at = Some(bin.then_some(seq as UnixMs));
+                    vec![set(
+                        *number,
+                        TaskFields {
+                            deleted_at,
+                            ..TaskFields::default()
+                        },
+                    )]
+                }
+                _ => Vec::new(),
+            };
+            let entry = entry(seq, changes);
+            rows.apply(&entry).expect("the rows are known");
+            log.push(entry);
+            states.push(rows.clone());
+        }
+        (log, states)
+    }
+
+    /// What the network does next.
+    #[derive(Clone, Debug)]
+    enum Net {
+        /// The next so many entries, beginning so many too early.
+        Deliver(usize, usize),
+        /// The entries after the next one.
+        Skip,
+        /// The connection breaks, and comes back with the cursor, or with a reset.
+        Break(bool),
+    }
+
+    fn nets() -> impl Strategy<Value = Vec<Net>> {
+        let net = prop_oneof![
+            6 => (1..5usize, 0..3usize).prop_map(|(count, early)| Net::Deliver(count, early)),
+            1 => Just(Net::Skip),
+            2 => any::<bool>().prop_map(Net::Break),
+        ];
+        prop::collection::vec(net, 1..40)
+    }
+
+    proptest! {
+        /// However the entries come, the rows are those of the log at the position, and at the end all of it is here.
+        #[test]
+        fn the_rows_are_always_those_of_the_log_at_the_position(acts in acts(), nets in nets()) {
+            let (log, states) = history(&acts);
+            let head = log.len() as Seq;
+            let tasks_at = |seq: Seq| states[seq as usize - 1].tasks.values().cloned().collect::<Vec<_>>();
+            let mut replica = live();
+            let slice = |from: Seq, to: Seq| log[from as usize..to as usize].to_vec();
+            let mut seen = vec![1];
+            let come_back = |replica: &mut Replica, reset: bool, seen: &mut Vec<Seq>| {
+                replica.connected(USER);
+                let at = replica.position().expect("it was live").seq;
+                if reset {
+                    take(replica, following(FollowMode::Reset, head));
+                    let tasks = tasks_at(head);
+                    for piece in snapshot(head, &tasks, tasks.len() as u64 + 2) {
+                        take(replica, piece);
+                    }
+                    *seen = vec![head];
+                } else {
+                    take(replica, following(if at == head { FollowMode::UpToDate } else { FollowMode::Entries }, head));
+                }
+            };
+            for net in nets {
+                let at = replica.position().expect("it was live").seq;
+                match net {
+                    Net::Deliver(count, early) => {
+                        let from = at.saturating_sub(early as Seq).max(1);
+                        let message = slice(from, (at + count as Seq).min(head));
+                        for event in take(&mut replica, entries(message)) {
+                            if let Event::Applied(entry, _) = event {
+                                seen.push(entry.seq);
+                            }
+                        }
+                    }
+                    Net::Skip if at + 1 < head => {
+                        let broken = replica.receive(entries(slice(at + 1, head)), 0);
+                        prop_assert_eq!(broken, Err(Broken::Hole { expected: at + 1, got: at + 2 }));
+                        come_back(&mut replica, false, &mut seen);
+                    }
+                    Net::Skip => {}
+                    Net::Break(reset) => come_back(&mut replica, reset, &mut seen),
+                }
+                let at = replica.position().expect("it was live").seq;
+                prop_assert_eq!(&replica.rows().tasks, &states[at as usize - 1].tasks);
+                // Each was shown once, in order.
+                prop_assert!(seen.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{:?}", seen);
+            }
+        }
+
+        /// Whatever becomes of messages, every operation of a person is done once, or the person is told.
+        #[test]
+        fn no_operation_is_lost_or_done_twice(faults in prop::collection::vec(0..6u8, 0..30)) {
+            let mut replica = live();
+            let mut log: Vec<Entry> = vec![entry(1, Vec::new())];
+            let mut told = 0;
+            let mut asked = 0;
+            let mut faults = faults.into_iter().chain(std::iter::repeat_n(5, 20));
+            for now in 0.. {
+                let Some(fault) = faults.next() else { break };
+                if asked < 10 {
+                    asked += 1;
+                    replica.submit(complete(100 + asked), now, Repeat::Ask);
+                }
+                let (operations, _) = replica.next_to_send(now * 1000, 100, &mut |_| true);
+                let lost = |fault: u8| matches!(fault, 0 | 1);
+                let first = log.len();
+                let mut results = Vec::new();
+                if fault != 0 {
+                    for operation in &operations {
+                        let known = log.iter().find(|entry| entry.operation == operation.id).map(|entry| entry.seq);
+                        let outcome = match (known, fault) {
+                            (None, 2) => Outcome::Refused(ErrorBody::new(Code::FeedOverloaded)),
+                            (None, 3) => Outcome::Refused(ErrorBody::new(Code::RowNotFound)),
+                            (known, _) => {
+                                let seq = known.unwrap_or_else(|| {
+                                    let mut done = entry(log.len() as Seq + 1, Vec::new());
+                                    done.operation = operation.id;
+                                    log.push(done);
+                                    log.len() as Seq
+                                });
+                                if fault == 4 {
+                                    Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown))
+                                } else {
+                                    Outcome::Accepted(Accepted { seq })
+                                }
+                            }
+                        };
+                        results.push(OperationResult { id: operation.id, outcome });
+                    }
+                }
+                if lost(fault) {
+                    replica.connected(USER);
+                    let at = replica.position().expect("it was live").seq;
+                    take(&mut replica, following(FollowMode::Entries, log.len() as Seq));
+                    take(&mut replica, entries(log[at as usize..].to_vec()));
+                    continue;
+                }
+                let mut events = Vec::new();
+                if log.len() > first {
+                    events.extend(take(&mut replica, entries(log[first..].to_vec())));
+                }
+                events.extend(replica.receive(ServerMessage::Results(Results { results }), now * 1000).expect("they fit"));
+                told += events.iter().filter(|event| matches!(event, Event::Refused(..))).count();
+            }
+            prop_assert_eq!(replica.pending(), &[]);
+            prop_assert_eq!(log.len() - 1 + told, 10);
+        }
+    }
+}

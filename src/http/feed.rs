@@ -28,7 +28,7 @@ use crate::auth::token::SignInWatch;
 use crate::follow::{self, Decision};
 use crate::http::problem::Problem;
 use crate::http::seats::Seat;
-use crate::http::{Api, read_code, request};
+use crate::http::{Api, operations, read_code, request};
 use crate::snapshot;
 
 /// Where a client without a usable cursor goes.
@@ -85,7 +85,7 @@ pub async fn changes(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, 
         }
         Some(cursor) if wait.is_zero() => match read(&api, caller.user, cursor).await? {
             Read::Reset(reason, head) => reset_to_snapshot(&api, caller.user, reason, head),
-            Read::Entries(entries, head) => entries_upto(caller.user, cursor, entries, head, limit),
+            Read::Entries(entries, head) => entries_upto(caller.user, cursor, &entries, head, limit),
         },
         Some(cursor) => long_poll(&api, caller, cursor, wait, limit).await?,
     };
@@ -117,7 +117,7 @@ async fn long_poll(
         match read(api, caller.user, cursor).await? {
             Read::Reset(reason, head) => return Ok(reset_to_snapshot(api, caller.user, reason, head)),
             Read::Entries(entries, head) if last || !entries.is_empty() => {
-                return Ok(entries_upto(caller.user, cursor, entries, head, limit));
+                return Ok(entries_upto(caller.user, cursor, &entries, head, limit));
             }
             Read::Entries(..) => {}
         }
@@ -147,7 +147,7 @@ fn reset_to_snapshot(api: &Api, feed: UserId, reason: ResetReason, head: Seq) ->
     }
 }
 
-fn entries_upto(feed: UserId, cursor: Cursor, entries: Vec<Entry>, head: Seq, limit: usize) -> Changes {
+fn entries_upto(feed: UserId, cursor: Cursor, entries: &[Entry], head: Seq, limit: usize) -> Changes {
     let entries: Vec<_> = entries.iter().take(limit).map(Entry::wire).collect();
     let last = entries.last().map_or(cursor.seq, |entry| entry.seq);
     let mode = if entries.is_empty() {
@@ -213,8 +213,7 @@ async fn load(api: &Api, feed: UserId) -> Result<(Pieces, Cursor), Code> {
     let ids_since = UnixMs::MAX;
     let mut loaded = api.store.load(feed, ids_since).await.map_err(read_code)?;
     if loaded.is_none() {
-        // A registration that was cut short, or a token that the operator minted for a new user.
-        api.router.birth(feed, "UTC".to_owned(), "en".to_owned()).await?;
+        operations::born(api, feed).await?;
         loaded = api.store.load(feed, ids_since).await.map_err(read_code)?;
     }
     let loaded = loaded.ok_or(Code::FeedNotFound)?;

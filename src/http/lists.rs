@@ -35,7 +35,7 @@ pub async fn lists(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Pr
     let caller = request::caller(&api, &http).await?;
     let NoParameters {} = request::parameters(&http)?;
     let look = |state: &State| -> Vec<_> { state.lists().filter(|list| !list.is_deleted()).cloned().collect() };
-    let found = api.router.view(caller.user, look).await?;
+    let found = operations::view(&api, caller.user, look).await?;
     Ok(all(found.iter().map(|list| list.to_wire()).collect()))
 }
 
@@ -120,7 +120,7 @@ pub async fn labels(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, P
             .cloned()
             .collect()
     };
-    let found = api.router.view(caller.user, look).await?;
+    let found = operations::view(&api, caller.user, look).await?;
     Ok(all(found.iter().map(|label| label.to_wire()).collect()))
 }
 

@@ -12,6 +12,10 @@ pub mod rows;
 pub mod seats;
 pub mod sign_in;
 pub mod tasks;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod wire_tests;
 
 use std::sync::Arc;
 
@@ -206,6 +210,7 @@ fn allow_preflight(headers: &mut HeaderMap, origin: &HeaderValue) {
 }
 
 /// What a client is told when the store cannot be read.
+#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err takes")]
 pub(crate) fn read_code(error: ReadError) -> Code {
     match error {
         ReadError::Unavailable(_) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse};
-use taskflow_actors::domain::{Label, List, Settings, State, Task};
+use taskflow_actors::domain::{Change, Entry, Label, List, Settings, State, Task};
 use taskflow_protocol::message::{Command, Row};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, LabelId, ListId, OperationId, TaskId, UserId};
@@ -77,16 +77,17 @@ impl Found {
     }
 
     /// The row itself, with its version as `ETag`.
-    pub fn answer(&self, status: StatusCode, location: Option<String>) -> HttpResponse {
-        let mut response = HttpResponse::build(status);
-        response.content_type("application/json");
-        let etag = HeaderValue::from_str(&format!("\"{}\"", self.version()));
-        response.insert_header((header::ETAG, etag.expect("digits and quotes")));
-        if let Some(location) = location {
-            response.insert_header((header::LOCATION, location));
-        }
-        response.body(self.json())
+    fn answer(&self, status: StatusCode) -> HttpResponse {
+        answer(status, self.version(), self.json())
     }
+}
+
+fn answer(status: StatusCode, version: Seq, json: Vec<u8>) -> HttpResponse {
+    let etag = HeaderValue::from_str(&format!("\"{version}\""));
+    HttpResponse::build(status)
+        .insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")))
+        .insert_header((header::ETAG, etag.expect("digits and quotes")))
+        .body(json)
 }
 
 /// `GET` of one row. What is in the bin is gone (410), and comes along all the same, so that it can be restored.
@@ -101,8 +102,8 @@ pub async fn get(api: &Api, user: UserId, name: Name) -> Result<HttpResponse, Pr
         };
         Some((found, shown))
     };
-    match api.router.view(user, look).await? {
-        Some((found, true)) => Ok(found.answer(StatusCode::OK, None)),
+    match operations::view(api, user, look).await? {
+        Some((found, true)) => Ok(found.answer(StatusCode::OK)),
         Some((found, false)) => Err(Problem::new(Code::RowDeleted).row(found.wire())),
         None => Err(Code::RowNotFound.into()),
     }
@@ -119,7 +120,7 @@ pub async fn change(
     let base = request::base(http)?;
     let id = operations::operation_id(api, http)?;
     operations::submit_one(api, user, id, base, command).await?;
-    Ok(changed(api, user, name).await?.answer(StatusCode::OK, None))
+    Ok(changed(api, user, name).await?.answer(StatusCode::OK))
 }
 
 /// As [`change`], for a deletion: there is nothing to answer.
@@ -138,19 +139,38 @@ pub async fn create(
     name: Name,
     command: Command,
 ) -> Result<HttpResponse, Problem> {
-    operations::submit_one(api, user, operation, None, command).await?;
+    let (accepted, entries) = operations::submit_one(api, user, operation, None, command).await?;
+    let made = entries.and_then(|entries| made(&entries, accepted.seq, name));
+    let mut response = match made {
+        Some(json) => answer(StatusCode::CREATED, accepted.seq, json),
+        // The same operation again: its entry is history, the row is as it is now.
+        None => changed(api, user, name).await?.answer(StatusCode::CREATED),
+    };
     let location = match name {
         Name::Task(id) => format!("/api/v1/tasks/{id}"),
         Name::List(id) => format!("/api/v1/lists/{id}"),
         Name::Label(id) => format!("/api/v1/labels/{id}"),
         Name::Settings => "/api/v1/settings".to_owned(),
     };
-    let found = changed(api, user, name).await?;
-    Ok(found.answer(StatusCode::CREATED, Some(location)))
+    let location = HeaderValue::from_str(&location).expect("ids are ASCII");
+    response.headers_mut().insert(header::LOCATION, location);
+    Ok(response)
+}
+
+/// The row that an entry made, from the entry itself: without a look at the feed, which would cost a second way there
+/// and back.
+fn made(entries: &[Entry], seq: Seq, name: Name) -> Option<Vec<u8>> {
+    let entry = entries.iter().find(|entry| entry.seq == seq)?;
+    entry.changes.iter().find_map(|change| match (change, name) {
+        (Change::TaskPut(put), Name::Task(id)) if put.task.id == id => Some(Encoding::Json.encode(&put.task.to_wire())),
+        (Change::ListPut(list), Name::List(id)) if list.id == id => Some(Encoding::Json.encode(&list.to_wire())),
+        (Change::LabelPut(label), Name::Label(id)) if label.id == id => Some(Encoding::Json.encode(&label.to_wire())),
+        _ => None,
+    })
 }
 
 /// The row after a change that was accepted.
 async fn changed(api: &Api, user: UserId, name: Name) -> Result<Found, Problem> {
-    let found = api.router.view(user, move |state| Found::look(state, name)).await?;
+    let found = operations::view(api, user, move |state| Found::look(state, name)).await?;
     found.ok_or_else(|| Code::Internal.into())
 }

@@ -21,9 +21,18 @@ pub struct Seats {
 }
 
 /// One open request; given back when dropped.
+#[derive(Debug)]
 pub struct Seat {
     seats: Arc<Seats>,
     user: UserId,
+}
+
+impl std::fmt::Debug for Seats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seats")
+            .field("total", &self.total)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Seats {
@@ -37,6 +46,11 @@ impl Seats {
             user_max: config.connections_a_user_max,
             total_max: config.connections_max,
         }
+    }
+
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
     }
 
     /// A seat for one more.
@@ -89,10 +103,10 @@ mod tests {
         };
         let seats = Arc::new(Seats::new(&config, metrics, || 1));
         let (one, two) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
-        let first = seats.take(one).ok().expect("free");
-        let _second = seats.take(one).ok().expect("free");
+        let first = seats.take(one).expect("free");
+        let _second = seats.take(one).expect("free");
         assert_eq!(seats.take(one).err(), Some(Code::TooManyConnections));
-        let _third = seats.take(two).ok().expect("free");
+        let _third = seats.take(two).expect("free");
         assert_eq!(seats.take(two).err(), Some(Code::ServerBusy));
         drop(first);
         assert!(seats.take(two).is_ok());

@@ -13,7 +13,7 @@ use slab::Slab;
 use taskflow_actors::ports::{Clock, ConnectionId, Store};
 use taskflow_actors::session::{Decision, Sessions};
 use taskflow_actors::supervisor::Router;
-use taskflow_protocol::limits::{HELLO_TIMEOUT_MS, OUTBOUND_BYTES_TOTAL_MAX};
+use taskflow_protocol::limits::OUTBOUND_BYTES_TOTAL_MAX;
 use taskflow_protocol::message::{Empty, ErrorBody, ServerMessage};
 use taskflow_protocol::{Code, Encoding, UserId};
 use tokio::net::TcpStream;
@@ -49,7 +49,7 @@ pub struct Gateway {
     pub build: String,
     /// See [`taskflow_protocol::limits::HEARTBEAT_MS`].
     pub heartbeat_ms: u32,
-    /// See [`taskflow_protocol::limits::HEARTBEAT_TIMEOUT_MS`].
+    /// Seconds without a byte from the client after which it is gone: two and a half heartbeats.
     pub heartbeat_timeout_s: u32,
     /// See [`taskflow_protocol::limits::OUTBOUND_BYTES_MAX`].
     pub outbound_bytes_max: usize,
@@ -345,8 +345,7 @@ impl Worker {
             group = (group + 1) % groups;
             let watched = self.watched.take();
             let still = watched.into_iter().filter(|slot| {
-                let hello_timeout_s = (HELLO_TIMEOUT_MS / 1000) as u32;
-                self.in_slot(*slot).is_some_and(|connection| connection.check_phase(&self, hello_timeout_s))
+                self.in_slot(*slot).is_some_and(|connection| connection.check_phase(&self))
             });
             let still: Vec<u32> = still.collect();
             self.watched.borrow_mut().extend(still);

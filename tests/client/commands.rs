@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::fake::Fake;
+use crate::fake::{Fake, Fault};
 
 /// A user's folder and program.
 struct Person {
@@ -342,4 +342,136 @@ fn escape_sequences_in_titles_do_not_reach_the_terminal() {
     fake.world().add_elsewhere("red \u{1b}[31m alert\u{7}\u{202e}");
     let shown = person.ok(&["list"]);
     assert!(shown.contains("red \u{fffd}[31m alert\u{fffd}\u{fffd}"), "{shown:?}");
+}
+
+/// A todo.txt of so many tasks in the person's folder.
+fn todo_txt(person: &Person, tasks: usize) -> String {
+    let path = person.folder.path().join("todo.txt");
+    let lines: Vec<String> = (0..tasks)
+        .map(|number| format!("(A) Task {number} +Project{} @home", number % 3))
+        .collect();
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_import_brings_everything_and_doing_it_again_brings_nothing() {
+    let fake = Fake::start();
+    let person = Person::registered(&fake);
+    let file = todo_txt(&person, 250);
+    assert_eq!(
+        person.ok(&["import", "--dry-run", &file]),
+        "todo.txt: would add 250 tasks, 3 lists and 1 labels; 0 tasks are there already\n"
+    );
+    assert_eq!(
+        person.ok(&["import", &file]),
+        "todo.txt: 250 tasks imported, 3 new lists, 1 new labels\n"
+    );
+    assert_eq!(fake.world().tasks.len(), 250);
+    let entries = fake.world().log.len();
+    assert_eq!(
+        person.ok(&["import", &file]),
+        "todo.txt: 0 tasks imported, 250 were there already\n"
+    );
+    // Nor from another machine, which knows nothing of the first run.
+    let other = Person::new(&fake);
+    other.ok(&["login", "--server", &fake.url(), "ada@example.org"]);
+    assert_eq!(
+        other.ok(&["import", &file]),
+        "todo.txt: 0 tasks imported, 250 were there already\n"
+    );
+    assert_eq!(fake.world().log.len(), entries);
+}
+
+#[test]
+fn an_import_survives_power_failures_lost_answers_and_a_lack_of_room() {
+    let fake = Fake::start();
+    let person = Person::registered(&fake);
+    let file = todo_txt(&person, 600);
+    {
+        let mut world = fake.world();
+        world
+            .faults
+            .extend([Fault::Overloaded, Fault::LoseAnswer, Fault::LoseOperations, Fault::Hole]);
+        world.cut_at = Some(400);
+    }
+    let mut importing = person
+        .command(&["import", &file])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !fake.world().down {
+        assert!(std::time::Instant::now() < deadline, "the power never failed");
+        std::thread::yield_now();
+    }
+    fake.world().down = false;
+    assert!(importing.wait().unwrap().success());
+    let mut printed = String::new();
+    std::io::Read::read_to_string(&mut importing.stdout.take().unwrap(), &mut printed).unwrap();
+    assert_eq!(printed, "todo.txt: 600 tasks imported, 3 new lists, 1 new labels\n");
+    let world = fake.world();
+    let mut titles = world.titles();
+    titles.sort();
+    titles.dedup();
+    assert_eq!((world.tasks.len(), titles.len()), (600, 600));
+    // And one more entry each for the birth, the lists and the label: nothing was done twice.
+    assert_eq!(world.log.len(), 600 + 1 + 3 + 1);
+}
+
+#[test]
+fn an_import_says_what_it_could_not_carry_over() {
+    let fake = Fake::start();
+    let person = Person::registered(&fake);
+    let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/src/client/import/samples");
+    let output = person.run(&[
+        "import",
+        &format!("{samples}/todoist.json"),
+        &format!("{samples}/todo.txt"),
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "todoist.json: 8 tasks imported, 4 new lists, 2 new labels\n\
+         todo.txt: 7 tasks imported, 2 new lists, 3 new labels\n"
+    );
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        complaint.contains("  item 105: the repetition \"every month\" was kept in the notes\n"),
+        "{complaint}"
+    );
+    assert!(
+        complaint.contains("  line 4: the priority (F) became low\n"),
+        "{complaint}"
+    );
+    let archived: Vec<String> = fake
+        .world()
+        .lists
+        .values()
+        .filter(|list| list.archived)
+        .map(|list| list.name.clone())
+        .collect();
+    assert_eq!(archived, ["Old house"]);
+}
+
+#[test]
+fn what_the_server_refuses_is_named_and_takes_its_parts_along() {
+    let fake = Fake::start();
+    let person = Person::registered(&fake);
+    let path = person.folder.path().join("Garden.csv");
+    let csv = "TYPE,CONTENT,PRIORITY,INDENT\ntask,refuse me,4,1\ntask,part,4,2\ntask,other,4,1\n";
+    std::fs::write(&path, csv).unwrap();
+    fake.world().refused_title = Some("refuse me".to_owned());
+    let output = person.run(&["import", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "Garden.csv: 1 tasks imported, 1 new lists, 2 refused\n"
+    );
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "Refused by the server:\n  \
+         line 2: \"refuse me\": A text is longer than it may be; shorten it.\n  \
+         line 3: \"part\" was left out, because \"refuse me\" was\n"
+    );
 }

@@ -65,6 +65,8 @@ pub struct World {
     pub tokens: HashSet<String>,
     pub refresh_tokens: HashSet<String>,
     pub passwords: HashMap<String, String>,
+    /// No task may be called that.
+    pub refused_title: Option<String>,
     /// Everything is refused at the door.
     pub down: bool,
     // What was seen.
@@ -128,6 +130,7 @@ impl Fake {
             tokens: HashSet::new(),
             refresh_tokens: HashSet::new(),
             passwords: HashMap::new(),
+            refused_title: None,
             down: false,
             hellos: Vec::new(),
             received: Vec::new(),
@@ -221,10 +224,6 @@ impl World {
         self.followers.retain(|follower| follower.send(out.clone()).is_ok());
     }
 
-    pub fn following(&self) -> usize {
-        self.followers.iter().filter(|follower| !follower.is_closed()).count()
-    }
-
     pub fn titles(&self) -> Vec<String> {
         self.tasks.values().map(|task| task.title.clone()).collect()
     }
@@ -299,6 +298,9 @@ impl World {
                     || create.labels.iter().any(|label| !self.labels.contains_key(label))
                 {
                     return Err(Code::RowNotFound);
+                }
+                if self.refused_title.as_ref() == Some(&create.title) {
+                    return Err(Code::ValueTooLong);
                 }
                 if create.title.is_empty() {
                     return Err(Code::ValueInvalid);

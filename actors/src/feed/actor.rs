@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use taskflow_protocol::message::{ErrorBody, OperationResult, Outcome};
@@ -12,7 +12,7 @@ use taskflow_protocol::{Code, OperationId, UserId};
 use super::{Effect, Feed, Message as Step, SubmissionId};
 use crate::domain::State;
 use crate::ports::{BoxFuture, Publication};
-use crate::supervisor::{Permit, Ports, ReplyTo, Submission, Table};
+use crate::supervisor::{Permit, Ports, ReplyTo, Settled, Submission, Table};
 
 /// What a feed's mailbox takes. Every one carries a permit, so the mailbox is bounded by what the router hands out.
 #[derive(actix::Message)]
@@ -92,19 +92,19 @@ impl FeedActor {
             let now = self.ports.clock.now_ms();
             self.feed.handle(step, now)
         }));
-        match handled {
-            Ok(effects) => {
-                for effect in effects {
-                    self.carry_out(effect, ctx);
-                }
-                self.serve_looks();
-            }
-            Err(_) => {
-                tracing::error!(user.id = %self.user, "feed panicked");
-                self.table.failed(self.user);
-                ctx.stop();
-            }
+        let Ok(effects) = handled else { return self.panicked(ctx) };
+        for effect in effects {
+            self.carry_out(effect, ctx);
         }
+        if catch_unwind(AssertUnwindSafe(|| self.serve_looks())).is_err() {
+            self.panicked(ctx);
+        }
+    }
+
+    fn panicked(&self, ctx: &mut Context<Self>) {
+        tracing::error!(user.id = %self.user, "feed panicked");
+        self.table.failed(self.user);
+        ctx.stop();
     }
 
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
@@ -115,9 +115,14 @@ impl FeedActor {
                 self.later(load, Step::Loaded, ctx);
             }
             Effect::Append(append) => {
-                let id = append.append_id;
+                let (id, begun) = (append.append_id, Instant::now());
                 let done = store.append(append);
-                self.later(done, move |result| Step::Appended(id, result), ctx);
+                let observer = self.ports.observer.clone();
+                let step = move |result| {
+                    observer.appended(begun.elapsed());
+                    Step::Appended(id, result)
+                };
+                self.later(done, step, ctx);
             }
             Effect::ReadBack(after) => {
                 let read = store.read_log(self.user, after, 1);
@@ -141,7 +146,10 @@ impl FeedActor {
                     self.ports.observer.settled(&results);
                     match self.asked.remove(&submission).map(|asked| asked.reply) {
                         Some(ReplyTo::Connection(connection)) => answers.push((connection, results)),
-                        Some(ReplyTo::Waiter(waiter)) => drop(waiter.send(results)),
+                        Some(ReplyTo::Waiter(waiter)) => {
+                            let entries = Some(entries.clone());
+                            drop(waiter.send(Settled { results, entries }));
+                        }
                         None => {}
                     }
                 }
@@ -164,7 +172,7 @@ impl FeedActor {
     fn answer(&self, reply: ReplyTo, results: Vec<OperationResult>) {
         match reply {
             ReplyTo::Connection(connection) => self.ports.push.answer(connection, results),
-            ReplyTo::Waiter(waiter) => drop(waiter.send(results)),
+            ReplyTo::Waiter(waiter) => drop(waiter.send(Settled::from(results))),
         }
     }
 
@@ -212,7 +220,7 @@ impl Actor for FeedActor {
             let results = asked.ids.into_iter().map(|id| OperationResult { id, outcome: unknown() }).collect();
             match asked.reply {
                 ReplyTo::Connection(connection) => self.ports.push.answer(connection, results),
-                ReplyTo::Waiter(waiter) => drop(waiter.send(results)),
+                ReplyTo::Waiter(waiter) => drop(waiter.send(Settled::from(results))),
             }
         }
         for (look, _permit) in self.looks.drain(..) {

@@ -123,6 +123,26 @@ fn a_feed_holds_five_hundred_labels() {
     feed.refuse(Command::LabelRestore(LabelRef { label }), Code::LimitReached, "labels");
 }
 
+#[test]
+fn what_a_refused_operation_would_have_made_does_not_count() {
+    let mut feed = Feed::new();
+    for n in 1..=498 {
+        feed.accept(list_create(n));
+    }
+    let mut draft = Draft::new(&feed.state);
+    let mut judge = |n, command| {
+        draft
+            .judge(USER, feed.time(), &operation(n, command), None)
+            .map(|entry| entry.seq)
+    };
+    let failed = judge(1, batch([list_create(1_000), task_complete(9)]));
+    assert_eq!(failed, Err(Refusal::new(Code::RowNotFound).field("commands[1].task")));
+    assert_eq!(judge(2, list_create(1_000)), Ok(500));
+    let why = "a feed holds at most 500 lists";
+    let full = Refusal::new(Code::LimitReached).field("lists").because(why);
+    assert_eq!(judge(3, list_create(1_001)), Err(full));
+}
+
 /// Were any step linear in the feed or the draft, this would be 25 million steps a time, and nobody would wait for it.
 #[test]
 fn five_thousand_tasks_are_judged_in_one_draft_and_changed_again() {

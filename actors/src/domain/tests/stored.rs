@@ -278,14 +278,37 @@ fn a_row_is_stored_with_its_version_and_loads_under_its_own_key_only() {
 
 #[test]
 fn a_row_that_has_an_entry_already_is_left_as_it_is() {
+    use taskflow_protocol::message::LabelPatch;
+    use taskflow_protocol::model::{LabelFields, SettingsFields};
+
     let mut feed = Feed::new();
-    feed.accept(task_create(1));
-    feed.accept(retitle(1, "new"));
-    let before = feed.state.clone();
-    for entry in feed.log.clone() {
-        feed.state.apply(&entry);
+    feed.accept(batch([task_create(1), list_create(5), label_create(7)]));
+    for text in ["de", "fr"] {
+        let name = || Some(text.to_owned());
+        feed.accept(retitle(1, text));
+        feed.accept(list_patch(
+            list(5),
+            ListFields {
+                name: name(),
+                ..ListFields::default()
+            },
+        ));
+        let set = LabelFields {
+            name: name(),
+            ..LabelFields::default()
+        };
+        feed.accept(Command::LabelPatch(LabelPatch { label: label(7), set }));
+        let set = SettingsFields {
+            locale: name(),
+            ..SettingsFields::default()
+        };
+        feed.accept(Command::SettingsPatch(set));
     }
-    assert_eq!(feed.state, before);
+    for entry in &feed.log {
+        let mut state = feed.state.clone();
+        state.apply(entry);
+        assert_eq!(state, feed.state, "entry {} was in it", entry.seq);
+    }
 }
 
 #[test]
