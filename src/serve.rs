@@ -102,8 +102,12 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         feed_idle: Duration::from_secs(config.feed_idle_seconds),
     };
     let router = Supervisor::start(ports, arbiters.iter().map(Arbiter::handle).collect(), rand::random);
-    let tokens =
-        Arc::new(Tokens::new(Arc::new(key), config.access_token_seconds, clock.clone(), stored.accounts.clone()));
+    let tokens = Arc::new(Tokens::new(
+        Arc::new(key),
+        config.access_token_seconds,
+        clock.clone(),
+        stored.accounts.clone(),
+    ));
     let gateway = Arc::new(Gateway {
         hub: hub.clone(),
         router: router.clone(),
@@ -125,10 +129,17 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     let (closing, closing_seen) = watch::channel(false);
     let counted = hub.clone();
     let api = web::Data::new(Api {
-        seats: Arc::new(Seats::new(&config, metrics.clone(), move || counted.connections.load(Ordering::Relaxed))),
+        seats: Arc::new(Seats::new(&config, metrics.clone(), move || {
+            counted.connections.load(Ordering::Relaxed)
+        })),
         snapshots: gateway.snapshots.clone(),
         tokens: tokens.clone(),
-        sign_ins: SignIns::new(stored.accounts.clone(), tokens, clock.clone(), config.refresh_token_days),
+        sign_ins: SignIns::new(
+            stored.accounts.clone(),
+            tokens,
+            clock.clone(),
+            config.refresh_token_days,
+        ),
         router,
         store: stored.store.clone(),
         changes: hub.clone(),
@@ -138,8 +149,12 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         closing: closing_seen,
     });
 
-    let listener = std::net::TcpListener::bind(config.listen)
-        .with_context(|| format!("cannot listen on {} (listen): is another server running?", config.listen))?;
+    let listener = std::net::TcpListener::bind(config.listen).with_context(|| {
+        format!(
+            "cannot listen on {} (listen): is another server running?",
+            config.listen
+        )
+    })?;
     let address = listener.local_addr()?;
     let clients = serve_clients(listener, workers, config.clone(), gateway, api)?;
 
@@ -150,7 +165,10 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         .disable_signals()
         .bind(config.operator_listen)
         .with_context(|| format!("cannot listen on {} (operator_listen)", config.operator_listen))?;
-    let operator_address = *operators.addrs().first().context("the operator's port has no address")?;
+    let operator_address = *operators
+        .addrs()
+        .first()
+        .context("the operator's port has no address")?;
     let operators = operators.run();
     let servers = vec![clients.handle(), operators.handle()];
     spawn(clients);
@@ -163,7 +181,15 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         }
     });
     operator.started(stored.readiness);
-    Ok(Running { address, operator_address, hub, operator, closing, servers, arbiters })
+    Ok(Running {
+        address,
+        operator_address,
+        hub,
+        operator,
+        closing,
+        servers,
+        arbiters,
+    })
 }
 
 /// Name and version, as clients see it.
@@ -198,17 +224,19 @@ fn serve_clients(
             let app = App::new().app_data(api).configure(http::routes);
             HttpService::build()
                 .tcp_nodelay(true)
-                .upgrade(fn_service(move |(request, framed): (Request, actix_codec::Framed<TcpStream, h1::Codec>)| {
-                    let gateway = gateway.clone();
-                    let worker = WORKER.with(|cell| cell.get_or_init(|| Worker::start(gateway)).clone());
-                    let config = config.clone();
-                    async move {
-                        if let Some(worker) = worker {
-                            upgrade::accept(worker, config, request, framed).await;
+                .upgrade(fn_service(
+                    move |(request, framed): (Request, actix_codec::Framed<TcpStream, h1::Codec>)| {
+                        let gateway = gateway.clone();
+                        let worker = WORKER.with(|cell| cell.get_or_init(|| Worker::start(gateway)).clone());
+                        let config = config.clone();
+                        async move {
+                            if let Some(worker) = worker {
+                                upgrade::accept(worker, config, request, framed).await;
+                            }
+                            Ok::<_, actix_web::Error>(())
                         }
-                        Ok::<_, actix_web::Error>(())
-                    }
-                }))
+                    },
+                ))
                 .finish(map_config(app, |()| AppConfig::default()))
                 .tcp()
         })
@@ -224,9 +252,7 @@ impl Running {
         let _ = self.closing.send(true);
         self.hub.drain();
         let deadline = tokio::time::Instant::now() + DRAIN;
-        while self.hub.connections.load(Ordering::Relaxed) > 0
-            && tokio::time::Instant::now() < deadline
-        {
+        while self.hub.connections.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for server in &self.servers {
@@ -271,7 +297,13 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
 fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 

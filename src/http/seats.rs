@@ -29,7 +29,9 @@ pub struct Seat {
 
 impl std::fmt::Debug for Seats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Seats").field("total", &self.total).finish_non_exhaustive()
+        f.debug_struct("Seats")
+            .field("total", &self.total)
+            .finish_non_exhaustive()
     }
 }
 

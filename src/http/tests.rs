@@ -944,7 +944,12 @@ async fn nobody_is_sent_past_an_entry_that_does_not_decode() {
     let bench = ApiBench::new(Config::default());
     let client = client!(bench);
     let user = UserId(uuid(50));
-    bench.api.router.birth(user, "UTC".to_owned(), "en".to_owned()).await.expect("born");
+    bench
+        .api
+        .router
+        .birth(user, "UTC".to_owned(), "en".to_owned())
+        .await
+        .expect("born");
     let token = Tokens::mint_for_operator(&bench.auth.key, user, bench.auth.clock.now_ms(), 60);
     let client = Client {
         token: Some(token),
@@ -963,9 +968,15 @@ async fn nobody_is_sent_past_an_entry_that_does_not_decode() {
     };
     bench.store.append(damaged).await.expect("appended");
     for path in ["changes", "events"] {
-        client.get(&format!("/api/v1/{path}?cursor={cursor}")).await.problem(Code::FeedDamaged);
+        client
+            .get(&format!("/api/v1/{path}?cursor={cursor}"))
+            .await
+            .problem(Code::FeedDamaged);
     }
-    client.get(&format!("/api/v1/changes?cursor={cursor}&wait=30")).await.problem(Code::FeedDamaged);
+    client
+        .get(&format!("/api/v1/changes?cursor={cursor}&wait=30"))
+        .await
+        .problem(Code::FeedDamaged);
     client.get("/api/v1/snapshot").await.problem(Code::FeedDamaged);
     client.get("/api/v1/events").await.problem(Code::FeedDamaged);
     assert_eq!(bench.api.seats.open(), 0);

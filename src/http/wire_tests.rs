@@ -97,7 +97,11 @@ async fn requests_on_one_connection_do_not_disturb_each_other() {
     stream.write_all(all.concat().as_bytes()).await.expect("sent");
     let mut seen = String::new();
     read_until(&mut stream, &mut seen, "\"title\":\"good\"").await;
-    let statuses: Vec<&str> = seen.split("HTTP/1.1 ").skip(1).filter_map(|answer| answer.split(' ').next()).collect();
+    let statuses: Vec<&str> = seen
+        .split("HTTP/1.1 ")
+        .skip(1)
+        .filter_map(|answer| answer.split(' ').next())
+        .collect();
     assert_eq!(statuses, ["400", "401", "201"]);
 }
 
