@@ -386,7 +386,7 @@ impl Replica {
     fn retire_made(&mut self, events: &mut Vec<Event>) {
         let (rows, seq) = (&self.rows, self.position.as_ref().map_or(0, |position| position.seq));
         self.pending.retain(|pending| {
-            let done = pending.sent && !pending.in_flight && makes_only(&pending.operation.command, rows);
+            let done = pending.sent && makes_only(&pending.operation.command, rows);
             if done {
                 events.push(Event::Retired(pending.operation.id, seq));
             }
