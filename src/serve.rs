@@ -5,9 +5,9 @@
 use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_http::{HttpService, Request, h1};
 use actix_rt::{Arbiter, spawn};
@@ -28,6 +28,7 @@ use crate::clock::SystemClock;
 use crate::config::{Config, Loaded};
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
+use crate::store::embedded::{self, Embedded, StoreObserver};
 use crate::socket::{Gateway, Hub, Worker, upgrade};
 use crate::telemetry::operator::{self, Operator, Readiness};
 use crate::telemetry::{Metrics, Telemetry};
@@ -77,6 +78,9 @@ impl Observer for Counted {
     }
     fn feed_panicked(&self) {
         self.0.feed_panics.increment(1);
+    }
+    fn appended(&self, took: Duration) {
+        self.0.append_duration.record(took.as_secs_f64());
     }
     fn settled(&self, results: &[OperationResult]) {
         for result in results {
@@ -268,14 +272,22 @@ impl Running {
 pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     let config = loaded.config;
     crate::telemetry::log::init(config.log_level, config.log_format);
+    for variable in &loaded.variables_unknown {
+        tracing::warn!(variable, "this variable is no setting; see taskflow config print");
+    }
     // Without this the allocator's idle buffers become resident two megabytes at a time.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let files = raise_file_limit();
     let key = Key::open_or_create(&config.data_dir)?;
     let telemetry = Telemetry::new();
-    let stored = open_store(&config, &telemetry)?;
-    actix_rt::System::new().block_on(async move {
+    let observer = Arc::new(StoreFigures(telemetry.metrics.clone()));
+    let store = embedded::open(&config.data_dir, embedded::Options::default(), observer)?;
+    let closing = store.clone();
+    let served = actix_rt::System::new().block_on(async move {
         let stop = Stop::listen()?;
+        let readiness = Arc::new(StoreReadiness(Mutex::new((Instant::now(), Ok(())))));
+        spawn(readiness.clone().watch(store.clone()));
+        let stored = Stored { store: Arc::new(store.clone()), accounts: Arc::new(store), readiness };
         let running = start(config, stored, key, telemetry).await?;
         tracing::info!(
             address = %running.address,
@@ -288,9 +300,11 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         stop.wait().await;
         tracing::info!("stopping");
         running.stop().await;
-        tracing::info!("stopped");
-        Ok(())
-    })
+        anyhow::Ok(())
+    });
+    closing.shutdown();
+    tracing::info!("stopped");
+    served
 }
 
 /// As many files as the system lets this process have; a connection is one.
@@ -343,17 +357,59 @@ impl Stop {
     }
 }
 
-struct AlwaysReady;
-impl Readiness for AlwaysReady {
+/// How often the store is asked whether an append would succeed. Readiness is what the last answer said.
+const READINESS_EVERY: Duration = Duration::from_secs(2);
+
+/// No answer for this long is an answer, too.
+const READINESS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The last answer of the store, for those who ask whether the server is ready.
+struct StoreReadiness(Mutex<(Instant, Result<(), String>)>);
+
+impl Readiness for StoreReadiness {
     fn ready(&self) -> Result<(), String> {
-        Ok(())
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = last.0.elapsed();
+        if silent > READINESS_EVERY + READINESS_PATIENCE {
+            return Err(format!("the store has not answered for {} s", silent.as_secs()));
+        }
+        last.1.clone()
     }
 }
 
-fn open_store(_config: &Config, _telemetry: &Telemetry) -> anyhow::Result<Stored> {
-    Ok(Stored {
-        store: Arc::new(taskflow_actors::memory::MemoryStore::default()),
-        accounts: Arc::new(taskflow_actors::memory::MemoryAccounts::default()),
-        readiness: Arc::new(AlwaysReady),
-    })
+impl StoreReadiness {
+    async fn watch(self: Arc<Self>, store: Embedded) {
+        let mut tick = tokio::time::interval(READINESS_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let answer = store.check_append().await.map_err(|error| error.to_string());
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), answer);
+        }
+    }
+}
+
+/// Puts what the store does into the figures.
+struct StoreFigures(Arc<Metrics>);
+
+impl StoreObserver for StoreFigures {
+    fn fsync(&self, took: Duration) {
+        self.0.fsyncs.increment(1);
+        self.0.fsync_duration.record(took.as_secs_f64());
+    }
+    fn group(&self, appends: usize, _bytes: usize) {
+        self.0.appends.increment(appends as u64);
+    }
+    fn full(&self) {
+        self.0.store_errors.increment(1);
+    }
+    fn error(&self) {
+        self.0.store_errors.increment(1);
+    }
+    fn damage(&self) {
+        self.0.store_errors.increment(1);
+    }
+    fn bytes_free(&self, bytes: u64) {
+        self.0.store_bytes_free.set(bytes as f64);
+    }
 }

@@ -92,6 +92,8 @@ pub trait Observer: Send + Sync + 'static {
     fn feed_stopped(&self) {}
     /// A feed panicked.
     fn feed_panicked(&self) {}
+    /// An append was answered.
+    fn appended(&self, _took: Duration) {}
     /// Operations got their results.
     fn settled(&self, _results: &[OperationResult]) {}
 }

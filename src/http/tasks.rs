@@ -111,11 +111,10 @@ fn collect(
     let lists = lists.skip_while(|list| first.is_some_and(|first| *list != first));
     let mut tasks: Vec<Arc<Task>> = Vec::new();
     for list in lists {
-        let passed = |task: &Task| {
-            let after = after.filter(|after| after.list == list);
-            after.is_none_or(|after| (task.rank.as_str(), task.id) > (after.rank.as_str(), after.task))
-        };
-        for task in state.tasks_in(list).filter(|task| passed(task)) {
+        let from = after.filter(|after| after.list == list);
+        let rest = from.map(|from| state.tasks_in_after(list, &from.rank, from.task));
+        let whole = from.is_none().then(|| state.tasks_in(list));
+        for task in rest.into_iter().flatten().chain(whole.into_iter().flatten()) {
             let wanted = status.is_none_or(|status| task.status == status) && state.is_shown(task);
             if !wanted {
                 continue;

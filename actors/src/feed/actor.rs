@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use taskflow_protocol::message::{ErrorBody, OperationResult, Outcome};
@@ -99,19 +99,19 @@ impl FeedActor {
             let now = self.ports.clock.now_ms();
             self.feed.handle(step, now)
         }));
-        match handled {
-            Ok(effects) => {
-                for effect in effects {
-                    self.carry_out(effect, ctx);
-                }
-                self.serve_looks();
-            }
-            Err(_) => {
-                tracing::error!(user.id = %self.user, "feed panicked");
-                self.table.failed(self.user);
-                ctx.stop();
-            }
+        let Ok(effects) = handled else { return self.panicked(ctx) };
+        for effect in effects {
+            self.carry_out(effect, ctx);
         }
+        if catch_unwind(AssertUnwindSafe(|| self.serve_looks())).is_err() {
+            self.panicked(ctx);
+        }
+    }
+
+    fn panicked(&self, ctx: &mut Context<Self>) {
+        tracing::error!(user.id = %self.user, "feed panicked");
+        self.table.failed(self.user);
+        ctx.stop();
     }
 
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
@@ -122,9 +122,14 @@ impl FeedActor {
                 self.later(load, Step::Loaded, ctx);
             }
             Effect::Append(append) => {
-                let id = append.append_id;
+                let (id, begun) = (append.append_id, Instant::now());
                 let done = store.append(append);
-                self.later(done, move |result| Step::Appended(id, result), ctx);
+                let observer = self.ports.observer.clone();
+                let step = move |result| {
+                    observer.appended(begun.elapsed());
+                    Step::Appended(id, result)
+                };
+                self.later(done, step, ctx);
             }
             Effect::ReadBack(after) => {
                 let read = store.read_log(self.user, after, 1);
