@@ -133,7 +133,9 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     let (closing, closing_seen) = watch::channel(false);
     let counted = hub.clone();
     let api = web::Data::new(Api {
-        seats: Arc::new(Seats::new(&config, metrics.clone(), move || counted.connections.load(Ordering::Relaxed))),
+        seats: Arc::new(Seats::new(&config, metrics.clone(), move || {
+            counted.connections.load(Ordering::Relaxed)
+        })),
         snapshots: gateway.snapshots.clone(),
         tokens: tokens.clone(),
         sign_ins: SignIns::new(
@@ -254,9 +256,7 @@ impl Running {
         let _ = self.closing.send(true);
         self.hub.drain();
         let deadline = tokio::time::Instant::now() + DRAIN;
-        while self.hub.connections.load(Ordering::Relaxed) > 0
-            && tokio::time::Instant::now() < deadline
-        {
+        while self.hub.connections.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for server in &self.servers {
@@ -311,7 +311,13 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
 fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 

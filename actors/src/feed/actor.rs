@@ -82,7 +82,14 @@ impl FeedActor {
     fn ask(&mut self, reply: ReplyTo, ids: Vec<OperationId>, permit: Permit) -> SubmissionId {
         let submission = SubmissionId(self.next_submission);
         self.next_submission += 1;
-        self.asked.insert(submission, Asked { reply, ids, _permit: permit });
+        self.asked.insert(
+            submission,
+            Asked {
+                reply,
+                ids,
+                _permit: permit,
+            },
+        );
         submission
     }
 
@@ -140,7 +147,11 @@ impl FeedActor {
                 let trimmed = store.trim(self.user, retention);
                 self.later(trimmed, Step::Trimmed, ctx);
             }
-            Effect::Publish { epoch, entries, settled } => {
+            Effect::Publish {
+                epoch,
+                entries,
+                settled,
+            } => {
                 let mut answers = Vec::new();
                 for (submission, results) in settled {
                     self.ports.observer.settled(&results);
@@ -153,7 +164,12 @@ impl FeedActor {
                         None => {}
                     }
                 }
-                self.ports.push.publish(Publication { feed: self.user, epoch, entries, answers });
+                self.ports.push.publish(Publication {
+                    feed: self.user,
+                    epoch,
+                    entries,
+                    answers,
+                });
             }
             Effect::Settled(submission, results) => {
                 self.ports.observer.settled(&results);
@@ -163,9 +179,13 @@ impl FeedActor {
                 }
             }
             Effect::After(ms, timer) => {
-                ctx.run_later(Duration::from_millis(ms), move |actor, ctx| actor.step(Step::Timer(timer), ctx));
+                ctx.run_later(Duration::from_millis(ms), move |actor, ctx| {
+                    actor.step(Step::Timer(timer), ctx)
+                });
             }
-            Effect::Report(what) => tracing::error!(user.id = %self.user, problem = what, "stored feed needs attention"),
+            Effect::Report(what) => {
+                tracing::error!(user.id = %self.user, problem = what, "stored feed needs attention")
+            }
         }
     }
 
@@ -176,13 +196,12 @@ impl FeedActor {
         }
     }
 
-    fn later<T: 'static>(
-        &self,
-        future: BoxFuture<T>,
-        step: impl FnOnce(T) -> Step + 'static,
-        ctx: &mut Context<Self>,
-    ) {
-        ctx.spawn(future.into_actor(self).map(move |result, actor, ctx| actor.step(step(result), ctx)));
+    fn later<T: 'static>(&self, future: BoxFuture<T>, step: impl FnOnce(T) -> Step + 'static, ctx: &mut Context<Self>) {
+        ctx.spawn(
+            future
+                .into_actor(self)
+                .map(move |result, actor, ctx| actor.step(step(result), ctx)),
+        );
     }
 
     fn serve_looks(&mut self) {
@@ -217,7 +236,11 @@ impl Actor for FeedActor {
         self.ports.observer.feed_stopped();
         for (_, asked) in std::mem::take(&mut self.asked) {
             let unknown = || Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown));
-            let results = asked.ids.into_iter().map(|id| OperationResult { id, outcome: unknown() }).collect();
+            let results = asked
+                .ids
+                .into_iter()
+                .map(|id| OperationResult { id, outcome: unknown() })
+                .collect();
             match asked.reply {
                 ReplyTo::Connection(connection) => self.ports.push.answer(connection, results),
                 ReplyTo::Waiter(waiter) => drop(waiter.send(Settled::from(results))),
@@ -235,15 +258,39 @@ impl Handler<Envelope> for FeedActor {
     fn handle(&mut self, Envelope { request, permit }: Envelope, ctx: &mut Self::Context) {
         self.active = true;
         match request {
-            Request::Submit(Submission { author, operations, reply, .. }) => {
+            Request::Submit(Submission {
+                author,
+                operations,
+                reply,
+                ..
+            }) => {
                 let ids = operations.iter().map(|operation| operation.id).collect();
                 let submission = self.ask(reply, ids, permit);
-                self.step(Step::Submit { submission, author, operations }, ctx);
+                self.step(
+                    Step::Submit {
+                        submission,
+                        author,
+                        operations,
+                    },
+                    ctx,
+                );
             }
-            Request::Birth { time_zone, locale, reply } => {
+            Request::Birth {
+                time_zone,
+                locale,
+                reply,
+            } => {
                 let submission = self.ask(reply, vec![OperationId(self.user.0)], permit);
                 let epoch = (self.ports.new_epoch)();
-                self.step(Step::Birth { submission, epoch, time_zone, locale }, ctx);
+                self.step(
+                    Step::Birth {
+                        submission,
+                        epoch,
+                        time_zone,
+                        locale,
+                    },
+                    ctx,
+                );
             }
             Request::Look(look) => {
                 self.looks.push((look, permit));
