@@ -236,6 +236,14 @@ impl Record {
             .collect()
     }
 
+    /// The sum of a figure over the rounds of a subject that count; `NaN` if none does.
+    pub fn total(&self, subject: &str, name: &str) -> f64 {
+        self.figures(subject, name)
+            .into_iter()
+            .reduce(|sum, value| sum + value)
+            .unwrap_or(f64::NAN)
+    }
+
     /// The raw samples of all rounds of a subject that count.
     pub fn samples(&self, subject: &str, name: &str) -> Vec<f64> {
         self.counting(subject)

@@ -303,7 +303,10 @@ fn explain_client(document: Value, error: DecodeError) -> Result<Decoded, Decode
         Value::Object(mut map) if map.contains_key("operations") => {
             let body = map.remove("operations").unwrap_or_default();
             let (operations, refused) = each(body, error).map_err(|error| error.within("operations"))?;
-            Ok(Decoded::Partly(operations, refused.into_iter().map(|(_, refusal)| refusal).collect()))
+            Ok(Decoded::Partly(
+                operations,
+                refused.into_iter().map(|(_, refusal)| refusal).collect(),
+            ))
         }
         document => Err(typed::<ClientMessage>(document, Unknown::Refuse).err().unwrap_or(error)),
     }

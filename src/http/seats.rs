@@ -124,7 +124,10 @@ mod tests {
         assert_eq!(seats.take(one).err(), Some(Code::TooManyConnections));
         let _third = seats.take(two).expect("free");
         assert_eq!(seats.take(two).err(), Some(Code::ServerBusy));
-        assert!(seats.take_for_socket(two).is_ok(), "its place in the total was taken at the handshake");
+        assert!(
+            seats.take_for_socket(two).is_ok(),
+            "its place in the total was taken at the handshake"
+        );
         assert_eq!(seats.take_for_socket(one).err(), Some(Code::TooManyConnections));
         drop(first);
         assert!(seats.take(two).is_ok());

@@ -56,12 +56,21 @@ pub async fn accept(
         refused => refused,
     };
     // Counted before the answer is on its way: handshakes at the same moment must not all find the last place.
-    let agreed = agreed.and_then(|agreed| Ok((agreed, Counted::more(worker.gateway.hub.clone(), config.connections_max)?)));
+    let agreed = agreed.and_then(|agreed| {
+        Ok((
+            agreed,
+            Counted::more(worker.gateway.hub.clone(), config.connections_max)?,
+        ))
+    });
     let (agreed, counted) = match agreed {
         Ok(agreed) => agreed,
         Err(error) => {
             let limited = matches!(error.code, Code::ServerBusy | Code::ShuttingDown);
-            let outcome = if limited { Handshake::Limited } else { Handshake::Refused };
+            let outcome = if limited {
+                Handshake::Limited
+            } else {
+                Handshake::Refused
+            };
             worker.gateway.metrics.handshakes.of(outcome).increment(1);
             return refuse(&stream, &error).await;
         }
@@ -71,10 +80,16 @@ pub async fn accept(
     drop(socket.set_send_buffer_size(SEND_BUFFER_BYTES));
     drop(socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
     drop(stream.set_nodelay(true));
-    let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map_or(&[][..], |key| key.as_bytes());
+    let key = request
+        .headers()
+        .get(header::SEC_WEBSOCKET_KEY)
+        .map_or(&[][..], |key| key.as_bytes());
     let accept = ws::hash_key(key);
     let accept = std::str::from_utf8(&accept).expect("base64 is ASCII");
-    let protocol = agreed.subprotocol.map(|name| format!("sec-websocket-protocol: {name}\r\n")).unwrap_or_default();
+    let protocol = agreed
+        .subprotocol
+        .map(|name| format!("sec-websocket-protocol: {name}\r\n"))
+        .unwrap_or_default();
     let response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
          sec-websocket-accept: {accept}\r\n{protocol}\r\n"
@@ -93,7 +108,11 @@ impl Counted {
     fn more(hub: Arc<Hub>, connections_max: usize) -> Result<Self, ErrorBody> {
         let before = hub.connections.fetch_add(1, Ordering::Relaxed);
         let counted = Self(Some(hub));
-        if before < connections_max { Ok(counted) } else { Err(ErrorBody::new(Code::ServerBusy)) }
+        if before < connections_max {
+            Ok(counted)
+        } else {
+            Err(ErrorBody::new(Code::ServerBusy))
+        }
     }
 
     fn hand_over(mut self) {
@@ -121,14 +140,19 @@ fn agree(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, 
     let headers = request.headers();
     if let Some(origin) = headers.get(header::ORIGIN) {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        if !origin.to_str().is_ok_and(|origin| config.origins_allowed.allow(origin, host)) {
+        if !origin
+            .to_str()
+            .is_ok_and(|origin| config.origins_allowed.allow(origin, host))
+        {
             return Err(ErrorBody::new(Code::OriginRefused));
         }
     }
     let mut agreed = negotiate(headers)?;
     if let Some(bearer) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) {
         // The scheme's name is in any case (RFC 9110, section 11.1). Another scheme is not ours: the token may be in hello.
-        let token = bearer.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let token = bearer
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         agreed.token = token.map(|(_, token)| token.trim().to_owned()).or(agreed.token);
     }
     Ok(agreed)
@@ -145,7 +169,11 @@ async fn check_token(worker: &Worker, agreed: Agreed) -> Result<Agreed, ErrorBod
 
 /// Chooses the first subprotocol that is known, and takes a token that is offered beside it.
 fn negotiate(headers: &HeaderMap) -> Result<Agreed, ErrorBody> {
-    let mut agreed = Agreed { encoding: Encoding::Json, subprotocol: None, token: None };
+    let mut agreed = Agreed {
+        encoding: Encoding::Json,
+        subprotocol: None,
+        token: None,
+    };
     let mut offered = false;
     for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
         for name in value.to_str().unwrap_or_default().split(',').map(str::trim) {
@@ -154,7 +182,10 @@ fn negotiate(headers: &HeaderMap) -> Result<Agreed, ErrorBody> {
                 continue;
             }
             offered = true;
-            let known = [(SUBPROTOCOL_JSON, Encoding::Json), (SUBPROTOCOL_MSGPACK, Encoding::MsgPack)];
+            let known = [
+                (SUBPROTOCOL_JSON, Encoding::Json),
+                (SUBPROTOCOL_MSGPACK, Encoding::MsgPack),
+            ];
             if let (None, Some((known, encoding))) =
                 (agreed.subprotocol, known.into_iter().find(|(known, _)| *known == name))
             {
@@ -171,10 +202,15 @@ fn negotiate(headers: &HeaderMap) -> Result<Agreed, ErrorBody> {
 
 async fn refuse(stream: &TcpStream, error: &ErrorBody) {
     let status = error.code.http_status();
-    let reason = actix_http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    let reason = actix_http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason());
     let body = Problem::from(error.clone()).json();
     let body = String::from_utf8_lossy(&body);
-    let retry = error.retry_after_ms.map(|ms| format!("retry-after: {}\r\n", ms.div_ceil(1000))).unwrap_or_default();
+    let retry = error
+        .retry_after_ms
+        .map(|ms| format!("retry-after: {}\r\n", ms.div_ceil(1000)))
+        .unwrap_or_default();
     let response = format!(
         "HTTP/1.1 {status} {}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\n{retry}\
          sec-websocket-version: 13\r\nconnection: close\r\n\r\n{body}",

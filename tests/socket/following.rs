@@ -26,14 +26,21 @@ fn fill(client: &mut Client, count: usize) {
 fn every_follower_sees_the_same_entries_in_the_same_order() {
     let server = Server::start(&[]);
     let account = server.user();
-    let mut followers: Vec<_> =
-        (0..24).map(|index| Follower::start(&server, ENCODINGS[index % 2], &account)).collect();
+    let mut followers: Vec<_> = (0..24)
+        .map(|index| Follower::start(&server, ENCODINGS[index % 2], &account))
+        .collect();
     let mut author = Client::open(&server, Encoding::MsgPack, &account);
     let mut sent = Vec::new();
     for round in 0..30 {
         // One at a time, and many at once, which go in one commit.
-        let operations: Vec<_> = (0..=round % 7).map(|index| task(&format!("task {round}.{index}"))).collect();
-        sent.extend(operations.iter().map(|operation| operation["id"].as_str().unwrap().to_owned()));
+        let operations: Vec<_> = (0..=round % 7)
+            .map(|index| task(&format!("task {round}.{index}")))
+            .collect();
+        sent.extend(
+            operations
+                .iter()
+                .map(|operation| operation["id"].as_str().unwrap().to_owned()),
+        );
         author.send_operations(&operations);
     }
     let last = 1 + sent.len() as u64;
@@ -44,7 +51,10 @@ fn every_follower_sees_the_same_entries_in_the_same_order() {
     let truth = Replica::of(&server, &account);
     assert_eq!(truth.position, last);
     for follower in &followers {
-        assert_eq!(follower.replica.entries, followers[0].replica.entries, "JSON and MessagePack say the same");
+        assert_eq!(
+            follower.replica.entries, followers[0].replica.entries,
+            "JSON and MessagePack say the same"
+        );
         assert_eq!(follower.replica.rows, truth.rows);
         assert_eq!(follower.replica.cursor, truth.cursor);
     }
@@ -58,7 +68,9 @@ fn an_answer_and_its_entry_both_reach_the_author_once() {
         let mut author = Follower::start(&server, encoding, &account);
         for _ in 0..50 {
             let operation = task("mine");
-            let seq = author.client.submit(&operation)["accepted"]["seq"].as_u64().expect("accepted");
+            let seq = author.client.submit(&operation)["accepted"]["seq"]
+                .as_u64()
+                .expect("accepted");
             author.until_seq(seq);
             assert_eq!(author.replica.operations().last().copied(), operation["id"].as_str());
         }
@@ -86,7 +98,9 @@ fn every_cursor_of_a_history_leads_to_exactly_what_came_after_it() {
     }
     // Every seq has a cursor, also those that no message ended with: its shape is the server's, so ask it for them.
     let epoch = &cursors[0].1[..16];
-    let all: Vec<_> = (1..=author.replica.position).map(|seq| (seq, format!("{epoch}{seq:016x}"))).collect();
+    let all: Vec<_> = (1..=author.replica.position)
+        .map(|seq| (seq, format!("{epoch}{seq:016x}")))
+        .collect();
     for cursor in &cursors {
         assert!(all.contains(cursor), "{cursor:?}");
     }
@@ -95,7 +109,11 @@ fn every_cursor_of_a_history_leads_to_exactly_what_came_after_it() {
         let mut client = Client::open(&server, ENCODINGS[index % 2], &account);
         client.send(&json!({ "follow": { "cursor": cursor } }));
         let following = client.wait_for("following");
-        let mode = if *seq == author.replica.position { "up_to_date" } else { "entries" };
+        let mode = if *seq == author.replica.position {
+            "up_to_date"
+        } else {
+            "entries"
+        };
         assert_eq!(following["mode"], mode, "{cursor}");
         assert_eq!(following["head"], author.replica.position);
         assert_eq!(following["feed"], user_of(&account));
@@ -104,7 +122,11 @@ fn every_cursor_of_a_history_leads_to_exactly_what_came_after_it() {
             let message = client.wait_for("entries");
             missed.extend(message["entries"].as_array().unwrap().clone());
         }
-        let after: Vec<_> = history.iter().filter(|entry| entry["seq"].as_u64() > Some(*seq)).cloned().collect();
+        let after: Vec<_> = history
+            .iter()
+            .filter(|entry| entry["seq"].as_u64() > Some(*seq))
+            .cloned()
+            .collect();
         assert_eq!(missed, after, "after {seq}");
         client.flush();
         assert!(client.stash.is_empty(), "and nothing else: {:?}", client.stash);
@@ -121,7 +143,10 @@ fn every_reset_says_why() {
     author.until_seq(seq);
     let cursor = author.replica.cursor.clone().unwrap();
     let (epoch, seq) = cursor.split_at(16);
-    let other_epoch: String = epoch.chars().map(|digit| if digit == '0' { '1' } else { '0' }).collect();
+    let other_epoch: String = epoch
+        .chars()
+        .map(|digit| if digit == '0' { '1' } else { '0' })
+        .collect();
     let other = server.user();
     let foreign = Follower::start(&server, Encoding::Json, &other).replica.cursor.unwrap();
     let cases = [
@@ -132,7 +157,11 @@ fn every_reset_says_why() {
         (format!("{epoch}{:016x}", u64::MAX), "cursor_ahead"),
     ];
     for (index, (cursor, reason)) in cases.iter().enumerate() {
-        let replica = Replica { cursor: Some(cursor.clone()), position: 7, ..Replica::default() };
+        let replica = Replica {
+            cursor: Some(cursor.clone()),
+            position: 7,
+            ..Replica::default()
+        };
         let follower = Follower::resume(&server, ENCODINGS[index % 2], &account, replica);
         assert_eq!(follower.following["mode"], "reset", "{cursor}");
         assert_eq!(follower.following["reason"], *reason, "{cursor}");
@@ -142,7 +171,10 @@ fn every_reset_says_why() {
         assert_eq!(again.following["mode"], "up_to_date");
     }
     for reason in ["no_cursor", "epoch_changed", "cursor_ahead"] {
-        assert!(server.metric(&format!("taskflow_resets_total{{reason=\"{reason}\"}}")) > 0.0, "{reason}");
+        assert!(
+            server.metric(&format!("taskflow_resets_total{{reason=\"{reason}\"}}")) > 0.0,
+            "{reason}"
+        );
     }
 }
 
@@ -152,10 +184,22 @@ fn what_is_no_cursor_is_refused_and_the_connection_goes_on() {
     let account = server.user();
     let mut client = Client::open(&server, Encoding::Json, &account);
     let long = "0".repeat(100_000);
-    for cursor in ["", "x", "0", "not a cursor at all, and quite long", "FFFFFFFFFFFFFFFF0000000000000001", &long, "\u{0}"] {
+    for cursor in [
+        "",
+        "x",
+        "0",
+        "not a cursor at all, and quite long",
+        "FFFFFFFFFFFFFFFF0000000000000001",
+        &long,
+        "\u{0}",
+    ] {
         client.send(&json!({ "follow": { "cursor": cursor } }));
         let error = client.wait_for("error");
-        assert_eq!((&error["name"], &error["feed"]), (&json!("cursor_invalid"), &user_of(&account)), "{cursor:.40}");
+        assert_eq!(
+            (&error["name"], &error["feed"]),
+            (&json!("cursor_invalid"), &user_of(&account)),
+            "{cursor:.40}"
+        );
         client.send(&json!({ "unfollow": {} }));
         assert_eq!(client.wait_for("error")["name"], "not_following", "it was not begun");
     }
@@ -187,7 +231,9 @@ fn follow_unfollow_and_follow_again() {
         assert!(follower.client.stash.is_empty(), "{:?}", follower.client.stash);
         follower.client.send(&json!({ "unfollow": {} }));
         assert_eq!(follower.client.wait_for("error")["name"], "not_following");
-        let Follower { mut client, replica, .. } = follower;
+        let Follower {
+            mut client, replica, ..
+        } = follower;
         client.send(&json!({ "follow": { "feed": account.user, "cursor": replica.cursor } }));
         let mut follower = Follower::following(client, replica);
         assert_eq!(follower.following["mode"], "entries");
@@ -227,7 +273,11 @@ fn another_users_feed_is_not_there() {
         for _ in 0..2 {
             assert_eq!(client.wait_for("error")["name"], "feed_not_found");
         }
-        assert_eq!(client.wait_for("following")["feed"], user_of(&account), "the third is one's own");
+        assert_eq!(
+            client.wait_for("following")["feed"],
+            user_of(&account),
+            "the third is one's own"
+        );
         client.send(&json!({ "follow": { "feed": other.user, "cursor": theirs.replica.cursor } }));
         assert_eq!(client.wait_for("error")["feed"], user_of(&other));
         let operation = task("not mine");
@@ -235,7 +285,10 @@ fn another_users_feed_is_not_there() {
         assert_eq!(client.wait_for("error")["name"], "feed_not_found");
         client.send(&json!({ "follow": { "lists": [other.user] } }));
         let error = client.wait_for("error");
-        assert!(["invalid_field", "already_following"].contains(&error["name"].as_str().unwrap()), "{error}");
+        assert!(
+            ["invalid_field", "already_following"].contains(&error["name"].as_str().unwrap()),
+            "{error}"
+        );
     }
     // Nothing of it got there, and the pushes of one do not reach the other.
     let mut mine = Follower::start(&server, Encoding::Json, &account);
@@ -318,7 +371,10 @@ fn rows_in_the_bin_are_in_the_snapshot() {
     let fresh = Follower::start(&server, Encoding::MsgPack, &account);
     assert_eq!(fresh.replica.rows, author.replica.rows);
     assert!(fresh.replica.task(&alone).unwrap()["deleted_at"].is_i64());
-    assert!(fresh.replica.task(&inside).unwrap().get("deleted_at").is_none(), "its list is in the bin, not it");
+    assert!(
+        fresh.replica.task(&inside).unwrap().get("deleted_at").is_none(),
+        "its list is in the bin, not it"
+    );
 }
 
 #[test]
@@ -358,7 +414,10 @@ fn sixty_four_feeds_may_be_asked_for_and_not_more() {
         assert_eq!(client.wait_for("error")["name"], "feed_not_found");
     }
     let mut client = Client::connect(&server, Encoding::Json);
-    client.send_hello(&account.token, &json!((0..65).map(|_| json!({ "feed": id() })).collect::<Vec<_>>()));
+    client.send_hello(
+        &account.token,
+        &json!((0..65).map(|_| json!({ "feed": id() })).collect::<Vec<_>>()),
+    );
     assert_eq!(client.ended().code(), Some(4108));
     assert_eq!(client.stash[0]["error"]["name"], "too_many_follows");
 }
@@ -383,5 +442,7 @@ fn a_feed_that_left_memory_is_followed_all_the_same() {
     let first = client.submit(&again);
     server.wait_for_metric("taskflow_feeds_running", |count| count == 0.0);
     assert_eq!(client.submit(&again), first);
-    eventually("it stops again", || (server.metric("taskflow_feed_stops_total") >= 3.0).then_some(()));
+    eventually("it stops again", || {
+        (server.metric("taskflow_feed_stops_total") >= 3.0).then_some(())
+    });
 }

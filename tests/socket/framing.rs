@@ -62,7 +62,11 @@ const HEARTBEAT: &[u8] = br#"{"heartbeat":{}}"#;
 fn every_way_to_write_a_length_is_read() {
     let peer = Peer::new();
     for length in [16, 125, 126, 127, 128, 65_535, 65_536, LIMIT - 1, LIMIT] {
-        peer.goes_on(Encoding::Json, &masked(FIN | TEXT, &padded_heartbeat(length)), &format!("{length} bytes"));
+        peer.goes_on(
+            Encoding::Json,
+            &masked(FIN | TEXT, &padded_heartbeat(length)),
+            &format!("{length} bytes"),
+        );
     }
     // In MessagePack a document has no padding: a token of this length makes it long, and is refused as a token.
     for length in [30, 125, 126, 65_535, 65_536, LIMIT] {
@@ -98,7 +102,10 @@ fn an_empty_message_is_malformed_and_the_connection_goes_on() {
 #[test]
 fn a_ping_is_answered_with_its_payload_and_pongs_are_ignored() {
     let peer = Peer::new();
-    let pong = |payload: &[u8]| Frame { first: FIN | PONG, payload: payload.to_vec() };
+    let pong = |payload: &[u8]| Frame {
+        first: FIN | PONG,
+        payload: payload.to_vec(),
+    };
     let full: Vec<u8> = (0..125).collect();
     for encoding in ENCODINGS {
         let mut client = peer.open(encoding);
@@ -116,7 +123,9 @@ fn a_ping_is_answered_with_its_payload_and_pongs_are_ignored() {
             client.raw.send(&[byte]);
         }
         assert_eq!(frame(&mut client), Some(pong(b"slow")));
-        client.raw.send(&[masked(FIN | PONG, b""), masked(FIN | PONG, &full)].concat());
+        client
+            .raw
+            .send(&[masked(FIN | PONG, b""), masked(FIN | PONG, &full)].concat());
         client.flush();
     }
     peer.ends(&masked(FIN | PING, &[0; 126]), 1002, "a ping of 126 bytes");
@@ -127,7 +136,11 @@ fn reserved_bits_and_opcodes_are_a_framing_error() {
     let peer = Peer::new();
     for rsv in [0x40, 0x20, 0x10, 0x70] {
         for opcode in [TEXT, PING, CLOSE, CONTINUATION] {
-            peer.ends(&masked(FIN | rsv | opcode, b""), 1002, &format!("bits {rsv:x} on {opcode}"));
+            peer.ends(
+                &masked(FIN | rsv | opcode, b""),
+                1002,
+                &format!("bits {rsv:x} on {opcode}"),
+            );
         }
     }
     for opcode in (3..=7).chain(11..=15) {
@@ -154,8 +167,18 @@ fn fragments_are_joined_whatever_comes_between_them() {
     let (a, b) = HEARTBEAT.split_at(7);
     let cases: [(&str, Vec<Vec<u8>>); 4] = [
         ("two", vec![masked(TEXT, a), masked(FIN | CONTINUATION, b)]),
-        ("empty ones", vec![masked(TEXT, b""), masked(CONTINUATION, HEARTBEAT), masked(FIN | CONTINUATION, b"")]),
-        ("a pong between", vec![masked(TEXT, a), masked(FIN | PONG, b"x"), masked(FIN | CONTINUATION, b)]),
+        (
+            "empty ones",
+            vec![
+                masked(TEXT, b""),
+                masked(CONTINUATION, HEARTBEAT),
+                masked(FIN | CONTINUATION, b""),
+            ],
+        ),
+        (
+            "a pong between",
+            vec![masked(TEXT, a), masked(FIN | PONG, b"x"), masked(FIN | CONTINUATION, b)],
+        ),
         (
             "one a byte",
             std::iter::once(masked(TEXT, b""))
@@ -169,8 +192,13 @@ fn fragments_are_joined_whatever_comes_between_them() {
     }
     // A ping between is answered before the message is complete.
     let mut client = peer.open(Encoding::Json);
-    client.raw.send(&[masked(TEXT, br#"{"unfol"#), masked(FIN | PING, b"between")].concat());
-    let pong = Frame { first: FIN | PONG, payload: b"between".to_vec() };
+    client
+        .raw
+        .send(&[masked(TEXT, br#"{"unfol"#), masked(FIN | PING, b"between")].concat());
+    let pong = Frame {
+        first: FIN | PONG,
+        payload: b"between".to_vec(),
+    };
     assert_eq!(frame(&mut client), Some(pong));
     client.raw.send(&masked(FIN | CONTINUATION, br#"low":{}}"#));
     assert_eq!(client.wait_for("error")["name"], "not_following");
@@ -183,11 +211,25 @@ fn fragments_that_break_the_rules_are_a_framing_error() {
     let cases = [
         ("a continuation of nothing", masked(FIN | CONTINUATION, b"x")),
         ("a continuation of nothing, not the last", masked(CONTINUATION, b"x")),
-        ("a new message within", [begun.clone(), masked(FIN | TEXT, HEARTBEAT)].concat()),
-        ("a new fragmented message within", [begun.clone(), masked(TEXT, HEARTBEAT)].concat()),
-        ("a binary one within", [begun.clone(), masked(FIN | BINARY, b"x")].concat()),
+        (
+            "a new message within",
+            [begun.clone(), masked(FIN | TEXT, HEARTBEAT)].concat(),
+        ),
+        (
+            "a new fragmented message within",
+            [begun.clone(), masked(TEXT, HEARTBEAT)].concat(),
+        ),
+        (
+            "a binary one within",
+            [begun.clone(), masked(FIN | BINARY, b"x")].concat(),
+        ),
         ("a continuation after the end", {
-            [masked(TEXT, b"{"), masked(FIN | CONTINUATION, b"}"), masked(FIN | CONTINUATION, b"")].concat()
+            [
+                masked(TEXT, b"{"),
+                masked(FIN | CONTINUATION, b"}"),
+                masked(FIN | CONTINUATION, b""),
+            ]
+            .concat()
         }),
         ("a fragmented ping", masked(PING, b"x")),
         ("a fragmented pong", masked(PONG, b"x")),
@@ -221,18 +263,30 @@ fn text_that_is_not_utf8_fails_at_the_first_wrong_byte() {
         let fragments = [masked(TEXT, b"\xce"), masked(CONTINUATION, &[b"\xba", *bytes].concat())].concat();
         peer.ends(&fragments, 1007, &format!("{bytes:x?} in a second fragment"));
     }
-    peer.ends(&[masked(TEXT, b"\xe2\x82"), masked(FIN | CONTINUATION, b"")].concat(), 1007, "cut at the end");
-    peer.ends(&[masked(TEXT, b"\xe2"), masked(CONTINUATION, b"x")].concat(), 1007, "not continued");
+    peer.ends(
+        &[masked(TEXT, b"\xe2\x82"), masked(FIN | CONTINUATION, b"")].concat(),
+        1007,
+        "cut at the end",
+    );
+    peer.ends(
+        &[masked(TEXT, b"\xe2"), masked(CONTINUATION, b"x")].concat(),
+        1007,
+        "not continued",
+    );
     // Cut within a character, and whole again.
     let text = r#"{"refresh":{"token":"κόσμε 😀"}}"#.as_bytes();
     for cut in 21..text.len() - 3 {
         let mut client = peer.open(Encoding::Json);
-        client.raw.send(&[masked(TEXT, &text[..cut]), masked(FIN | CONTINUATION, &text[cut..])].concat());
+        client
+            .raw
+            .send(&[masked(TEXT, &text[..cut]), masked(FIN | CONTINUATION, &text[cut..])].concat());
         assert_eq!(client.wait_for("error")["name"], "token_invalid", "cut at {cut}");
     }
     // MessagePack says where its text is: what is wrong there is the message's fault, not the frame's.
     let mut client = peer.open(Encoding::MsgPack);
-    client.raw.send(&masked(FIN | BINARY, b"\x81\xa7refresh\x81\xa5token\xa2\xff\xff"));
+    client
+        .raw
+        .send(&masked(FIN | BINARY, b"\x81\xa7refresh\x81\xa5token\xa2\xff\xff"));
     assert_eq!(client.wait_for("error")["name"], "invalid_utf8");
     client.flush();
 }
@@ -241,7 +295,11 @@ fn text_that_is_not_utf8_fails_at_the_first_wrong_byte() {
 fn a_message_of_the_other_kind_closes_with_1003() {
     let peer = Peer::new();
     peer.ends(&masked(FIN | BINARY, HEARTBEAT), 1003, "binary to JSON");
-    peer.ends(&masked(BINARY, HEARTBEAT), 1003, "the beginning of a binary message to JSON");
+    peer.ends(
+        &masked(BINARY, HEARTBEAT),
+        1003,
+        "the beginning of a binary message to JSON",
+    );
     let mut client = peer.open(Encoding::MsgPack);
     client.raw.send(&masked(FIN | TEXT, HEARTBEAT));
     assert_eq!(client.ended(), Ended::Closed(Some(1003), "wrong_encoding".to_owned()));
@@ -258,9 +316,18 @@ fn what_is_too_large_closes_with_1009_before_it_is_read() {
     peer.ends(&header(1 << 63), 1002, "the highest bit must be 0 (section 5.2)");
     peer.ends(&masked(FIN | TEXT, &padded_heartbeat(LIMIT + 1)), 1009, "a frame");
     let half = padded_heartbeat(LIMIT / 2);
-    let fragments = [masked(TEXT, &half), masked(CONTINUATION, &half[..]), masked(CONTINUATION, b" ")].concat();
+    let fragments = [
+        masked(TEXT, &half),
+        masked(CONTINUATION, &half[..]),
+        masked(CONTINUATION, b" "),
+    ]
+    .concat();
     peer.ends(&fragments, 1009, "fragments");
-    let exact = [masked(TEXT, HEARTBEAT), masked(FIN | CONTINUATION, &vec![b' '; LIMIT - HEARTBEAT.len()])].concat();
+    let exact = [
+        masked(TEXT, HEARTBEAT),
+        masked(FIN | CONTINUATION, &vec![b' '; LIMIT - HEARTBEAT.len()]),
+    ]
+    .concat();
     peer.goes_on(Encoding::Json, &exact, "fragments of exactly the limit");
     let fragments = |count: usize| {
         let mut bytes = masked(TEXT, HEARTBEAT);
@@ -275,7 +342,9 @@ fn what_is_too_large_closes_with_1009_before_it_is_read() {
 #[test]
 fn a_close_is_answered_with_its_code() {
     let peer = Peer::new();
-    let valid = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999];
+    let valid = [
+        1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999,
+    ];
     for code in valid {
         peer.ends(&closing(code, b""), code, "echoed");
     }
@@ -299,7 +368,11 @@ fn a_close_that_breaks_the_rules_is_a_framing_error() {
     peer.ends(&masked(FIN | CLOSE, &[3]), 1002, "one byte");
     peer.ends(&closing(1000, &[b'x'; 124]), 1002, "126 bytes");
     peer.ends(&closing(1000, b"\xff"), 1007, "a reason that is not UTF-8");
-    peer.ends(&closing(1000, b"\xce\xba\xe1\xbd\xb9\xed\xa0\x80"), 1007, "a reason with a surrogate");
+    peer.ends(
+        &closing(1000, b"\xce\xba\xe1\xbd\xb9\xed\xa0\x80"),
+        1007,
+        "a reason with a surrogate",
+    );
 }
 
 #[test]
@@ -309,14 +382,27 @@ fn nothing_after_a_close_is_looked_at() {
     let cases = [
         ("a second close", [close.clone(), closing(1001, b"")].concat()),
         ("a ping", [close.clone(), masked(FIN | PING, b"")].concat()),
-        ("a message", [close.clone(), masked(FIN | TEXT, br#"{"unfollow":{}}"#)].concat()),
+        (
+            "a message",
+            [close.clone(), masked(FIN | TEXT, br#"{"unfollow":{}}"#)].concat(),
+        ),
         ("a broken frame", [close.clone(), vec![0xff; 40]].concat()),
-        ("close within a message", [masked(TEXT, b"{"), close.clone(), masked(FIN | CONTINUATION, b"}")].concat()),
+        (
+            "close within a message",
+            [masked(TEXT, b"{"), close.clone(), masked(FIN | CONTINUATION, b"}")].concat(),
+        ),
     ];
     for (why, bytes) in cases {
         let mut client = peer.open(Encoding::Json);
         client.raw.send(&bytes);
-        assert_eq!(frame(&mut client), Some(Frame { first: FIN | CLOSE, payload: vec![3, 232] }), "{why}");
+        assert_eq!(
+            frame(&mut client),
+            Some(Frame {
+                first: FIN | CLOSE,
+                payload: vec![3, 232]
+            }),
+            "{why}"
+        );
         assert_eq!(frame(&mut client), None, "{why}");
     }
 }
@@ -325,7 +411,9 @@ fn nothing_after_a_close_is_looked_at() {
 fn what_was_asked_before_a_close_is_answered_before_it() {
     let peer = Peer::new();
     let mut client = peer.open(Encoding::Json);
-    let errors: Vec<u8> = (0..500).flat_map(|_| masked(FIN | TEXT, br#"{"unfollow":{}}"#)).collect();
+    let errors: Vec<u8> = (0..500)
+        .flat_map(|_| masked(FIN | TEXT, br#"{"unfollow":{}}"#))
+        .collect();
     client.raw.send(&[errors, closing(1000, b"")].concat());
     assert_eq!(client.ended().code(), Some(1000));
     assert_eq!(client.stash.len(), 500);
@@ -337,7 +425,11 @@ fn the_close_code_arrives_also_when_the_peer_goes_on_sending() {
     let peer = Peer::new();
     for (why, first, code) in [
         ("a broken frame", masked(FIN | 7, b"x"), 1002),
-        ("a frame that is too large", masked(FIN | TEXT, &padded_heartbeat(LIMIT + 1)), 1009),
+        (
+            "a frame that is too large",
+            masked(FIN | TEXT, &padded_heartbeat(LIMIT + 1)),
+            1009,
+        ),
     ] {
         let mut client = peer.open(Encoding::Json);
         let rest = masked(FIN | BINARY, &[0x55; 60_000]).repeat(40);
@@ -359,7 +451,10 @@ fn bytes_may_come_one_by_one_and_all_at_once() {
         let mut bytes = handshake(address, &[&subprotocol]).into_bytes();
         let task = crate::support::ws::task("glued");
         bytes.extend(masked(FIN | opcode, &encoding.encode(&hello)));
-        bytes.extend(masked(FIN | opcode, &encoding.encode(&json!({ "operations": { "operations": [task] } }))));
+        bytes.extend(masked(
+            FIN | opcode,
+            &encoding.encode(&json!({ "operations": { "operations": [task] } })),
+        ));
         for one_by_one in [false, true] {
             let mut raw = Raw::connect(address);
             if one_by_one {
@@ -403,14 +498,22 @@ fn a_handshake_may_follow_other_requests_on_one_connection() {
 fn a_connection_that_just_vanishes_is_forgotten() {
     let peer = Peer::new();
     let open = || peer.server.metric("taskflow_connections");
-    let clients: Vec<_> = ENCODINGS.into_iter().cycle().take(10).map(|encoding| peer.open(encoding)).collect();
+    let clients: Vec<_> = ENCODINGS
+        .into_iter()
+        .cycle()
+        .take(10)
+        .map(|encoding| peer.open(encoding))
+        .collect();
     assert_eq!(open(), 10.0);
     for (index, client) in clients.iter().enumerate() {
         if index % 2 == 0 {
             // A reset instead of an end.
-            socket2::SockRef::from(client.raw.stream()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+            socket2::SockRef::from(client.raw.stream())
+                .set_linger(Some(std::time::Duration::ZERO))
+                .unwrap();
         }
     }
     drop(clients);
-    peer.server.wait_for_metric("taskflow_connections", |count| count == 0.0);
+    peer.server
+        .wait_for_metric("taskflow_connections", |count| count == 0.0);
 }

@@ -4,7 +4,11 @@ use crate::support::ws::{ACCEPT, KEY, handshake};
 use crate::support::{Client, Encoding, Raw, Response, Server, Value, eventually, http, json};
 
 fn problem(response: &Response, status: u16, name: &str) {
-    assert_eq!((response.status, response.json()["name"].as_str()), (status, Some(name)), "{response:?}");
+    assert_eq!(
+        (response.status, response.json()["name"].as_str()),
+        (status, Some(name)),
+        "{response:?}"
+    );
     assert_eq!(response.header("content-type"), Some("application/problem+json"));
     assert_eq!(response.json()["status"], status);
 }
@@ -19,8 +23,14 @@ fn the_accept_key_is_that_of_the_rfc() {
     let response = upgrade(&server, &[]);
     assert_eq!(response.status, 101);
     assert_eq!(response.header("sec-websocket-accept"), Some(ACCEPT));
-    assert_eq!(response.header("upgrade").map(str::to_ascii_lowercase), Some("websocket".to_owned()));
-    assert_eq!(response.header("connection").map(str::to_ascii_lowercase), Some("upgrade".to_owned()));
+    assert_eq!(
+        response.header("upgrade").map(str::to_ascii_lowercase),
+        Some("websocket".to_owned())
+    );
+    assert_eq!(
+        response.header("connection").map(str::to_ascii_lowercase),
+        Some("upgrade".to_owned())
+    );
     assert_eq!(response.header("sec-websocket-extensions"), None);
 }
 
@@ -37,9 +47,16 @@ fn the_first_subprotocol_that_is_known_is_chosen() {
         (&["graphql-ws", "taskflow.v1.json"], Some("taskflow.v1.json")),
     ];
     for (offered, chosen) in cases {
-        let headers: Vec<_> = offered.iter().map(|value| format!("sec-websocket-protocol: {value}")).collect();
+        let headers: Vec<_> = offered
+            .iter()
+            .map(|value| format!("sec-websocket-protocol: {value}"))
+            .collect();
         let response = upgrade(&server, &headers.iter().map(String::as_str).collect::<Vec<_>>());
-        assert_eq!((response.status, response.header("sec-websocket-protocol")), (101, chosen), "{offered:?}");
+        assert_eq!(
+            (response.status, response.header("sec-websocket-protocol")),
+            (101, chosen),
+            "{offered:?}"
+        );
     }
     for offered in ["taskflow.v2.json", "graphql-ws, mqtt", "TASKFLOW.V1.JSON", ","] {
         let response = upgrade(&server, &[&format!("sec-websocket-protocol: {offered}")]);
@@ -64,7 +81,12 @@ fn the_token_comes_in_a_header_a_subprotocol_or_hello() {
     let token = |account: &crate::support::Account| format!("taskflow.token.{}", account.token);
     let cases: [(&str, Vec<String>, Value, &str); 6] = [
         ("in the header", vec![one.bearer()], hello(None), &one.user),
-        ("in the header, in lower case", vec![one.bearer().replace("Bearer", "bearer")], hello(None), &one.user),
+        (
+            "in the header, in lower case",
+            vec![one.bearer().replace("Bearer", "bearer")],
+            hello(None),
+            &one.user,
+        ),
         (
             "in a subprotocol",
             vec![format!("sec-websocket-protocol: taskflow.v1.json, {}", token(&one))],
@@ -78,13 +100,21 @@ fn the_token_comes_in_a_header_a_subprotocol_or_hello() {
             &one.user,
         ),
         ("in hello", vec![], hello(Some(&one.token)), &one.user),
-        ("in both: hello counts", vec![one.bearer()], hello(Some(&two.token)), &two.user),
+        (
+            "in both: hello counts",
+            vec![one.bearer()],
+            hello(Some(&two.token)),
+            &two.user,
+        ),
     ];
     for (why, headers, hello, user) in cases {
         let mut raw = Raw::connect(server.address);
         let response = raw.upgrade(&headers.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(response.status, 101, "{why}: {response:?}");
-        assert!(!format!("{response:?}").contains("taskflow.token"), "{why}: a token is never echoed");
+        assert!(
+            !format!("{response:?}").contains("taskflow.token"),
+            "{why}: a token is never echoed"
+        );
         let mut client = Client::connected(raw, Encoding::Json);
         client.send(&hello);
         assert_eq!(client.wait_for("welcome")["user"], *user, "{why}");
@@ -96,15 +126,25 @@ fn a_bad_token_in_the_handshake_is_refused_there() {
     let server = Server::start(&[]);
     let account = server.register();
     let expired = server.mint(&account.user, &["--seconds=-60"]);
-    let tokens: [(&str, u16, &str); 3] =
-        [("nonsense", 401, "token_invalid"), (&expired, 401, "token_expired"), (&"x".repeat(4097), 401, "token_invalid")];
+    let tokens: [(&str, u16, &str); 3] = [
+        ("nonsense", 401, "token_invalid"),
+        (&expired, 401, "token_expired"),
+        (&"x".repeat(4097), 401, "token_invalid"),
+    ];
     for (token, status, name) in tokens {
-        problem(&upgrade(&server, &[&format!("authorization: Bearer {token}")]), status, name);
+        problem(
+            &upgrade(&server, &[&format!("authorization: Bearer {token}")]),
+            status,
+            name,
+        );
         let offered = format!("sec-websocket-protocol: taskflow.v1.json, taskflow.token.{token}");
         problem(&upgrade(&server, &[&offered]), status, name);
     }
     let body = json!({ "refresh_token": account.refresh });
-    assert_eq!(http::post(server.address, "/api/v1/auth/logout", &[], &body).status, 204);
+    assert_eq!(
+        http::post(server.address, "/api/v1/auth/logout", &[], &body).status,
+        204
+    );
     problem(&upgrade(&server, &[&account.bearer()]), 401, "signed_out");
 }
 
@@ -112,8 +152,17 @@ fn a_bad_token_in_the_handshake_is_refused_there() {
 fn a_page_of_another_origin_is_refused_unless_the_operator_allows_it() {
     let server = Server::start(&["--origins-allowed=https://app.example,http://localhost:3000"]);
     let own = format!("http://{}", server.address);
-    for origin in [own.as_str(), "https://app.example", "HTTPS://APP.EXAMPLE", "http://localhost:3000"] {
-        assert_eq!(upgrade(&server, &[&format!("origin: {origin}")]).status, 101, "{origin}");
+    for origin in [
+        own.as_str(),
+        "https://app.example",
+        "HTTPS://APP.EXAMPLE",
+        "http://localhost:3000",
+    ] {
+        assert_eq!(
+            upgrade(&server, &[&format!("origin: {origin}")]).status,
+            101,
+            "{origin}"
+        );
     }
     assert_eq!(upgrade(&server, &[]).status, 101, "a client that is no browser");
     for origin in [
@@ -127,7 +176,11 @@ fn a_page_of_another_origin_is_refused_unless_the_operator_allows_it() {
         "file://",
         "https://app.example, https://evil.example",
     ] {
-        problem(&upgrade(&server, &[&format!("origin: {origin}")]), 403, "origin_refused");
+        problem(
+            &upgrade(&server, &[&format!("origin: {origin}")]),
+            403,
+            "origin_refused",
+        );
     }
 }
 
@@ -136,13 +189,21 @@ fn what_is_no_handshake_is_refused_and_says_why() {
     let server = Server::start(&[]);
     let good = handshake(server.address, &[]);
     let without = |name: &str| -> String {
-        good.split_inclusive("\r\n").filter(|line| !line.to_ascii_lowercase().starts_with(name)).collect()
+        good.split_inclusive("\r\n")
+            .filter(|line| !line.to_ascii_lowercase().starts_with(name))
+            .collect()
     };
     let cases = [
         ("no key", without("sec-websocket-key")),
         ("no version", without("sec-websocket-version")),
-        ("version 8", good.replace("sec-websocket-version: 13", "sec-websocket-version: 8")),
-        ("version 99", good.replace("sec-websocket-version: 13", "sec-websocket-version: 99")),
+        (
+            "version 8",
+            good.replace("sec-websocket-version: 13", "sec-websocket-version: 8"),
+        ),
+        (
+            "version 99",
+            good.replace("sec-websocket-version: 13", "sec-websocket-version: 99"),
+        ),
         ("POST", good.replacen("GET", "POST", 1)),
         ("a key that is no base64 of 16 bytes", good.replace(KEY, "short")),
     ];
@@ -151,7 +212,11 @@ fn what_is_no_handshake_is_refused_and_says_why() {
         raw.send(request.as_bytes());
         let response = raw.upgraded();
         assert_eq!(response.status / 100, 4, "{why}: {response:?}");
-        problem(&response, response.status, response.json()["name"].as_str().unwrap_or_default());
+        problem(
+            &response,
+            response.status,
+            response.json()["name"].as_str().unwrap_or_default(),
+        );
         if why.starts_with("version") || why == "no version" {
             // RFC 6455, section 4.4: so that the client can try again.
             assert_eq!(response.header("sec-websocket-version"), Some("13"), "{why}");
@@ -172,14 +237,28 @@ fn what_is_no_handshake_is_refused_and_says_why() {
 fn an_offer_of_another_protocol_is_ignored() {
     // RFC 9110, section 7.8: a server may ignore Upgrade. curl --http2 sends this.
     let server = Server::start(&[]);
-    let headers = ["connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAARAAAAAAAIAAAAA"];
+    let headers = [
+        "connection: Upgrade, HTTP2-Settings",
+        "upgrade: h2c",
+        "http2-settings: AAMAAABkAARAAAAAAAIAAAAA",
+    ];
     let response = http::request(server.address, "GET", "/.well-known/jwks.json", &headers, b"");
     assert_eq!(response.status, 200, "{response:?}");
     let body = json!({ "email": "a@example.org", "password": "12345678" }).to_string();
     let mut with_type = headers.to_vec();
     with_type.push("content-type: application/json");
-    let response = http::request(server.address, "POST", "/api/v1/auth/login", &with_type, body.as_bytes());
-    assert_eq!((response.status, response.json()["name"].as_str()), (401, Some("credentials_wrong")), "{response:?}");
+    let response = http::request(
+        server.address,
+        "POST",
+        "/api/v1/auth/login",
+        &with_type,
+        body.as_bytes(),
+    );
+    assert_eq!(
+        (response.status, response.json()["name"].as_str()),
+        (401, Some("credentials_wrong")),
+        "{response:?}"
+    );
 }
 
 #[test]

@@ -45,7 +45,10 @@ fn strange_text_is_kept_byte_for_byte_everywhere() {
             assert_eq!((&task["title"], &task["notes"]), (&json!(title), &json!(notes)));
         }
         let response = server.get(&format!("/api/v1/tasks/{row}"), &account);
-        assert_eq!((&response.json()["title"], &response.json()["notes"]), (&json!(title), &json!(notes)));
+        assert_eq!(
+            (&response.json()["title"], &response.json()["notes"]),
+            (&json!(title), &json!(notes))
+        );
     }
 }
 
@@ -66,27 +69,64 @@ fn text_that_is_not_allowed_is_refused_with_its_field() {
             (json!({ "title": "x".repeat(2_001) }), "value_too_long", "title"),
             (json!({ "title": "é".repeat(1_001) }), "value_too_long", "title"),
             (json!({ "title": "t", "notes": "\u{1b}[31m" }), "value_invalid", "notes"),
-            (json!({ "title": "t", "notes": "x".repeat(50_001) }), "value_too_long", "notes"),
-            (json!({ "title": "t", "deadline": "2026-02-30" }), "value_invalid", "deadline"),
-            (json!({ "title": "t", "deadline": "tomorrow" }), "value_invalid", "deadline"),
-            (json!({ "title": "t", "due": { "all_day": "" } }), "value_invalid", "due"),
-            (json!({ "title": "t", "due": { "floating": "2026-06-21T25:00:00" } }), "value_invalid", "due"),
-            (json!({ "title": "t", "due": { "zoned": { "local": "2026-06-21T09:30:00", "zone": "Mars/Base" } } }), {
-                "value_invalid"
-            }, "due"),
-            (json!({ "title": "t", "duration_minutes": 0 }), "value_invalid", "duration_minutes"),
-            (json!({ "title": "t", "duration_minutes": 527_041 }), "value_invalid", "duration_minutes"),
+            (
+                json!({ "title": "t", "notes": "x".repeat(50_001) }),
+                "value_too_long",
+                "notes",
+            ),
+            (
+                json!({ "title": "t", "deadline": "2026-02-30" }),
+                "value_invalid",
+                "deadline",
+            ),
+            (
+                json!({ "title": "t", "deadline": "tomorrow" }),
+                "value_invalid",
+                "deadline",
+            ),
+            (
+                json!({ "title": "t", "due": { "all_day": "" } }),
+                "value_invalid",
+                "due",
+            ),
+            (
+                json!({ "title": "t", "due": { "floating": "2026-06-21T25:00:00" } }),
+                "value_invalid",
+                "due",
+            ),
+            (
+                json!({ "title": "t", "due": { "zoned": { "local": "2026-06-21T09:30:00", "zone": "Mars/Base" } } }),
+                { "value_invalid" },
+                "due",
+            ),
+            (
+                json!({ "title": "t", "duration_minutes": 0 }),
+                "value_invalid",
+                "duration_minutes",
+            ),
+            (
+                json!({ "title": "t", "duration_minutes": 527_041 }),
+                "value_invalid",
+                "duration_minutes",
+            ),
             (json!({ "title": "t", "labels": [id()] }), "row_not_found", "labels"),
             (json!({ "title": "t", "list": id() }), "row_not_found", "list"),
             (json!({ "title": "t", "parent": id() }), "row_not_found", "parent"),
-            (json!({ "title": "t", "place": { "before": id() } }), "row_not_found", "place"),
+            (
+                json!({ "title": "t", "place": { "before": id() } }),
+                "row_not_found",
+                "place",
+            ),
         ];
         for (mut fields, name, field) in cases {
             fields["task"] = json!(id());
             let outcome = client.submit(&operation(&json!({ "task_create": fields })));
             let refused = &outcome["refused"];
             assert_eq!(refused["name"], name, "{outcome}");
-            assert!(refused["field"].as_str().is_some_and(|path| path.contains(field)), "{outcome}");
+            assert!(
+                refused["field"].as_str().is_some_and(|path| path.contains(field)),
+                "{outcome}"
+            );
         }
         // What is exactly as long as it may be.
         let longest = json!({ "task": id(), "title": "é".repeat(1_000), "notes": "x".repeat(50_000) });
@@ -132,7 +172,10 @@ fn documents_that_are_wrong_are_named_and_the_connection_goes_on() {
         ("{\"refresh\":{}}".into(), "invalid_field"),
         ("{\"operations\":{\"operations\":[]}}".into(), "invalid_field"),
         ("{\"operations\":{}}".into(), "invalid_field"),
-        ("{\"operations\":{\"operations\":[{\"command\":{\"undo\":{\"seq\":1}}}]}}".into(), "invalid_field"),
+        (
+            "{\"operations\":{\"operations\":[{\"command\":{\"undo\":{\"seq\":1}}}]}}".into(),
+            "invalid_field",
+        ),
     ];
     for (text, name) in cases {
         client.raw.send(&masked(FIN | TEXT, text.as_bytes()));
@@ -149,12 +192,22 @@ fn numbers_that_do_not_fit_are_refused_for_their_operation_alone() {
     let server = Server::start(&[]);
     let account = server.user();
     let mut client = Client::open(&server, Encoding::Json, &account);
-    let numbers = ["-1", "1.5", "1e3", "18446744073709551616", "1e400", "\"1\"", "true", "[]", "1e-400", "-0.0"];
+    let numbers = [
+        "-1",
+        "1.5",
+        "1e3",
+        "18446744073709551616",
+        "1e400",
+        "\"1\"",
+        "true",
+        "[]",
+        "1e-400",
+        "-0.0",
+    ];
     for number in numbers {
         let id = id();
-        let text = format!(
-            r#"{{"operations":{{"operations":[{{"id":"{id}","command":{{"undo":{{"seq":{number}}}}}}}]}}}}"#
-        );
+        let text =
+            format!(r#"{{"operations":{{"operations":[{{"id":"{id}","command":{{"undo":{{"seq":{number}}}}}}}]}}}}"#);
         client.raw.send(&masked(FIN | TEXT, text.as_bytes()));
         if number == "1e400" {
             // Beyond what any number is: the document itself is not well-formed for the parser, or the field is wrong.
@@ -167,7 +220,11 @@ fn numbers_that_do_not_fit_are_refused_for_their_operation_alone() {
         }
         assert_eq!(client.outcome(&id)["refused"]["name"], "invalid_field", "{number}");
     }
-    for (seq, name) in [("0", "undo_gone"), ("9007199254740993", "undo_gone"), ("18446744073709551615", "undo_gone")] {
+    for (seq, name) in [
+        ("0", "undo_gone"),
+        ("9007199254740993", "undo_gone"),
+        ("18446744073709551615", "undo_gone"),
+    ] {
         let id = id();
         let text =
             format!(r#"{{"operations":{{"operations":[{{"id":"{id}","command":{{"undo":{{"seq":{seq}}}}}}}]}}}}"#);
@@ -192,7 +249,10 @@ fn messagepack_that_is_wrong_is_named_too() {
         (b"\xc6\xff\xff\xff\xff", "malformed"),
         (b"\x80", "unknown_message"),
         (b"\x81\xa8unfollow\x81\xa4feed\xc4\x01x", "invalid_field"),
-        (b"\x81\xa8unfollow\x81\xa4feed\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00", "invalid_field"),
+        (
+            b"\x81\xa8unfollow\x81\xa4feed\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00",
+            "invalid_field",
+        ),
     ];
     for (bytes, name) in cases {
         client.raw.send(&masked(FIN | BINARY, bytes));
@@ -251,9 +311,18 @@ fn ids_are_ids_and_nothing_else() {
     let upper = id().to_uppercase();
     client.accept(&json!({ "task_create": { "task": upper, "title": "read in either case" } }));
     let follower = Follower::start(&server, Encoding::Json, &account);
-    assert!(follower.replica.task(&upper.to_lowercase()).is_some(), "written in lower case");
+    assert!(
+        follower.replica.task(&upper.to_lowercase()).is_some(),
+        "written in lower case"
+    );
     let plain = id().replace('-', "");
-    let cases = [plain.clone(), format!("{{{}}}", id()), format!("urn:uuid:{}", id()), String::new(), format!("{} ", id())];
+    let cases = [
+        plain.clone(),
+        format!("{{{}}}", id()),
+        format!("urn:uuid:{}", id()),
+        String::new(),
+        format!("{} ", id()),
+    ];
     for bad in cases {
         let outcome = client.submit(&operation(&json!({ "task_create": { "task": bad, "title": "t" } })));
         assert_eq!(outcome["refused"]["name"], "invalid_field", "{bad}");
@@ -262,6 +331,8 @@ fn ids_are_ids_and_nothing_else() {
     let nil = "00000000-0000-0000-0000-000000000000";
     client.accept(&json!({ "task_create": { "task": nil, "title": "nil" } }));
     client.accept(&json!({ "task_create": { "task": account.user, "title": "named like the inbox" } }));
-    let outcome = client.submit(&operation(&json!({ "list_create": { "list": account.user, "name": "inbox?" } })));
+    let outcome = client.submit(&operation(
+        &json!({ "list_create": { "list": account.user, "name": "inbox?" } }),
+    ));
     assert_eq!(outcome["refused"]["name"], "id_taken");
 }

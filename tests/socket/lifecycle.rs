@@ -24,8 +24,16 @@ fn welcome_says_what_the_server_is_and_takes() {
         assert_eq!(welcome["heartbeat_ms"], 25_000);
         assert_eq!(welcome["message_bytes_max"], 262_144);
         assert_eq!(welcome["operations_max"], 100);
-        assert!(welcome["build"].as_str().is_some_and(|build| build.starts_with("taskflow ")), "{welcome}");
-        let (now, expires) = (welcome["time"].as_i64().unwrap(), welcome["token_expires_at"].as_i64().unwrap());
+        assert!(
+            welcome["build"]
+                .as_str()
+                .is_some_and(|build| build.starts_with("taskflow ")),
+            "{welcome}"
+        );
+        let (now, expires) = (
+            welcome["time"].as_i64().unwrap(),
+            welcome["token_expires_at"].as_i64().unwrap(),
+        );
         assert!((3_590_000..=3_600_000).contains(&(expires - now)), "{welcome}");
     }
 }
@@ -44,7 +52,11 @@ fn the_version_is_the_highest_in_both_ranges() {
         assert_eq!(hello(min, max).wait_for("welcome")["version"], 1, "{min} to {max}");
     }
     for (min, max) in [(2, 2), (2, 9), (0, 0), (2, 1)] {
-        assert_eq!(hello(min, max).ended(), closed(4109, "version_unsupported"), "{min} to {max}");
+        assert_eq!(
+            hello(min, max).ended(),
+            closed(4109, "version_unsupported"),
+            "{min} to {max}"
+        );
     }
 }
 
@@ -53,7 +65,12 @@ fn the_first_message_is_hello_and_only_the_first() {
     let server = Server::start(&[]);
     let account = server.user();
     for encoding in ENCODINGS {
-        for message in [json!({ "heartbeat": {} }), json!({ "follow": {} }), json!({ "strange": {} }), json!(7)] {
+        for message in [
+            json!({ "heartbeat": {} }),
+            json!({ "follow": {} }),
+            json!({ "strange": {} }),
+            json!(7),
+        ] {
             let mut client = Client::connect(&server, encoding);
             client.send(&message);
             assert_eq!(client.ended(), closed(4108, "hello_expected"), "{message}");
@@ -80,7 +97,10 @@ fn who_says_no_hello_is_sent_away_even_if_it_pings() {
     assert_eq!(silent.ended(), closed(4112, "hello_timeout"));
     assert_eq!(pinging.ended(), closed(4112, "hello_timeout"));
     let took = begun.elapsed();
-    assert!((Duration::from_secs(9)..Duration::from_secs(20)).contains(&took), "{took:?}");
+    assert!(
+        (Duration::from_secs(9)..Duration::from_secs(20)).contains(&took),
+        "{took:?}"
+    );
     for client in [silent, pinging] {
         assert_eq!(client.stash[0]["reconnect"]["code"], 112);
     }
@@ -102,7 +122,10 @@ fn who_answers_heartbeats_stays_and_who_is_silent_goes() {
             // It reads, and answers nothing.
             assert_eq!(silent.ended(), closed(4510, "heartbeat_missed"));
             let took = begun.elapsed();
-            assert!((Duration::from_secs(2)..Duration::from_secs(10)).contains(&took), "{took:?}");
+            assert!(
+                (Duration::from_secs(2)..Duration::from_secs(10)).contains(&took),
+                "{took:?}"
+            );
             assert_eq!(silent.stash[0]["reconnect"]["code"], 510);
         });
         scope.spawn(|| {
@@ -127,7 +150,10 @@ fn who_answers_heartbeats_stays_and_who_is_silent_goes() {
     });
     ponging.flush();
     alive.flush();
-    assert_eq!(server.metric("taskflow_evictions_total{reason=\"heartbeat_missed\"}"), 1.0);
+    assert_eq!(
+        server.metric("taskflow_evictions_total{reason=\"heartbeat_missed\"}"),
+        1.0
+    );
 }
 
 #[test]
@@ -143,13 +169,21 @@ fn a_refreshed_token_carries_a_connection_beyond_the_old_one_and_an_expired_one_
             assert_eq!(left.ended(), closed(4202, "token_expired"));
             assert_eq!(left.stash.back().unwrap()["error"]["name"], "token_expired");
             let took = begun.elapsed();
-            assert!((Duration::from_secs(8)..Duration::from_secs(18)).contains(&took), "{took:?}");
+            assert!(
+                (Duration::from_secs(8)..Duration::from_secs(18)).contains(&took),
+                "{took:?}"
+            );
         });
         scope.spawn(|| {
             // Until a token is a few seconds younger: times in tokens are whole seconds.
             let mut refresh = account.refresh.clone();
             eventually("a later token", || {
-                let answer = http::post(server.address, "/api/v1/auth/refresh", &[], &json!({ "refresh_token": refresh }));
+                let answer = http::post(
+                    server.address,
+                    "/api/v1/auth/refresh",
+                    &[],
+                    &json!({ "refresh_token": refresh }),
+                );
                 assert_eq!(answer.status, 200, "{answer:?}");
                 let answer = answer.json();
                 refresh = answer["refresh_token"].as_str().unwrap().to_owned();
@@ -176,7 +210,10 @@ fn a_token_of_another_user_or_none_does_not_refresh() {
     for (token, name) in [(other.token.as_str(), "token_invalid"), ("nonsense", "token_invalid")] {
         client.send(&json!({ "refresh": { "token": token } }));
         let error = client.wait_for("error");
-        assert_eq!((&error["name"], &error["field"]), (&json!(name), &json!("refresh.token")));
+        assert_eq!(
+            (&error["name"], &error["field"]),
+            (&json!(name), &json!("refresh.token"))
+        );
     }
     let expired = server.mint(&account.user, &["--seconds=-60"]);
     client.send(&json!({ "refresh": { "token": expired } }));
@@ -203,10 +240,15 @@ fn a_sign_out_closes_its_connections_and_no_others() {
     firsts.push(renewed);
     let mut stream = EventStream::open(server.address, "/api/v1/events", &[&first.bearer()]).unwrap();
     stream.wait_for("snapshot");
-    let mut seconds: Vec<_> = ENCODINGS.map(|encoding| Client::open(&server, encoding, &second)).into();
+    let mut seconds: Vec<_> = ENCODINGS
+        .map(|encoding| Client::open(&server, encoding, &second))
+        .into();
     let begun = Instant::now();
     let body = json!({ "refresh_token": first.refresh });
-    assert_eq!(http::post(server.address, "/api/v1/auth/logout", &[], &body).status, 204);
+    assert_eq!(
+        http::post(server.address, "/api/v1/auth/logout", &[], &body).status,
+        204
+    );
     for client in &mut firsts {
         assert_eq!(client.ended(), closed(4203, "signed_out"));
     }
@@ -224,7 +266,9 @@ fn a_sign_out_closes_its_connections_and_no_others() {
 fn a_user_has_so_many_connections_and_no_more() {
     let server = Server::start(&["--connections-a-user-max=3"]);
     let (account, other) = (server.user(), server.user());
-    let mut clients: Vec<_> = (0..3).map(|_| Client::open(&server, Encoding::Json, &account)).collect();
+    let mut clients: Vec<_> = (0..3)
+        .map(|_| Client::open(&server, Encoding::Json, &account))
+        .collect();
     let mut refused = Client::connect(&server, Encoding::Json);
     refused.send_hello(&account.token, &json!([]));
     assert_eq!(refused.ended(), closed(4507, "too_many_connections"));
@@ -239,7 +283,10 @@ fn a_user_has_so_many_connections_and_no_more() {
     eventually("room again", || {
         let mut client = Client::connect(&server, Encoding::Json);
         client.send_hello(&account.token, &json!([]));
-        client.next().is_ok_and(|message| message.get("welcome").is_some()).then_some(())
+        client
+            .next()
+            .is_ok_and(|message| message.get("welcome").is_some())
+            .then_some(())
     });
 }
 
@@ -290,7 +337,10 @@ fn a_slow_reader_is_cut_the_others_are_not_and_it_catches_up() {
                 }
             }
             Err(ended) => {
-                assert!(matches!(ended, Ended::Cut) || ended == closed(4508, "too_slow"), "{ended:?}");
+                assert!(
+                    matches!(ended, Ended::Cut) || ended == closed(4508, "too_slow"),
+                    "{ended:?}"
+                );
                 break;
             }
         }
@@ -322,18 +372,27 @@ fn a_client_that_never_reads_its_answers_is_cut() {
 fn a_server_that_stops_tells_everyone_and_ends_well() {
     let mut server = Server::start(&["--heartbeat-ms=1000"]);
     let account = server.user();
-    let mut followers: Vec<_> = ENCODINGS.map(|encoding| Follower::start(&server, encoding, &account)).into();
+    let mut followers: Vec<_> = ENCODINGS
+        .map(|encoding| Follower::start(&server, encoding, &account))
+        .into();
     let mut waiting = Client::connect(&server, Encoding::Json);
     let mut stream = EventStream::open(server.address, "/api/v1/events", &[&account.bearer()]).unwrap();
     let done = stream.wait_for("snapshot");
-    assert!(done.data.get("done").is_some() || done.data["snapshot"].get("done").is_some(), "{done:?}");
+    assert!(
+        done.data.get("done").is_some() || done.data["snapshot"].get("done").is_some(),
+        "{done:?}"
+    );
     for follower in &mut followers {
         follower.client.accept(&task("before the end")["command"]);
     }
     let operator = server.operator;
     let begun = Instant::now();
     server.signal(rustix::process::Signal::TERM);
-    for client in followers.iter_mut().map(|follower| &mut follower.client).chain([&mut waiting]) {
+    for client in followers
+        .iter_mut()
+        .map(|follower| &mut follower.client)
+        .chain([&mut waiting])
+    {
         assert_eq!(client.ended(), closed(1012, "shutting_down"));
         let reconnect = client.stash.back().expect("a word before")["reconnect"].clone();
         assert_eq!(reconnect["code"], 509);
@@ -369,10 +428,17 @@ fn a_server_that_stops_takes_no_new_connections() {
     // It hears, and does not answer.
     stubborn.wait_for("reconnect");
     let response = early.upgrade(&[]);
-    assert_eq!((response.status, &response.json()["name"]), (503, &json!("shutting_down")), "{response:?}");
+    assert_eq!(
+        (response.status, &response.json()["name"]),
+        (503, &json!("shutting_down")),
+        "{response:?}"
+    );
     let ready = http::request(server.operator, "GET", "/health/ready", &[], b"");
     assert_eq!(ready.status, 503, "{ready:?}");
-    assert_eq!(http::request(server.operator, "GET", "/health/live", &[], b"").status, 200);
+    assert_eq!(
+        http::request(server.operator, "GET", "/health/live", &[], b"").status,
+        200
+    );
     // The client that stays is cut in the end.
     assert_eq!(server.exit_status().code(), Some(0));
 }
@@ -405,7 +471,10 @@ fn many_connections_come_and_go_and_none_stays() {
         let mut client = eventually("the one before is gone", || {
             let mut client = Client::connect(&limited, Encoding::Json);
             client.send_hello(&account.token, &json!([{}]));
-            client.next().is_ok_and(|message| message.get("welcome").is_some()).then_some(client)
+            client
+                .next()
+                .is_ok_and(|message| message.get("welcome").is_some())
+                .then_some(client)
         });
         client.wait_for("following");
     }

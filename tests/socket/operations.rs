@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::support::ws::{operation, task};
-use crate::support::{Account, Client, ENCODINGS, Encoding, Follower, Replica, Server, Value, http, id, in_parallel, json};
+use crate::support::{
+    Account, Client, ENCODINGS, Encoding, Follower, Replica, Server, Value, http, id, in_parallel, json,
+};
 
 /// How an operation gets to the server.
 enum Way {
@@ -94,9 +96,17 @@ fn every_command_works_every_way_and_leads_every_copy_to_the_same_rows() {
             names.insert(command.as_object().unwrap().keys().next().unwrap().clone());
             let operation = operation(&command);
             let outcome = way.submit(&server, &account, &operation);
-            assert_eq!(outcome, json!({ "accepted": { "seq": before + 1 } }), "{way_name}: {command}");
+            assert_eq!(
+                outcome,
+                json!({ "accepted": { "seq": before + 1 } }),
+                "{way_name}: {command}"
+            );
             // Sent again at once, it is the same.
-            assert_eq!(way.submit(&server, &account, &operation), outcome, "{way_name}: {command}");
+            assert_eq!(
+                way.submit(&server, &account, &operation),
+                outcome,
+                "{way_name}: {command}"
+            );
             for follower in &mut followers {
                 follower.until_seq(before + 1);
                 let entry = follower.replica.entries.last().unwrap();
@@ -109,7 +119,11 @@ fn every_command_works_every_way_and_leads_every_copy_to_the_same_rows() {
             }
         }
         let last = followers[0].replica.entries.last().unwrap();
-        assert_eq!(last.get("changes"), None, "the last command asked for what was so already");
+        assert_eq!(
+            last.get("changes"),
+            None,
+            "the last command asked for what was so already"
+        );
     }
     // All that docs/protocol.md lists.
     let documented: BTreeSet<String> = include_str!("../../docs/protocol.md")
@@ -118,7 +132,11 @@ fn every_command_works_every_way_and_leads_every_copy_to_the_same_rows() {
         .and_then(|rest| rest.split("\n## ").next())
         .unwrap()
         .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name.to_owned()))
+        .filter_map(|line| {
+            line.strip_prefix("| `")?
+                .split_once('`')
+                .map(|(name, _)| name.to_owned())
+        })
         .filter(|name| !name.starts_with('"') && !name.starts_with('{'))
         .collect();
     assert_eq!(names, documented);
@@ -133,7 +151,11 @@ fn the_same_id_with_another_command_is_refused_and_with_the_same_one_done_once()
     let mut other = task("another");
     other["id"] = first["id"].clone();
     for (name, mut way) in Way::all(&server, &account) {
-        assert_eq!(way.submit(&server, &account, &first), json!({ "accepted": { "seq": 2 } }), "{name}");
+        assert_eq!(
+            way.submit(&server, &account, &first),
+            json!({ "accepted": { "seq": 2 } }),
+            "{name}"
+        );
         let outcome = way.submit(&server, &account, &other);
         assert_eq!(outcome["refused"]["name"], "operation_id_reused", "{name}");
     }
@@ -173,16 +195,28 @@ fn operations_of_a_message_are_judged_in_order_and_each_on_its_own() {
             operation(&json!({ "task_complete": { "task": row } })),
         ];
         client.send_operations(&operations);
-        let outcomes: Vec<_> = operations.iter().map(|op| client.outcome(op["id"].as_str().unwrap())).collect();
+        let outcomes: Vec<_> = operations
+            .iter()
+            .map(|op| client.outcome(op["id"].as_str().unwrap()))
+            .collect();
         let name = |index: usize| outcomes[index]["refused"]["name"].as_str();
         let first = outcomes[0]["accepted"]["seq"].as_u64().expect("accepted");
         assert_eq!(outcomes[1], json!({ "accepted": { "seq": first + 1 } }));
         assert_eq!((name(2), name(3), name(4), name(5)), {
-            (Some("id_taken"), Some("value_invalid"), Some("invalid_field"), Some("invalid_field"))
+            (
+                Some("id_taken"),
+                Some("value_invalid"),
+                Some("invalid_field"),
+                Some("invalid_field"),
+            )
         });
         assert_eq!(outcomes[6], json!({ "accepted": { "seq": first + 2 } }));
         client.flush();
-        assert!(client.stash.iter().all(|left| left["results"]["results"] == json!([])), "{:?}", client.stash);
+        assert!(
+            client.stash.iter().all(|left| left["results"]["results"] == json!([])),
+            "{:?}",
+            client.stash
+        );
     }
 }
 
@@ -197,7 +231,13 @@ fn one_bad_operation_does_not_take_its_neighbours_with_it_over_rest() {
     let response = server.post("/api/v1/operations", &account, &json!({ "operations": operations }));
     assert_eq!(response.status, 200, "{response:?}");
     let results = response.json()["results"].clone();
-    let ids = |list: &Value| list.as_array().unwrap().iter().map(|item| item["id"].clone()).collect::<Vec<_>>();
+    let ids = |list: &Value| {
+        list.as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["id"].clone())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(ids(&results), ids(&operations), "in the order of the operations");
     assert!(results[0]["outcome"]["accepted"].is_object(), "{results}");
     assert_eq!(results[1]["outcome"]["refused"]["name"], "invalid_field");
@@ -217,10 +257,18 @@ fn a_batch_is_all_or_nothing_and_one_entry() {
     ] } })));
     assert_eq!(refused["refused"]["name"], "row_not_found");
     assert_eq!(Replica::of(&server, &account).rows, before);
-    let hundred: Vec<_> = (0..100).map(|_| json!({ "task_create": { "task": id(), "title": "t" } })).collect();
+    let hundred: Vec<_> = (0..100)
+        .map(|_| json!({ "task_create": { "task": id(), "title": "t" } }))
+        .collect();
     let seq = follower.client.accept(&json!({ "batch": { "commands": hundred } }));
     follower.until_seq(seq);
-    assert_eq!(follower.replica.entries.last().unwrap()["changes"].as_array().unwrap().len(), 100);
+    assert_eq!(
+        follower.replica.entries.last().unwrap()["changes"]
+            .as_array()
+            .unwrap()
+            .len(),
+        100
+    );
     assert_eq!(follower.replica.rows.len(), before.len() + 100);
 }
 
@@ -231,7 +279,9 @@ fn a_conflict_shows_the_present_row() {
     for (name, mut way) in Way::all(&server, &account) {
         let row = id();
         let create = operation(&json!({ "task_create": { "task": row, "title": "v1" } }));
-        let version = way.submit(&server, &account, &create)["accepted"]["seq"].as_u64().unwrap();
+        let version = way.submit(&server, &account, &create)["accepted"]["seq"]
+            .as_u64()
+            .unwrap();
         let patch = |base: u64, title: &str| {
             let mut operation = operation(&json!({ "task_patch": { "task": row, "set": { "title": title } } }));
             operation["base"] = json!(base);
@@ -265,40 +315,67 @@ fn writers_on_many_connections_make_one_dense_order() {
         for round in 0..each / 4 {
             let operations: Vec<_> = (0..4).map(|index| task(&format!("{writer}.{round}.{index}"))).collect();
             follower.client.send_operations(&operations);
-            let seqs: Vec<_> = operations.iter().map(|operation| {
-                let id = operation["id"].as_str().unwrap().to_owned();
-                let outcome = follower.client.outcome(&id);
-                let seq = outcome["accepted"]["seq"].as_u64().unwrap_or_else(|| panic!("{outcome}"));
-                (seq, id)
-            }).collect();
-            assert!(seqs.is_sorted(), "operations of one connection keep their order: {seqs:?}");
+            let seqs: Vec<_> = operations
+                .iter()
+                .map(|operation| {
+                    let id = operation["id"].as_str().unwrap().to_owned();
+                    let outcome = follower.client.outcome(&id);
+                    let seq = outcome["accepted"]["seq"]
+                        .as_u64()
+                        .unwrap_or_else(|| panic!("{outcome}"));
+                    (seq, id)
+                })
+                .collect();
+            assert!(
+                seqs.is_sorted(),
+                "operations of one connection keep their order: {seqs:?}"
+            );
             mine.extend(seqs);
         }
         follower.until(|replica| replica.position >= 1 + (writers * each) as u64);
         for (seq, operation) in &mine {
-            let entry = follower.replica.entries.iter().find(|entry| entry["seq"] == *seq).expect("it is pushed");
+            let entry = follower
+                .replica
+                .entries
+                .iter()
+                .find(|entry| entry["seq"] == *seq)
+                .expect("it is pushed");
             assert_eq!(entry["operation"], **operation);
         }
         followers.lock().unwrap().push(follower);
     });
     let followers = followers.into_inner().unwrap();
-    let history = crate::support::Follower::resume(&server, Encoding::Json, &account, Replica {
-        cursor: Some(format!("{}{:016x}", &followers[0].replica.cursor.as_ref().unwrap()[..16], 1)),
-        position: 1,
-        rows: {
-            // As it was born: the rest is replayed.
-            let mut rows = followers[0].replica.rows.clone();
-            rows.retain(|(kind, _), _| kind != "task");
-            rows
+    let history = crate::support::Follower::resume(
+        &server,
+        Encoding::Json,
+        &account,
+        Replica {
+            cursor: Some(format!(
+                "{}{:016x}",
+                &followers[0].replica.cursor.as_ref().unwrap()[..16],
+                1
+            )),
+            position: 1,
+            rows: {
+                // As it was born: the rest is replayed.
+                let mut rows = followers[0].replica.rows.clone();
+                rows.retain(|(kind, _), _| kind != "task");
+                rows
+            },
+            ..Replica::default()
         },
-        ..Replica::default()
-    });
+    );
     assert_eq!(history.following["mode"], "entries");
     for follower in &followers {
         assert_eq!(follower.replica.rows, history.replica.rows);
         assert_eq!(follower.replica.position, 1 + (writers * each) as u64);
     }
-    let times: Vec<_> = history.replica.entries.iter().map(|entry| entry["time"].as_i64()).collect();
+    let times: Vec<_> = history
+        .replica
+        .entries
+        .iter()
+        .map(|entry| entry["time"].as_i64())
+        .collect();
     assert!(times.is_sorted(), "time does not go back");
 }
 
@@ -318,7 +395,10 @@ fn a_connection_that_is_cut_after_sending_gets_its_operation_done_once() {
     let follower = Follower::start(&server, Encoding::Json, &account);
     assert_eq!(follower.replica.position, 41);
     assert_eq!(follower.replica.rows.len(), 42);
-    let mut seqs: Vec<_> = outcomes.iter().map(|outcome| outcome["accepted"]["seq"].as_u64()).collect();
+    let mut seqs: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| outcome["accepted"]["seq"].as_u64())
+        .collect();
     seqs.dedup();
     assert_eq!(seqs.len(), 40);
 }

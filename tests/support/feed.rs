@@ -47,7 +47,10 @@ impl Replica {
     }
 
     fn apply(&mut self, change: &Value, entry: &Value) {
-        let (kind, body) = change.as_object().and_then(|map| map.iter().next()).expect("a map with one key");
+        let (kind, body) = change
+            .as_object()
+            .and_then(|map| map.iter().next())
+            .expect("a map with one key");
         let (name, verb) = kind.rsplit_once('_').expect("a kind of change");
         if verb == "put" {
             let row = if name == "task" { &body["task"] } else { body };
@@ -60,7 +63,10 @@ impl Replica {
             "settings" => (String::new(), body),
             _ => (body[name].as_str().expect("an id").to_owned(), &body["set"]),
         };
-        let row = self.rows.get_mut(&(name.to_owned(), id)).expect("a change is of a row that is there");
+        let row = self
+            .rows
+            .get_mut(&(name.to_owned(), id))
+            .expect("a change is of a row that is there");
         let row = row.as_object_mut().expect("a row");
         for (field, value) in set.as_object().expect("fields") {
             let empty = value.is_null() || *value == json!([]) || *value == json!("") || *value == json!(false);
@@ -81,11 +87,19 @@ impl Replica {
 
     /// Takes the content of a `snapshot` message; `true` when it was the last one, and is shown.
     pub fn apply_snapshot(&mut self, piece: &Value) -> bool {
-        assert_eq!(piece["piece"].as_u64(), Some(self.pieces.len() as u64), "pieces come in order");
+        assert_eq!(
+            piece["piece"].as_u64(),
+            Some(self.pieces.len() as u64),
+            "pieces come in order"
+        );
         if let Some(first) = self.pieces.first() {
             assert_eq!(piece["seq"], first["seq"], "all pieces are of one seq");
         }
-        assert_eq!(piece.get("settings").is_some(), self.pieces.is_empty(), "settings are in the first piece");
+        assert_eq!(
+            piece.get("settings").is_some(),
+            self.pieces.is_empty(),
+            "settings are in the first piece"
+        );
         self.pieces.push(piece.clone());
         let Some(done) = piece.get("done") else { return false };
         let mut rows = BTreeMap::new();
@@ -101,7 +115,11 @@ impl Replica {
                 }
             }
         }
-        assert_eq!(done["rows"].as_u64(), Some(rows.len() as u64), "as many rows as it says");
+        assert_eq!(
+            done["rows"].as_u64(),
+            Some(rows.len() as u64),
+            "as many rows as it says"
+        );
         self.rows = rows;
         self.position = piece["seq"].as_u64().expect("a seq");
         self.cursor = Some(done["cursor"].as_str().expect("a cursor").to_owned());
@@ -124,7 +142,10 @@ impl Replica {
 
     /// The ids of the operations seen, in order.
     pub fn operations(&self) -> Vec<&str> {
-        self.entries.iter().map(|entry| entry["operation"].as_str().expect("an id")).collect()
+        self.entries
+            .iter()
+            .map(|entry| entry["operation"].as_str().expect("an id"))
+            .collect()
     }
 }
 
@@ -161,9 +182,16 @@ impl Follower {
         let following = client.wait_for("following");
         let head = following["head"].as_u64().expect("a seq");
         if following["mode"] == "reset" {
-            replica = Replica { entries: replica.entries, ..Replica::default() };
+            replica = Replica {
+                entries: replica.entries,
+                ..Replica::default()
+            };
         }
-        let mut follower = Self { client, replica, following };
+        let mut follower = Self {
+            client,
+            replica,
+            following,
+        };
         follower.until(|replica| replica.cursor.is_some() && replica.position >= head);
         follower
     }

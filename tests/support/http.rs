@@ -19,13 +19,22 @@ pub struct Response {
 
 impl std::fmt::Debug for Response {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {:?} {}", self.status, self.headers, String::from_utf8_lossy(&self.body))
+        write!(
+            f,
+            "{} {:?} {}",
+            self.status,
+            self.headers,
+            String::from_utf8_lossy(&self.body)
+        )
     }
 }
 
 impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn json(&self) -> Value {
@@ -35,7 +44,9 @@ impl Response {
     /// The lines of a body, each a document.
     pub fn json_lines(&self) -> Vec<Value> {
         let text = std::str::from_utf8(&self.body).expect("UTF-8");
-        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
     }
 }
 
@@ -69,16 +80,28 @@ impl Connection {
 
     pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
-        Self { stream, ahead: Vec::new(), chunked: false, left: None }
+        Self {
+            stream,
+            ahead: Vec::new(),
+            chunked: false,
+            left: None,
+        }
     }
 
     pub fn send(&mut self, method: &str, path: &str, headers: &[&str], body: &[u8]) {
-        let mut text = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.stream.peer_addr().expect("connected"));
+        let mut text = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\n",
+            self.stream.peer_addr().expect("connected")
+        );
         for header in headers {
             text.push_str(header);
             text.push_str("\r\n");
         }
-        let named = |name: &str| headers.iter().any(|header| header.to_ascii_lowercase().starts_with(name));
+        let named = |name: &str| {
+            headers
+                .iter()
+                .any(|header| header.to_ascii_lowercase().starts_with(name))
+        };
         if !named("connection:") {
             text.push_str("connection: close\r\n");
         }
@@ -94,7 +117,9 @@ impl Connection {
 
     /// Reads more bytes; `false` at the end of the stream.
     pub fn read_more(&mut self, until: Instant) -> bool {
-        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let left = until
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(1));
         self.stream.set_read_timeout(Some(left)).expect("not zero");
         let mut buffer = [0; 64 * 1024];
         loop {
@@ -132,14 +157,20 @@ impl Connection {
         let line = self.line()?;
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.unwrap_or_else(|| panic!("not a status line: {line:?}"));
-        let mut response = Response { status, headers: Vec::new(), body: Vec::new() };
+        let mut response = Response {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
         loop {
             let line = self.line()?;
             if line.is_empty() {
                 break;
             }
             let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("not a header: {line:?}"));
-            response.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+            response
+                .headers
+                .push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
         self.chunked = response.header("transfer-encoding") == Some("chunked");
         self.left = response.header("content-length").and_then(|length| length.parse().ok());
@@ -217,7 +248,11 @@ impl EventStream {
             return Err(response);
         }
         assert_eq!(head.header("content-type"), Some("text/event-stream"), "{head:?}");
-        Ok(Self { connection, text: String::new(), last_id: None })
+        Ok(Self {
+            connection,
+            text: String::new(),
+            last_id: None,
+        })
     }
 
     /// The next event; `None` when the server ended the stream.

@@ -85,7 +85,10 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = ask() {
             return found;
         }
-        assert!(begun.elapsed() < DEADLINE, "this did not happen within {DEADLINE:?}: {what}");
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "this did not happen within {DEADLINE:?}: {what}"
+        );
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }

@@ -83,8 +83,14 @@ pub struct DataDir {
 
 impl DataDir {
     pub fn temporary() -> Arc<Self> {
-        let temporary = tempfile::Builder::new().prefix("taskflow-").tempdir().expect("a temporary folder");
-        Arc::new(Self { path: temporary.path().join("data"), _temporary: Some(temporary) })
+        let temporary = tempfile::Builder::new()
+            .prefix("taskflow-")
+            .tempdir()
+            .expect("a temporary folder");
+        Arc::new(Self {
+            path: temporary.path().join("data"),
+            _temporary: Some(temporary),
+        })
     }
 
     pub fn at(path: PathBuf) -> Arc<Self> {
@@ -144,14 +150,24 @@ impl Server {
 
     /// Starts a command that becomes a server.
     pub fn spawn(mut command: Command, data: Arc<DataDir>, flags: &[&str]) -> Result<Self, (ExitStatus, String)> {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary runs");
         let log = Arc::new(Log::default());
         log.read(child.stderr.take().expect("it is piped"));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         // Whatever goes wrong from here on, the process is ended by the drop of this.
-        let mut server = Self { child: Some(child), address: any, operator: any, log: log.clone(), data, flags };
+        let mut server = Self {
+            child: Some(child),
+            address: any,
+            operator: any,
+            log: log.clone(),
+            data,
+            flags,
+        };
         let serving = log.wait(|line| {
             let line: Value = serde_json::from_str(line).ok()?;
             (line["message"] == "serving").then_some(line)
@@ -160,7 +176,12 @@ impl Server {
             let status = server.exit_status();
             return Err((status, log.text()));
         };
-        let address = |name: &str| serving[name].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        let address = |name: &str| {
+            serving[name]
+                .as_str()
+                .and_then(|text| text.parse().ok())
+                .expect("an address")
+        };
         (server.address, server.operator) = (address("address"), address("operator_address"));
         Ok(server)
     }
@@ -227,7 +248,12 @@ impl Server {
     pub fn user(&self) -> Account {
         let user = super::id();
         let token = self.mint(&user, &["--seconds=3600"]);
-        let account = Account { user, token, refresh: String::new(), email: String::new() };
+        let account = Account {
+            user,
+            token,
+            refresh: String::new(),
+            email: String::new(),
+        };
         // The feed is made by the first look at it.
         assert_eq!(self.get("/api/v1/snapshot", &account).status, 200);
         account
@@ -237,7 +263,12 @@ impl Server {
     pub fn mint(&self, user: &str, flags: &[&str]) -> String {
         let mut command = binary();
         let folder = format!("--data-dir={}", self.data.path.display());
-        let output = command.arg("token").arg(folder).arg(format!("--user={user}")).args(flags).output();
+        let output = command
+            .arg("token")
+            .arg(folder)
+            .arg(format!("--user={user}"))
+            .args(flags)
+            .output();
         let output = output.expect("the binary runs");
         assert!(output.status.success(), "{output:?}");
         let line = String::from_utf8(output.stdout).expect("UTF-8");
@@ -257,13 +288,21 @@ impl Server {
         let bearer = account.bearer();
         let mut all = vec![bearer.as_str(), "content-type: application/json"];
         all.extend(headers);
-        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let body = if body.is_null() {
+            Vec::new()
+        } else {
+            body.to_string().into_bytes()
+        };
         http::request(self.address, method, path, &all, &body)
     }
 
     /// One operation by REST; its outcome.
     pub fn submit(&self, account: &Account, operation: &Value) -> Value {
-        let response = self.post("/api/v1/operations", account, &serde_json::json!({ "operations": [operation] }));
+        let response = self.post(
+            "/api/v1/operations",
+            account,
+            &serde_json::json!({ "operations": [operation] }),
+        );
         assert_eq!(response.status, 200, "{response:?}");
         response.json()["results"][0]["outcome"].clone()
     }
@@ -272,9 +311,14 @@ impl Server {
     pub fn metric(&self, name: &str) -> f64 {
         let response = http::request(self.operator, "GET", "/metrics", &[], b"");
         let text = String::from_utf8(response.body).expect("UTF-8");
-        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        let line = text
+            .lines()
+            .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
         let line = line.unwrap_or_else(|| panic!("{name} is not in {text}"));
-        line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+        line.rsplit(' ')
+            .next()
+            .and_then(|value| value.parse().ok())
+            .expect("a number")
     }
 
     /// Waits until a metric has reached a value.
@@ -307,8 +351,18 @@ pub struct Account {
 impl Account {
     pub fn of(response: &Response, email: String) -> Self {
         let body = response.json();
-        let text = |name: &str| body[name].as_str().unwrap_or_else(|| panic!("{name} in {body}")).to_owned();
-        Self { user: text("user"), token: text("access_token"), refresh: text("refresh_token"), email }
+        let text = |name: &str| {
+            body[name]
+                .as_str()
+                .unwrap_or_else(|| panic!("{name} in {body}"))
+                .to_owned()
+        };
+        Self {
+            user: text("user"),
+            token: text("access_token"),
+            refresh: text("refresh_token"),
+            email,
+        }
     }
 
     /// The header.

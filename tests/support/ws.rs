@@ -101,7 +101,9 @@ pub struct Raw {
 
 impl Raw {
     pub fn connect(address: SocketAddr) -> Self {
-        Self { http: Connection::open(address) }
+        Self {
+            http: Connection::open(address),
+        }
     }
 
     /// A socket for which the kernel holds little: it is full soon when nobody reads.
@@ -109,7 +111,9 @@ impl Raw {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         socket.set_recv_buffer_size(4 * 1024).expect("a socket");
         socket.connect(&address.into()).expect("the server listens");
-        Self { http: Connection::over(socket.into()) }
+        Self {
+            http: Connection::over(socket.into()),
+        }
     }
 
     pub fn stream(&self) -> &TcpStream {
@@ -226,7 +230,14 @@ impl Client {
 
     /// After the handshake.
     pub fn connected(raw: Raw, encoding: Encoding) -> Self {
-        Self { raw, encoding, user: String::new(), stash: VecDeque::new(), is_alive: true, ended: None }
+        Self {
+            raw,
+            encoding,
+            user: String::new(),
+            stash: VecDeque::new(),
+            is_alive: true,
+            ended: None,
+        }
     }
 
     /// Connects and says hello, following nothing.
@@ -400,7 +411,9 @@ impl Client {
     /// Sends a command under a new id; the `seq` of its entry.
     pub fn accept(&mut self, command: &Value) -> u64 {
         let outcome = self.submit(&operation(command));
-        outcome["accepted"]["seq"].as_u64().unwrap_or_else(|| panic!("{command}: {outcome}"))
+        outcome["accepted"]["seq"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{command}: {outcome}"))
     }
 
     /// Reads until the connection ends; messages on the way are kept.

@@ -18,7 +18,7 @@ use crate::net::Dial;
 use crate::net::http::Http;
 use crate::net::socket::Socket;
 use crate::record::{Better, Record, Round};
-use crate::server::taskflow::{Setup, TaskFlow, create, operation, operations, task_id};
+use crate::server::taskflow::{Setup, TaskFlow, create, next, operation, operations, task_id};
 use crate::server::{Bench, User};
 
 /// Bytes of the message that each connection sends once.
@@ -191,7 +191,7 @@ async fn change(http: &mut Http, user: &User, task: TaskId) -> Result<()> {
 async fn read_marks(socket: &mut Socket, mark: &[u8], times: usize) -> Result<()> {
     let mut seen = 0;
     while seen < times {
-        let text = tokio::time::timeout(ARRIVES_WITHIN, socket.text())
+        let text = tokio::time::timeout(ARRIVES_WITHIN, next(socket))
             .await
             .with_context(|| format!("{seen} of {times} arrived"))??;
         seen += memmem::find_iter(&text, mark).count();

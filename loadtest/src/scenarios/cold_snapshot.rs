@@ -1,5 +1,6 @@
 //! A feed that is not in memory: from hello to its whole snapshot.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +12,7 @@ use taskflow_protocol::message::ServerMessage;
 use crate::clock;
 use crate::machine::Watch;
 use crate::record::{Better, Measure, Record, Round};
-use crate::server::taskflow::{Setup, TaskFlow, create, hello, operation, operations, task_id};
+use crate::server::taskflow::{Setup, TaskFlow, create, hello, next, operation, operations, task_id};
 use crate::server::{Bench, User};
 use crate::stats;
 
@@ -27,9 +28,14 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
          left memory for want of use. `restarted`: the server was started anew and this is its first work."
     );
     let setup = Setup::default().with("feed_idle_seconds", 1);
-    let mut server = TaskFlow::start(bench, setup).await?;
-    let user = server.users(bench, 1)?.pop().context("one user was asked for")?;
+    let server = Rc::new(TaskFlow::start(bench, setup).await?);
+    let user = server
+        .users_with_feeds(bench, 1)
+        .await?
+        .pop()
+        .context("one user was asked for")?;
     fill(&server, &user, tasks).await?;
+    let mut server = Rc::into_inner(server).context("nobody dials")?;
     let stops = bench.size(10, 3);
     for _ in 0..bench.rounds(5) {
         bench.quiet().await;
@@ -88,7 +94,7 @@ async fn fill(server: &TaskFlow, user: &User, tasks: usize) -> Result<()> {
         writer.send(&operations(creates.collect())).await?;
         let mut settled = 0;
         while settled < batch {
-            let text = tokio::time::timeout(SETTLED_WITHIN, author.text()).await??;
+            let text = tokio::time::timeout(SETTLED_WITHIN, next(&mut author)).await??;
             settled += memmem::find_iter(&text, br#""outcome":{"accepted""#).count();
             if memmem::find(&text, br#""refused""#).is_some() {
                 bail!("a task was refused: {}", String::from_utf8_lossy(&text));
@@ -105,7 +111,7 @@ async fn snapshot(server: &TaskFlow, user: &User, tasks: usize) -> Result<f64> {
     socket.writer().send(&hello(&user.token, Some(None))).await?;
     let mut messages = Vec::new();
     loop {
-        let text = socket.text().await?;
+        let text = next(&mut socket).await?;
         // The key stands in the last piece only; in a title or a note its quotes would be escaped.
         let last = memmem::find(&text, br#""done":{"#).is_some();
         messages.push(text);

@@ -16,7 +16,7 @@ use crate::net::http::Http;
 use crate::process::{Process, pin_this_thread};
 use crate::record::{Better, Measure, Record, Round};
 use crate::server::pocketbase::{self, PocketBase};
-use crate::server::taskflow::{Setup, TaskFlow, create, operation, operations, task_id};
+use crate::server::taskflow::{Setup, TaskFlow, create, next, operation, operations, task_id};
 use crate::server::{Bench, User};
 use crate::stats;
 
@@ -204,7 +204,7 @@ impl Load {
                         let made = operation(create(task_id(), title, String::new()));
                         let begin = clock::now_ns();
                         writer.send(&operations(vec![made])).await?;
-                        let answer = socket.text().await?;
+                        let answer = next(&mut socket).await?;
                         let mut tally = tally.borrow_mut();
                         if memmem::find(&answer, br#""outcome":{"accepted""#).is_some() {
                             tally.took_ms.push((clock::now_ns() - begin) as f64 / 1e6);

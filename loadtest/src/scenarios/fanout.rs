@@ -118,7 +118,11 @@ async fn open_reference(
 async fn open_taskflow(bench: &mut Bench, board: &Rc<Board>, connections: usize) -> Result<Publisher> {
     let setup = Setup::default().with("connections_a_user_max", connections as i64 + 8);
     let server = Rc::new(TaskFlow::start(bench, setup).await?);
-    let user = server.users(bench, 1)?.pop().context("one user was asked for")?;
+    let user = server
+        .users_with_feeds(bench, 1)
+        .await?
+        .pop()
+        .context("one user was asked for")?;
     let author = Author::sign_in(&server, &user).await?;
     let dialled = server.clone();
     let sockets = open_many(connections, 64, move |number| {

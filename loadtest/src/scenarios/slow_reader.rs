@@ -28,7 +28,11 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
          cuts it. Each round {seconds} s, open loop, times from when a change was due."
     );
     let server = Rc::new(TaskFlow::start(bench, Setup::default()).await?);
-    let user = server.users(bench, 1)?.pop().context("one user was asked for")?;
+    let user = server
+        .users_with_feeds(bench, 1)
+        .await?
+        .pop()
+        .context("one user was asked for")?;
     let author = Author::sign_in(&server, &user).await?;
     let board = Board::of_every_arrival();
     let (dialled, follower) = (server.clone(), user.clone());
@@ -95,7 +99,7 @@ fn report(record: &mut Record) {
     let (low, high) = stats::spread(&without);
     let noise = high - low;
     let effects: Vec<f64> = with.iter().map(|p99| p99 - stats::median(&without)).collect();
-    let missed: f64 = record.figures("with", "missed").iter().sum();
+    let missed = record.total("with", "missed");
     record.measures.extend([
         Measure::new(
             "a client that stops reading while its feed changes 1,000 times a second: effect on the others' p99 (at least: \

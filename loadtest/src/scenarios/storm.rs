@@ -17,7 +17,7 @@ use crate::net::Dial;
 use crate::net::http::Http;
 use crate::net::socket::Socket;
 use crate::record::{Better, Measure, Record, Round};
-use crate::server::taskflow::{Setup, TaskFlow, hello};
+use crate::server::taskflow::{Setup, TaskFlow, hello, next};
 use crate::server::{Bench, User};
 use crate::stats;
 
@@ -165,7 +165,7 @@ async fn come_back(server: Rc<TaskFlow>, users: Rc<Vec<User>>, cursors: Rc<Vec<S
                 let first = hello(&users[number].token, Some(Some(&cursors[number])));
                 socket.writer().send(&first).await?;
                 while missed < MISSED {
-                    let text = socket.text().await?;
+                    let text = next(&mut socket).await?;
                     missed += memmem::find_iter(&text, b"\"@@").count();
                     messages.push(text);
                 }
@@ -216,7 +216,7 @@ impl Returned {
 }
 
 fn report(record: &mut Record) {
-    let lost: f64 = record.figures("taskflow", "lost_or_doubled").iter().sum();
+    let lost = record.total("taskflow", "lost_or_doubled");
     let limited = record
         .counting("taskflow")
         .any(|round| round.machine.client_percent > 90.0);

@@ -58,6 +58,8 @@ pub struct TaskFlow {
     operator: SocketAddr,
     data: PathBuf,
     setup: Setup,
+    /// How often users were minted: each time they are others.
+    minted: Cell<u64>,
 }
 
 impl TaskFlow {
@@ -72,6 +74,7 @@ impl TaskFlow {
             operator,
             data,
             setup,
+            minted: Cell::new(0),
         };
         server.wait_until_ready().await?;
         Ok(server)
@@ -197,12 +200,15 @@ impl TaskFlow {
 
     /// Users with access tokens, whose feeds are born when they first say hello.
     pub fn users(&self, bench: &Bench, count: usize) -> Result<Vec<User>> {
+        let seed = self.minted.replace(self.minted.get() + 1);
         let arguments = [
             "token",
             "--data-dir",
             &self.data.to_string_lossy(),
             "--count",
             &count.to_string(),
+            "--seed",
+            &seed.to_string(),
             "--seconds",
             "86400",
         ];
@@ -228,7 +234,7 @@ impl TaskFlow {
         let mut socket = self.open(dial).await?;
         socket.writer().send(&hello(&user.token, Some(None))).await?;
         loop {
-            match Encoding::Json.decode::<ServerMessage>(&socket.text().await?)? {
+            match Encoding::Json.decode::<ServerMessage>(&next(&mut socket).await?)? {
                 ServerMessage::Snapshot(snapshot) => {
                     if let Some(done) = snapshot.done {
                         return Ok((socket, done.cursor));
@@ -244,7 +250,7 @@ impl TaskFlow {
     pub async fn sign_in(&self, dial: Dial, user: &User) -> Result<Socket> {
         let mut socket = self.open(dial).await?;
         socket.writer().send(&hello(&user.token, None)).await?;
-        match Encoding::Json.decode::<ServerMessage>(&socket.text().await?)? {
+        match Encoding::Json.decode::<ServerMessage>(&next(&mut socket).await?)? {
             ServerMessage::Welcome(_) => Ok(socket),
             other => bail!("no welcome, but {other:?}"),
         }
@@ -271,6 +277,21 @@ const SYNC_TRACE: &str = "syncs.trace";
 /// What makes data durable on Linux.
 const SYNC_CALLS: &str = "trace=fsync,fdatasync,sync_file_range,msync,sync,syncfs";
 
+/// The next message that is not a heartbeat; those are answered.
+///
+/// # Cancel safety
+///
+/// Nothing is lost.
+pub async fn next(socket: &mut Socket) -> std::io::Result<Vec<u8>> {
+    loop {
+        let text = socket.text().await?;
+        if !is_heartbeat(&text) {
+            return Ok(text);
+        }
+        socket.writer().send_now(HEARTBEAT);
+    }
+}
+
 /// Opens a connection, without a hello.
 pub async fn open(dial: Dial) -> std::io::Result<Socket> {
     Socket::open(dial, SOCKET_PATH, Some(SUBPROTOCOL_JSON)).await
@@ -290,7 +311,7 @@ impl Author {
         let (writer, task) = (socket.writer(), task_id());
         let made = operation(create(task, "changed soon".to_owned(), String::new()));
         writer.send(&operations(vec![made])).await?;
-        let answer = socket.text().await?;
+        let answer = next(&mut socket).await?;
         if memmem::find(&answer, ACCEPTED).is_none() {
             bail!("the first task was not accepted: {}", String::from_utf8_lossy(&answer));
         }
