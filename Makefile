@@ -53,8 +53,9 @@ deny: setup ## Licences, advisories, sources and layering by cargo-deny (asks th
 	cargo deny check
 
 .PHONY: docs-tables
-docs-tables: setup ## Write the generated tables into docs/protocol.md
+docs-tables: setup ## Write the generated tables into docs/protocol.md and docs/operations.md
 	UPDATE_DOCS=1 cargo test --locked -p taskflow-protocol --test docs -- --ignored
+	UPDATE_DOCS=1 cargo test --locked --test operations_page -- --ignored
 
 .PHONY: golden
 golden: setup ## Write the golden files of new variants; what is there stays as it is
