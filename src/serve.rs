@@ -5,8 +5,8 @@
 use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_http::{HttpService, Request, h1};
@@ -28,8 +28,8 @@ use crate::clock::SystemClock;
 use crate::config::{Config, Loaded};
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
-use crate::store::embedded::{self, Embedded, StoreObserver};
 use crate::socket::{Gateway, Hub, Worker, upgrade};
+use crate::store::embedded::{self, Embedded, StoreObserver};
 use crate::telemetry::operator::{self, Operator, Readiness};
 use crate::telemetry::{Metrics, Telemetry};
 
@@ -112,12 +112,17 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         clock.clone(),
         stored.accounts.clone(),
     ));
+    let counted = hub.clone();
+    let seats = Arc::new(Seats::new(&config, metrics.clone(), move || {
+        counted.connections.load(Ordering::Relaxed)
+    }));
     let gateway = Arc::new(Gateway {
         hub: hub.clone(),
         router: router.clone(),
         store: stored.store.clone(),
         tokens: tokens.clone(),
         sessions: Sessions::new(hub.clone(), config.connections_a_user_max),
+        seats: seats.clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),
         build: build(),
@@ -131,11 +136,8 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     tokens.on_sign_out(move |SignedOut { user, sign_in }| sessions.sessions.tell(user, Event::SignedOut(sign_in)));
 
     let (closing, closing_seen) = watch::channel(false);
-    let counted = hub.clone();
     let api = web::Data::new(Api {
-        seats: Arc::new(Seats::new(&config, metrics.clone(), move || {
-            counted.connections.load(Ordering::Relaxed)
-        })),
+        seats,
         snapshots: gateway.snapshots.clone(),
         tokens: tokens.clone(),
         sign_ins: SignIns::new(
@@ -287,7 +289,11 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         let stop = Stop::listen()?;
         let readiness = Arc::new(StoreReadiness(Mutex::new((Instant::now(), Ok(())))));
         spawn(readiness.clone().watch(store.clone()));
-        let stored = Stored { store: Arc::new(store.clone()), accounts: Arc::new(store), readiness };
+        let stored = Stored {
+            store: Arc::new(store.clone()),
+            accounts: Arc::new(store),
+            readiness,
+        };
         let running = start(config, stored, key, telemetry).await?;
         tracing::info!(
             address = %running.address,

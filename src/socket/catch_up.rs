@@ -200,12 +200,16 @@ async fn send_page(connection: &Connection, worker: &Worker, feed: UserId, page:
         tracing::error!(user.id = %feed, problem, "stored feed needs attention");
         End::Failed(Code::FeedDamaged)
     })?;
-    if entries.is_empty() {
-        // The log ends where the follower is; what was published above it was read already.
-        connection
-            .with_followed(feed, |followed| followed.published = followed.position)
-            .ok_or(End::Gone)?;
-    }
+    let published = connection.with_followed(feed, |followed| {
+        followed.published = if entries.is_empty() {
+            // The log ends where the follower is; what was published above it was read already.
+            followed.position
+        } else {
+            // A page holds only so many bytes: up to the head there may be more, whether or not it is published now.
+            followed.published.max(page.head.seq)
+        };
+    });
+    published.ok_or(End::Gone)?;
     let mut rest = entries.as_slice();
     while !rest.is_empty() {
         let mut bytes = 0;

@@ -32,6 +32,7 @@ use super::hub::{Delivery, results_frame};
 use super::outbound::{Full, Outbound};
 use super::worker::Worker;
 use crate::auth::Claims;
+use crate::http::seats::Seat;
 use crate::telemetry::metrics::Eviction;
 
 /// Messages handled in one turn of a connection, so that a flooding client leaves its neighbours their turns.
@@ -100,8 +101,8 @@ struct State {
     user: UserId,
     sign_in: Uuid,
     expires_at: UnixMs,
-    /// The session counts this connection.
-    joined: bool,
+    /// The session knows this connection, and it counts among its user's.
+    seat: Option<Seat>,
     /// Whole messages may be among the bytes that the decoder keeps: they came while the token was checked.
     held: bool,
     follows: Vec<Followed>,
@@ -136,7 +137,7 @@ impl Connection {
                 user: UserId(Uuid::nil()),
                 sign_in: Uuid::nil(),
                 expires_at: 0,
-                joined: false,
+                seat: None,
                 held: !early.is_empty(),
                 follows: Vec::new(),
             }),
@@ -462,10 +463,16 @@ impl Connection {
         if !matches!(state.phase, Phase::Joining(_)) {
             return;
         }
+        match worker.gateway.seats.take_for_socket(claims.user) {
+            Ok(seat) => state.seat = Some(seat),
+            Err(code) => {
+                drop(state);
+                return self.close(worker, code);
+            }
+        }
         state.user = claims.user;
         state.sign_in = claims.sign_in;
         state.expires_at = claims.expires_at;
-        state.joined = true;
         drop(state);
         worker.gateway.sessions.join(claims.user, self.id, claims.sign_in);
     }
@@ -607,7 +614,7 @@ impl Connection {
     pub fn heartbeat(&self, worker: &Worker, beats: &[Bytes; 2]) {
         let silent_s = worker.now_s().saturating_sub(self.last_read.get());
         let state = self.state.borrow();
-        let expired = state.joined && worker.gateway.clock.now_ms() >= state.expires_at;
+        let expired = state.seat.is_some() && worker.gateway.clock.now_ms() >= state.expires_at;
         let open = matches!(state.phase, Phase::Open);
         drop(state);
         if silent_s > worker.gateway.heartbeat_timeout_s {
@@ -651,16 +658,16 @@ impl Connection {
     /// Runs the connection until it ends, then takes it out of everything it was in.
     pub async fn run(self: Rc<Self>, worker: Rc<Worker>) {
         poll_fn(|context| self.poll(&worker, context)).await;
-        let (user, joined, follows) = {
+        let (user, seat, follows) = {
             let mut state = self.state();
             state.phase = Phase::Dead;
             wake(&state.drained);
-            (state.user, state.joined, std::mem::take(&mut state.follows))
+            (state.user, state.seat.take(), std::mem::take(&mut state.follows))
         };
         for followed in follows {
             worker.unfollow(followed.feed, self.id.slot);
         }
-        if joined {
+        if seat.is_some() {
             worker.gateway.sessions.leave(user, self.id);
         }
         worker.remove(self.id);
