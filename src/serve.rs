@@ -5,8 +5,8 @@
 use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_http::{HttpService, Request, h1};
@@ -28,8 +28,8 @@ use crate::clock::SystemClock;
 use crate::config::{Config, Loaded};
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
-use crate::store::embedded::{self, Embedded, StoreObserver};
 use crate::socket::{Gateway, Hub, Worker, upgrade};
+use crate::store::embedded::{self, Embedded, StoreObserver};
 use crate::telemetry::operator::{self, Operator, Readiness};
 use crate::telemetry::{Metrics, Telemetry};
 
@@ -287,7 +287,11 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         let stop = Stop::listen()?;
         let readiness = Arc::new(StoreReadiness(Mutex::new((Instant::now(), Ok(())))));
         spawn(readiness.clone().watch(store.clone()));
-        let stored = Stored { store: Arc::new(store.clone()), accounts: Arc::new(store), readiness };
+        let stored = Stored {
+            store: Arc::new(store.clone()),
+            accounts: Arc::new(store),
+            readiness,
+        };
         let running = start(config, stored, key, telemetry).await?;
         tracing::info!(
             address = %running.address,

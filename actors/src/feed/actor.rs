@@ -99,7 +99,9 @@ impl FeedActor {
             let now = self.ports.clock.now_ms();
             self.feed.handle(step, now)
         }));
-        let Ok(effects) = handled else { return self.panicked(ctx) };
+        let Ok(effects) = handled else {
+            return self.panicked(ctx);
+        };
         for effect in effects {
             self.carry_out(effect, ctx);
         }
