@@ -238,7 +238,10 @@ impl Record {
 
     /// The sum of a figure over the rounds of a subject that count; `NaN` if none does.
     pub fn total(&self, subject: &str, name: &str) -> f64 {
-        self.figures(subject, name).into_iter().reduce(|sum, value| sum + value).unwrap_or(f64::NAN)
+        self.figures(subject, name)
+            .into_iter()
+            .reduce(|sum, value| sum + value)
+            .unwrap_or(f64::NAN)
     }
 
     /// The raw samples of all rounds of a subject that count.
