@@ -8,12 +8,12 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 # Seconds that each fuzzing loop goes on: `make test FUZZ_SECONDS=5` for the impatient.
 FUZZ_SECONDS ?= 60
-# More arguments: `make run ARGS="--listen 127.0.0.1:9000"`, `make bench ARGS="creates --quick"`.
+# More arguments: `make run ARGS="--listen 127.0.0.1:9000"`, `make bench SCENARIO=creates ARGS=--quick`.
 ARGS ?=
 
 .PHONY: help
 help: ## Say what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 .PHONY: setup
 setup: ## Install what the others need, from the ordinary package managers
@@ -42,10 +42,8 @@ verify: setup ## The slow proofs that `make test` has no time for
 	FUZZ_SECONDS=600 cargo test --release --locked -p taskflow-protocol --test mutations -- --nocapture
 	scripts/fuzz 600
 
-.PHONY: bench
 bench: setup ## Measure: the load scenarios against a node of their own, a table and a JSON file at the end
-	cargo build --release --locked --bin taskflow
-	cargo run --release --locked --quiet -p taskflow-loadtest -- $(or $(ARGS),all)
+include loadtest/bench.mk
 
 .PHONY: deny
 deny: setup ## Licences, advisories, sources and layering by cargo-deny (asks the advisory database)
@@ -53,8 +51,9 @@ deny: setup ## Licences, advisories, sources and layering by cargo-deny (asks th
 	cargo deny check
 
 .PHONY: docs-tables
-docs-tables: setup ## Write the generated tables into docs/protocol.md
+docs-tables: setup ## Write the generated tables into docs/protocol.md and docs/operations.md
 	UPDATE_DOCS=1 cargo test --locked -p taskflow-protocol --test docs -- --ignored
+	UPDATE_DOCS=1 cargo test --locked --test operations_page -- --ignored
 
 .PHONY: golden
 golden: setup ## Write the golden files of new variants; what is there stays as it is

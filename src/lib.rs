@@ -9,6 +9,7 @@ pub mod http;
 pub mod serve;
 pub mod snapshot;
 pub mod socket;
+pub mod store;
 pub mod telemetry;
 #[cfg(test)]
 pub mod testing;

@@ -83,10 +83,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let loaded = Loaded::load(config.as_deref(), flags)?;
             serve::run(loaded)?;
         }
-        Command::Config { action: ConfigAction::Print { config, flags } } => {
+        Command::Config {
+            action: ConfigAction::Print { config, flags },
+        } => {
             print!("{}", Loaded::load(config.as_deref(), flags)?.print());
         }
-        Command::Config { action: ConfigAction::Check { config, flags } } => {
+        Command::Config {
+            action: ConfigAction::Check { config, flags },
+        } => {
             Loaded::load(config.as_deref(), flags)?;
             println!("the settings are fine");
         }

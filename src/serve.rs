@@ -5,9 +5,9 @@
 use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use actix_http::{HttpService, Request, h1};
 use actix_rt::{Arbiter, spawn};
@@ -29,6 +29,7 @@ use crate::config::{Config, Loaded};
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
 use crate::socket::{Gateway, Hub, Worker, upgrade};
+use crate::store::embedded::{self, Embedded, StoreObserver};
 use crate::telemetry::operator::{self, Operator, Readiness};
 use crate::telemetry::{Metrics, Telemetry};
 
@@ -78,6 +79,9 @@ impl Observer for Counted {
     fn feed_panicked(&self) {
         self.0.feed_panics.increment(1);
     }
+    fn appended(&self, took: Duration) {
+        self.0.append_duration.record(took.as_secs_f64());
+    }
     fn settled(&self, results: &[OperationResult]) {
         for result in results {
             self.0.operations.of((&result.outcome).into()).increment(1);
@@ -102,14 +106,23 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         feed_idle: Duration::from_secs(config.feed_idle_seconds),
     };
     let router = Supervisor::start(ports, arbiters.iter().map(Arbiter::handle).collect(), rand::random);
-    let tokens =
-        Arc::new(Tokens::new(Arc::new(key), config.access_token_seconds, clock.clone(), stored.accounts.clone()));
+    let tokens = Arc::new(Tokens::new(
+        Arc::new(key),
+        config.access_token_seconds,
+        clock.clone(),
+        stored.accounts.clone(),
+    ));
+    let counted = hub.clone();
+    let seats = Arc::new(Seats::new(&config, metrics.clone(), move || {
+        counted.connections.load(Ordering::Relaxed)
+    }));
     let gateway = Arc::new(Gateway {
         hub: hub.clone(),
         router: router.clone(),
         store: stored.store.clone(),
         tokens: tokens.clone(),
         sessions: Sessions::new(hub.clone(), config.connections_a_user_max),
+        seats: seats.clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),
         build: build(),
@@ -123,12 +136,16 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     tokens.on_sign_out(move |SignedOut { user, sign_in }| sessions.sessions.tell(user, Event::SignedOut(sign_in)));
 
     let (closing, closing_seen) = watch::channel(false);
-    let counted = hub.clone();
     let api = web::Data::new(Api {
-        seats: Arc::new(Seats::new(&config, metrics.clone(), move || counted.connections.load(Ordering::Relaxed))),
+        seats,
         snapshots: gateway.snapshots.clone(),
         tokens: tokens.clone(),
-        sign_ins: SignIns::new(stored.accounts.clone(), tokens, clock.clone(), config.refresh_token_days),
+        sign_ins: SignIns::new(
+            stored.accounts.clone(),
+            tokens,
+            clock.clone(),
+            config.refresh_token_days,
+        ),
         router,
         store: stored.store.clone(),
         changes: hub.clone(),
@@ -138,8 +155,12 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         closing: closing_seen,
     });
 
-    let listener = std::net::TcpListener::bind(config.listen)
-        .with_context(|| format!("cannot listen on {} (listen): is another server running?", config.listen))?;
+    let listener = std::net::TcpListener::bind(config.listen).with_context(|| {
+        format!(
+            "cannot listen on {} (listen): is another server running?",
+            config.listen
+        )
+    })?;
     let address = listener.local_addr()?;
     let clients = serve_clients(listener, workers, config.clone(), gateway, api)?;
 
@@ -150,7 +171,10 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         .disable_signals()
         .bind(config.operator_listen)
         .with_context(|| format!("cannot listen on {} (operator_listen)", config.operator_listen))?;
-    let operator_address = *operators.addrs().first().context("the operator's port has no address")?;
+    let operator_address = *operators
+        .addrs()
+        .first()
+        .context("the operator's port has no address")?;
     let operators = operators.run();
     let servers = vec![clients.handle(), operators.handle()];
     spawn(clients);
@@ -163,7 +187,15 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         }
     });
     operator.started(stored.readiness);
-    Ok(Running { address, operator_address, hub, operator, closing, servers, arbiters })
+    Ok(Running {
+        address,
+        operator_address,
+        hub,
+        operator,
+        closing,
+        servers,
+        arbiters,
+    })
 }
 
 /// Name and version, as clients see it.
@@ -198,17 +230,19 @@ fn serve_clients(
             let app = App::new().app_data(api).configure(http::routes);
             HttpService::build()
                 .tcp_nodelay(true)
-                .upgrade(fn_service(move |(request, framed): (Request, actix_codec::Framed<TcpStream, h1::Codec>)| {
-                    let gateway = gateway.clone();
-                    let worker = WORKER.with(|cell| cell.get_or_init(|| Worker::start(gateway)).clone());
-                    let config = config.clone();
-                    async move {
-                        if let Some(worker) = worker {
-                            upgrade::accept(worker, config, request, framed).await;
+                .upgrade(fn_service(
+                    move |(request, framed): (Request, actix_codec::Framed<TcpStream, h1::Codec>)| {
+                        let gateway = gateway.clone();
+                        let worker = WORKER.with(|cell| cell.get_or_init(|| Worker::start(gateway)).clone());
+                        let config = config.clone();
+                        async move {
+                            if let Some(worker) = worker {
+                                upgrade::accept(worker, config, request, framed).await;
+                            }
+                            Ok::<_, actix_web::Error>(())
                         }
-                        Ok::<_, actix_web::Error>(())
-                    }
-                }))
+                    },
+                ))
                 .finish(map_config(app, |()| AppConfig::default()))
                 .tcp()
         })
@@ -224,9 +258,7 @@ impl Running {
         let _ = self.closing.send(true);
         self.hub.drain();
         let deadline = tokio::time::Instant::now() + DRAIN;
-        while self.hub.connections.load(Ordering::Relaxed) > 0
-            && tokio::time::Instant::now() < deadline
-        {
+        while self.hub.connections.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for server in &self.servers {
@@ -250,9 +282,18 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     let files = raise_file_limit();
     let key = Key::open_or_create(&config.data_dir)?;
     let telemetry = Telemetry::new();
-    let stored = open_store(&config, &telemetry)?;
-    actix_rt::System::new().block_on(async move {
+    let observer = Arc::new(StoreFigures(telemetry.metrics.clone()));
+    let store = embedded::open(&config.data_dir, embedded::Options::default(), observer)?;
+    let closing = store.clone();
+    let served = actix_rt::System::new().block_on(async move {
         let stop = Stop::listen()?;
+        let readiness = Arc::new(StoreReadiness(Mutex::new((Instant::now(), Ok(())))));
+        spawn(readiness.clone().watch(store.clone()));
+        let stored = Stored {
+            store: Arc::new(store.clone()),
+            accounts: Arc::new(store),
+            readiness,
+        };
         let running = start(config, stored, key, telemetry).await?;
         tracing::info!(
             address = %running.address,
@@ -265,16 +306,24 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         stop.wait().await;
         tracing::info!("stopping");
         running.stop().await;
-        tracing::info!("stopped");
-        Ok(())
-    })
+        anyhow::Ok(())
+    });
+    closing.shutdown();
+    tracing::info!("stopped");
+    served
 }
 
 /// As many files as the system lets this process have; a connection is one.
 fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
@@ -314,17 +363,59 @@ impl Stop {
     }
 }
 
-struct AlwaysReady;
-impl Readiness for AlwaysReady {
+/// How often the store is asked whether an append would succeed. Readiness is what the last answer said.
+const READINESS_EVERY: Duration = Duration::from_secs(2);
+
+/// No answer for this long is an answer, too.
+const READINESS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The last answer of the store, for those who ask whether the server is ready.
+struct StoreReadiness(Mutex<(Instant, Result<(), String>)>);
+
+impl Readiness for StoreReadiness {
     fn ready(&self) -> Result<(), String> {
-        Ok(())
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = last.0.elapsed();
+        if silent > READINESS_EVERY + READINESS_PATIENCE {
+            return Err(format!("the store has not answered for {} s", silent.as_secs()));
+        }
+        last.1.clone()
     }
 }
 
-fn open_store(_config: &Config, _telemetry: &Telemetry) -> anyhow::Result<Stored> {
-    Ok(Stored {
-        store: Arc::new(taskflow_actors::memory::MemoryStore::default()),
-        accounts: Arc::new(taskflow_actors::memory::MemoryAccounts::default()),
-        readiness: Arc::new(AlwaysReady),
-    })
+impl StoreReadiness {
+    async fn watch(self: Arc<Self>, store: Embedded) {
+        let mut tick = tokio::time::interval(READINESS_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let answer = store.check_append().await.map_err(|error| error.to_string());
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), answer);
+        }
+    }
+}
+
+/// Puts what the store does into the figures.
+struct StoreFigures(Arc<Metrics>);
+
+impl StoreObserver for StoreFigures {
+    fn fsync(&self, took: Duration) {
+        self.0.fsyncs.increment(1);
+        self.0.fsync_duration.record(took.as_secs_f64());
+    }
+    fn group(&self, appends: usize, _bytes: usize) {
+        self.0.appends.increment(appends as u64);
+    }
+    fn full(&self) {
+        self.0.store_errors.increment(1);
+    }
+    fn error(&self) {
+        self.0.store_errors.increment(1);
+    }
+    fn damage(&self) {
+        self.0.store_errors.increment(1);
+    }
+    fn bytes_free(&self, bytes: u64) {
+        self.0.store_bytes_free.set(bytes as f64);
+    }
 }

@@ -92,6 +92,8 @@ pub trait Observer: Send + Sync + 'static {
     fn feed_stopped(&self) {}
     /// A feed panicked.
     fn feed_panicked(&self) {}
+    /// An append was answered.
+    fn appended(&self, _took: Duration) {}
     /// Operations got their results.
     fn settled(&self, _results: &[OperationResult]) {}
 }
@@ -189,7 +191,9 @@ impl Table {
         let now = Instant::now();
         let mut failures = lock(&self.failures);
         failures.retain(|_, failure| now - failure.last < BACKOFF_FORGET);
-        let wait = failures.get(&feed).map_or(BACKOFF_MIN, |failure| (failure.wait * 2).min(BACKOFF_MAX));
+        let wait = failures
+            .get(&feed)
+            .map_or(BACKOFF_MIN, |failure| (failure.wait * 2).min(BACKOFF_MAX));
         failures.insert(feed, Failures { wait, last: now });
         self.shard(feed).insert(feed, Place::Resting { until: now + wait });
     }
@@ -274,7 +278,13 @@ impl Router {
             reply: ReplyTo::Waiter(sender),
         };
         self.route(user, 1, birth).map_err(|(code, _)| code)?;
-        match receiver.await.unwrap_or_default().results.pop().map(|result| result.outcome) {
+        match receiver
+            .await
+            .unwrap_or_default()
+            .results
+            .pop()
+            .map(|result| result.outcome)
+        {
             None | Some(Outcome::Accepted(_)) => Ok(()),
             Some(Outcome::Refused(error) | Outcome::Unknown(error)) => Err(error.code),
             Some(Outcome::Conflict(_)) => Err(Code::Internal),

@@ -101,7 +101,10 @@ fn with_node<F: Future<Output = ()>>(feed_idle: Duration, test: impl FnOnce(Node
         let (counts, bomb) = (Arc::new(Counts::default()), Arc::new(Bomb::default()));
         let gate = Arc::new(Semaphore::new(1_000_000));
         let ports = Ports {
-            store: Arc::new(Gated { store: Arc::default(), gate: gate.clone() }),
+            store: Arc::new(Gated {
+                store: Arc::default(),
+                gate: gate.clone(),
+            }),
             push: Arc::new(NoConnections),
             clock: bomb.clone(),
             observer: counts.clone(),
@@ -110,7 +113,13 @@ fn with_node<F: Future<Output = ()>>(feed_idle: Duration, test: impl FnOnce(Node
         };
         let arbiters = [Arbiter::new(), Arbiter::new()];
         let router = Supervisor::start(ports, arbiters.iter().map(Arbiter::handle).collect(), || 1);
-        test(Node { router, counts, bomb, gate }).await;
+        test(Node {
+            router,
+            counts,
+            bomb,
+            gate,
+        })
+        .await;
         arbiters.iter().for_each(|arbiter| drop(arbiter.stop()));
     });
 }
@@ -120,18 +129,34 @@ fn user(number: u128) -> UserId {
 }
 
 fn operation(id: u128) -> Operation {
-    let locale = SettingsFields { locale: Some("de".to_owned()), ..Default::default() };
-    Operation { id: OperationId(Uuid::from_u128(1_000_000 + id)), base: None, command: Command::SettingsPatch(locale) }
+    let locale = SettingsFields {
+        locale: Some("de".to_owned()),
+        ..Default::default()
+    };
+    Operation {
+        id: OperationId(Uuid::from_u128(1_000_000 + id)),
+        base: None,
+        command: Command::SettingsPatch(locale),
+    }
 }
 
 async fn born(node: &Node, number: u128) -> UserId {
     let user = user(number);
-    node.router.birth(user, "UTC".to_owned(), "en".to_owned()).await.expect("born");
+    node.router
+        .birth(user, "UTC".to_owned(), "en".to_owned())
+        .await
+        .expect("born");
     user
 }
 
 async fn ask(node: &Node, user: UserId, id: u128) -> Outcome {
-    node.router.ask(user, user, vec![operation(id)]).await.results.pop().expect("one answer").outcome
+    node.router
+        .ask(user, user, vec![operation(id)])
+        .await
+        .results
+        .pop()
+        .expect("one answer")
+        .outcome
 }
 
 async fn until(condition: impl Fn() -> bool) {
@@ -140,7 +165,9 @@ async fn until(condition: impl Fn() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), wait).await.expect("it came true");
+    tokio::time::timeout(Duration::from_secs(10), wait)
+        .await
+        .expect("it came true");
 }
 
 fn code(outcome: &Outcome) -> Option<Code> {
@@ -170,8 +197,14 @@ fn a_panic_restarts_one_feed_from_the_store_and_nobody_else_notices() {
                 tokio::task::yield_now().await;
             }
         };
-        let outcome = tokio::time::timeout(Duration::from_secs(10), back).await.expect("it came back");
-        assert_eq!(outcome, Outcome::Accepted(Accepted { seq: 2 }), "the answer from before the panic");
+        let outcome = tokio::time::timeout(Duration::from_secs(10), back)
+            .await
+            .expect("it came back");
+        assert_eq!(
+            outcome,
+            Outcome::Accepted(Accepted { seq: 2 }),
+            "the answer from before the panic"
+        );
         assert_eq!(ask(&node, hurt, 5).await, Outcome::Accepted(Accepted { seq: 3 }));
     });
 }
@@ -202,7 +235,10 @@ fn more_operations_than_a_feed_may_hold_are_refused_and_the_others_are_not_lost(
             node.gate.add_permits(1_000);
         };
         let (answers, ()) = futures_util::future::join(answers, open).await;
-        let refused = answers.iter().filter(|outcome| code(outcome) == Some(Code::FeedOverloaded)).count();
+        let refused = answers
+            .iter()
+            .filter(|outcome| code(outcome) == Some(Code::FeedOverloaded))
+            .count();
         let accepted = answers.iter().filter(|outcome| code(outcome).is_none()).count();
         assert_eq!((refused, accepted), (10, FEED_UNSAVED_OPERATIONS_MAX));
         // All permits came back.
@@ -214,6 +250,9 @@ fn more_operations_than_a_feed_may_hold_are_refused_and_the_others_are_not_lost(
 fn a_feed_that_was_never_born_is_not_found() {
     with_node(Duration::from_secs(60), async |node| {
         assert_eq!(code(&ask(&node, user(9), 1).await), Some(Code::FeedNotFound));
-        assert_eq!(node.router.view(user(9), |state| state.seq()).await, Err(Code::FeedNotFound));
+        assert_eq!(
+            node.router.view(user(9), |state| state.seq()).await,
+            Err(Code::FeedNotFound)
+        );
     });
 }

@@ -137,8 +137,9 @@ impl Encoding {
         }
     }
 
-    /// Reads the content of an `operations` message, for a body of a request. What is not understood comes as refusals.
-    pub fn decode_operations(self, bytes: &[u8]) -> Result<(Operations, Vec<OperationResult>), DecodeError> {
+    /// Reads the content of an `operations` message, for a body of a request. What is not understood comes as refusals,
+    /// each with its place among the operations of the document.
+    pub fn decode_operations(self, bytes: &[u8]) -> Result<(Operations, Vec<(usize, OperationResult)>), DecodeError> {
         check_size(bytes)?;
         match self.parse::<Operations>(bytes, Unknown::Refuse) {
             Ok(operations) => {
@@ -302,14 +303,17 @@ fn explain_client(document: Value, error: DecodeError) -> Result<Decoded, Decode
         Value::Object(mut map) if map.contains_key("operations") => {
             let body = map.remove("operations").unwrap_or_default();
             let (operations, refused) = each(body, error).map_err(|error| error.within("operations"))?;
-            Ok(Decoded::Partly(operations, refused))
+            Ok(Decoded::Partly(
+                operations,
+                refused.into_iter().map(|(_, refusal)| refusal).collect(),
+            ))
         }
         document => Err(typed::<ClientMessage>(document, Unknown::Refuse).err().unwrap_or(error)),
     }
 }
 
 /// Takes operations one by one, the bad ones as refusals; an error where even their frame is wrong.
-fn each(mut body: Value, error: DecodeError) -> Result<(Operations, Vec<OperationResult>), DecodeError> {
+fn each(mut body: Value, error: DecodeError) -> Result<(Operations, Vec<(usize, OperationResult)>), DecodeError> {
     // The operations apart from their frame, so that the frame is read by its type as ever.
     let operations = match body.as_object_mut().and_then(|map| map.get_mut("operations")) {
         Some(Value::Array(operations)) => std::mem::take(operations),
@@ -332,10 +336,8 @@ fn each(mut body: Value, error: DecodeError) -> Result<(Operations, Vec<Operatio
                     Some(within) => within.to_owned(),
                     None => field,
                 });
-                refused.push(OperationResult {
-                    id,
-                    outcome: Outcome::Refused(body),
-                });
+                let outcome = Outcome::Refused(body);
+                refused.push((place, OperationResult { id, outcome }));
             }
         }
     }

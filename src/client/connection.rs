@@ -62,6 +62,7 @@ pub enum Status {
 }
 
 /// What [`Client::next`] returns.
+#[allow(clippy::large_enum_variant, reason = "one at a time, moved and taken apart at once")]
 #[derive(Debug)]
 pub enum Happening {
     /// The connection stands otherwise than before.

@@ -119,3 +119,88 @@ fn pick<'a, T>(rows: &[&'a T], name_of: impl Fn(&T) -> &str, name: &str) -> Vec<
         .filter(|row| name_of(row).to_lowercase() == lower)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use taskflow_protocol::values::Status;
+
+    use super::super::samples;
+    use super::*;
+
+    fn rows() -> Rows {
+        let mut rows = samples::rows([
+            samples::task(0x0192_0000_0000_7000_8000_0000_00aa_bbcc, 7, "Buy milk"),
+            samples::task(0x0192_0000_0000_7000_8000_0000_00aa_bbdd, 8, "Buy oat milk"),
+            samples::task(0x0192_0000_0000_7000_8000_0000_1234_5678, 8, "aabbcc is a colour"),
+            samples::task(0x0192_0000_0000_7000_8000_0000_9999_9999, 9, "In a list that is gone"),
+        ]);
+        let mut done = samples::task(20, 7, "Buy bread");
+        done.status = Status::Done;
+        rows.tasks.insert(done.id, done);
+        rows
+    }
+
+    fn check(what: &str, among: Among, expected: Result<&str, &str>) {
+        let rows = rows();
+        let found = task(&rows, what, among);
+        let found = found
+            .as_ref()
+            .map(|task| task.title.as_str())
+            .map_err(|sentence| sentence.as_str());
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_title_an_id_or_a_part_of_a_title_finds_a_task() {
+        check("buy MILK", Among::Open, Ok("Buy milk"));
+        check("oat", Among::Open, Ok("Buy oat milk"));
+        check("00aabbdd", Among::Open, Ok("Buy oat milk"));
+        check("bbdd", Among::Open, Ok("Buy oat milk"));
+        check("01920000-0000-7000-8000-000000aabbcc", Among::Open, Ok("Buy milk"));
+        check("bread", Among::Closed, Ok("Buy bread"));
+    }
+
+    #[test]
+    fn an_id_comes_before_a_part_of_a_title_and_a_title_before_an_id() {
+        check("aabbcc", Among::Open, Ok("Buy milk"));
+        check("aabbcc is a colour", Among::Open, Ok("aabbcc is a colour"));
+    }
+
+    #[test]
+    fn what_is_not_shown_is_not_found() {
+        let none = |what: &str| format!("There is no open task \"{what}\". Use `taskflow list` to see them.");
+        check("In a list", Among::Open, Err(&none("In a list")));
+        check("bread", Among::Open, Err(&none("bread")));
+        check("", Among::Open, Err(&none("")));
+    }
+
+    #[test]
+    fn what_means_several_names_them() {
+        check(
+            "milk",
+            Among::Open,
+            Err(
+                "\"milk\" means 2 tasks; name one by its id:\n  00aabbcc  Buy milk (Inbox)\n  00aabbdd  Buy oat milk (Work)",
+            ),
+        );
+        // The beginning of ids made at the same time.
+        assert!(task(&rows(), "01920000", Among::Open).is_err_and(|sentence| sentence.contains("means 3 tasks")));
+    }
+
+    #[test]
+    fn a_list_is_found_in_any_case_unless_that_leaves_several() {
+        let mut rows = rows();
+        assert_eq!(list(&rows, "work").map(|list| list.id), Ok(samples::list_id(8)));
+        let other = samples::list(9, "WORK");
+        rows.lists.insert(other.id, other);
+        assert_eq!(list(&rows, "WORK").map(|list| list.id), Ok(samples::list_id(9)));
+        assert_eq!(
+            list(&rows, "work").map(|list| list.id),
+            Err("There are several lists \"work\"; rename one of them.".to_owned())
+        );
+        assert_eq!(
+            list(&rows, "Home").map(|list| list.id),
+            Err("There is no list \"Home\". Use `taskflow lists` to see them.".to_owned())
+        );
+    }
+}

@@ -23,6 +23,8 @@ pub mod find;
 pub mod import;
 pub mod profile;
 pub mod replica;
+#[cfg(test)]
+mod samples;
 pub mod text;
 mod watch;
 

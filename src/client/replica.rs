@@ -287,15 +287,15 @@ impl Replica {
             let old = now.saturating_sub(pending.made_at) >= OPERATION_IDS_KEPT_MS;
             (pending.sent && old && pending.repeat == Repeat::Ask).then_some(Parked::TooOld)
         });
-        let mut in_flight = self.pending.iter().filter(|pending| pending.in_flight).count();
+        let in_flight = self.pending.iter().filter(|pending| pending.in_flight).count();
+        let room = in_flight_max.saturating_sub(in_flight);
         for pending in self.pending.iter_mut().filter(|pending| !pending.in_flight) {
             // A later one must not overtake one that waits: it may build on it.
-            if in_flight == in_flight_max || pending.not_before > now || !fits(&pending.operation) {
+            if operations.len() == room || pending.not_before > now || !fits(&pending.operation) {
                 break;
             }
             pending.in_flight = true;
             pending.sent = true;
-            in_flight += 1;
             operations.push(pending.operation.clone());
         }
         (operations, events)
@@ -386,7 +386,7 @@ impl Replica {
     fn retire_made(&mut self, events: &mut Vec<Event>) {
         let (rows, seq) = (&self.rows, self.position.as_ref().map_or(0, |position| position.seq));
         self.pending.retain(|pending| {
-            let done = pending.sent && !pending.in_flight && makes_only(&pending.operation.command, rows);
+            let done = pending.sent && makes_only(&pending.operation.command, rows);
             if done {
                 events.push(Event::Retired(pending.operation.id, seq));
             }

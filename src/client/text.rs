@@ -277,3 +277,78 @@ pub fn command_line(rows: &Rows, command: &Command) -> String {
         _ => "change something".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use taskflow_protocol::values::Due;
+
+    use super::super::samples;
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        assert_eq!(
+            printable("a\u{1b}[2Jb\nc\u{9b}d\u{202e}e"),
+            "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d\u{fffd}e"
+        );
+        assert_eq!(printable("Grüße, 世界 👋"), "Grüße, 世界 👋");
+    }
+
+    #[test]
+    fn the_overview_groups_by_list_and_leaves_closed_and_empty_out() {
+        let mut milk = samples::task(0x11, 7, "Buy milk");
+        milk.due = Some(Due::AllDay("2026-12-01".to_owned()));
+        milk.priority = Priority::High;
+        milk.labels = vec![taskflow_protocol::LabelId(uuid::Uuid::from_u128(5))];
+        let mut part = samples::task(0x12, 7, "The blue one");
+        part.parent = Some(milk.id);
+        part.notes = "x".to_owned();
+        let mut done = samples::task(0x13, 8, "Report");
+        done.status = Status::Done;
+        let mut rows = samples::rows([milk, part, done]);
+        let label = samples::label(5, "home");
+        rows.labels.insert(label.id, label);
+        let open = [
+            "Inbox",
+            "00000011  [ ] Buy milk  (due 2026-12-01, high, @home)",
+            "00000012    [ ] The blue one  (notes)",
+        ];
+        assert_eq!(overview(&rows, false), open);
+        let mut all = open.map(str::to_owned).to_vec();
+        all.extend([String::new(), "Work".to_owned(), "00000013  [x] Report".to_owned()]);
+        assert_eq!(overview(&rows, true), all);
+    }
+
+    #[test]
+    fn each_kind_of_change_has_its_words() {
+        let rows = samples::rows([]);
+        let before = samples::task(1, 7, "Buy milk");
+        let check = |change: &dyn Fn(&mut Task), expected: &[&str]| {
+            let mut after = before.clone();
+            change(&mut after);
+            assert_eq!(task_lines(&rows, Some(&before), &after), expected);
+        };
+        check(&|task| task.status = Status::Done, &["done       Buy milk"]);
+        check(&|task| task.status = Status::Doing, &["begun      Buy milk"]);
+        check(&|task| task.status = Status::Cancelled, &["cancelled  Buy milk"]);
+        check(&|task| task.deleted_at = Some(1), &["deleted    Buy milk"]);
+        check(
+            &|task| task.title = "Buy oat milk".to_owned(),
+            &["renamed    Buy milk to Buy oat milk"],
+        );
+        check(
+            &|task| task.list = samples::list_id(8),
+            &["moved      Buy milk from Inbox to Work"],
+        );
+        check(&|task| task.rank = "a".to_owned(), &["moved      Buy milk in Inbox"]);
+        check(
+            &|task| {
+                task.due = Some(Due::Floating("2026-12-01T15:30:00".to_owned()));
+                task.priority = Priority::Low;
+            },
+            &["changed    Buy milk: priority low, due 2026-12-01 15:30"],
+        );
+        check(&|task| task.version = 2, &["changed    Buy milk"]);
+        assert_eq!(task_lines(&rows, None, &before), ["added      Buy milk in Inbox"]);
+    }
+}

@@ -118,8 +118,8 @@ fn settled_line(client: &Client, event: &Event) -> Option<String> {
 
 fn status_line(status: &Status) -> String {
     match status {
-        Status::Connecting => "connecting".to_owned(),
-        Status::CatchingUp(seq, head) => format!("catching up: entry {seq} of {head}"),
+        Status::Connecting => "not live: connecting".to_owned(),
+        Status::CatchingUp(seq, head) => format!("not live: catching up, entry {seq} of {head}"),
         Status::Live => "live".to_owned(),
         Status::Waiting(until, why) => {
             let left = until.saturating_duration_since(Instant::now());

@@ -7,8 +7,7 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use taskflow_actors::domain::{Entry, State};
 use taskflow_actors::supervisor::Settled;
-use taskflow_protocol::limits::OPERATIONS_A_MESSAGE_MAX;
-use taskflow_protocol::message::{Accepted, Command, Operation, OperationResult, Operations, Outcome, Results};
+use taskflow_protocol::message::{Accepted, Command, Operation, OperationResult, Outcome, Results};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, OperationId, UserId};
 
@@ -24,19 +23,19 @@ pub async fn submit(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
     let caller = request::caller(&api, &http).await?;
     let encoding = request::encoding(&http)?;
     let bytes = request::body(&http, payload).await?;
-    let body: Operations = request::decode(encoding, &bytes)?;
+    // One bad operation does not take its neighbours with it, as on the socket.
+    let (body, refused) = encoding.decode_operations(&bytes)?;
     if body.feed.is_some_and(|feed| feed != caller.user) {
         return Err(Problem::new(Code::FeedNotFound).field("feed"));
     }
-    if body.operations.len() > OPERATIONS_A_MESSAGE_MAX {
-        return Err(Problem::new(Code::TooManyOperations).field("operations"));
+    let mut results = match body.operations.is_empty() {
+        true => Vec::new(),
+        false => submit_all(&api, caller.user, body.operations).await?.results,
+    };
+    // In the order of the operations: the places are ascending, so each one is right when it is filled.
+    for (place, refusal) in refused {
+        results.insert(place.min(results.len()), refusal);
     }
-    if body.operations.is_empty() {
-        return Err(Problem::new(Code::InvalidField)
-            .field("operations")
-            .because("there is none"));
-    }
-    let results = submit_all(&api, caller.user, body.operations).await?.results;
     let content_type = match encoding {
         Encoding::Json => "application/json",
         Encoding::MsgPack => "application/msgpack",

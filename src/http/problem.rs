@@ -128,7 +128,9 @@ impl From<ErrorBody> for Problem {
 
 impl From<taskflow_protocol::DecodeError> for Problem {
     fn from(error: taskflow_protocol::DecodeError) -> Self {
-        Self::new(error.code).because(error.detail)
+        let mut problem = Self::new(error.code).because(error.detail);
+        problem.0.field = error.field;
+        problem
     }
 }
 

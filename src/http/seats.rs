@@ -1,4 +1,4 @@
-//! How many event streams and long-polls a user has open.
+//! How many connections a user has: event streams, long-polls and WebSockets.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,22 +9,24 @@ use taskflow_protocol::{Code, UserId};
 use crate::config::Config;
 use crate::telemetry::Metrics;
 
-/// Counts the requests that stay open.
+/// Counts what stays open.
 pub struct Seats {
     users: Mutex<HashMap<UserId, usize>>,
     total: AtomicUsize,
-    /// Connections that are not counted here, but share the limit: the WebSockets.
+    /// Connections that are not in the total here, but share its limit: the WebSockets.
     others: Box<dyn Fn() -> usize + Send + Sync>,
     metrics: Arc<Metrics>,
     user_max: usize,
     total_max: usize,
 }
 
-/// One open request; given back when dropped.
+/// One open request or WebSocket; given back when dropped.
 #[derive(Debug)]
 pub struct Seat {
     seats: Arc<Seats>,
     user: UserId,
+    /// Counted in the total and the metric, too. WebSockets are counted there from their handshake on.
+    is_request: bool,
 }
 
 impl std::fmt::Debug for Seats {
@@ -53,10 +55,19 @@ impl Seats {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// A seat for one more.
+    /// A seat for one more request.
     pub fn take(self: &Arc<Self>, user: UserId) -> Result<Seat, Code> {
+        self.seat(user, true)
+    }
+
+    /// A seat for one more WebSocket.
+    pub fn take_for_socket(self: &Arc<Self>, user: UserId) -> Result<Seat, Code> {
+        self.seat(user, false)
+    }
+
+    fn seat(self: &Arc<Self>, user: UserId, is_request: bool) -> Result<Seat, Code> {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.total.load(Ordering::Relaxed) + (self.others)() >= self.total_max {
+        if is_request && self.total.load(Ordering::Relaxed) + (self.others)() >= self.total_max {
             return Err(Code::ServerBusy);
         }
         let count = users.entry(user).or_insert(0);
@@ -64,11 +75,14 @@ impl Seats {
             return Err(Code::TooManyConnections);
         }
         *count += 1;
-        self.total.fetch_add(1, Ordering::Relaxed);
-        self.metrics.connections.increment(1.0);
+        if is_request {
+            self.total.fetch_add(1, Ordering::Relaxed);
+            self.metrics.connections.increment(1.0);
+        }
         Ok(Seat {
             seats: Arc::clone(self),
             user,
+            is_request,
         })
     }
 }
@@ -82,8 +96,10 @@ impl Drop for Seat {
                 users.remove(&self.user);
             }
         }
-        self.seats.total.fetch_sub(1, Ordering::Relaxed);
-        self.seats.metrics.connections.decrement(1.0);
+        if self.is_request {
+            self.seats.total.fetch_sub(1, Ordering::Relaxed);
+            self.seats.metrics.connections.decrement(1.0);
+        }
     }
 }
 
@@ -108,6 +124,11 @@ mod tests {
         assert_eq!(seats.take(one).err(), Some(Code::TooManyConnections));
         let _third = seats.take(two).expect("free");
         assert_eq!(seats.take(two).err(), Some(Code::ServerBusy));
+        assert!(
+            seats.take_for_socket(two).is_ok(),
+            "its place in the total was taken at the handshake"
+        );
+        assert_eq!(seats.take_for_socket(one).err(), Some(Code::TooManyConnections));
         drop(first);
         assert!(seats.take(two).is_ok());
         assert!(seats.take(one).is_ok());

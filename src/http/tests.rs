@@ -446,7 +446,7 @@ async fn operations_are_judged_each_on_its_own_in_both_encodings() {
 }
 
 #[actix_web::test]
-async fn bad_operations_are_refused_whole() {
+async fn bad_requests_for_operations_are_refused_and_a_bad_operation_alone() {
     let bench = ApiBench::new(Config::default());
     let client = client!(bench);
     let send = async |body: Value| client.post("/api/v1/operations", body).await;
@@ -461,9 +461,18 @@ async fn bad_operations_are_refused_whole() {
         .problem(Code::TooManyOperations);
     let foreign = json!({ "feed": uuid(1), "operations": [complete(1)] });
     assert_eq!(send(foreign).await.problem(Code::FeedNotFound)["field"], "feed");
-    send(json!({ "operations": [{ "id": uuid(1), "command": { "task_explode": {} } }] }))
-        .await
-        .problem(Code::InvalidField);
+    let mixed = json!({ "operations": [{ "id": uuid(1), "command": { "task_explode": {} } }, complete(2)] });
+    let answered = send(mixed).await;
+    assert_eq!(answered.status, 200);
+    let codes: Vec<_> = answered.json()["results"]
+        .as_array()
+        .expect("results")
+        .iter()
+        .map(|result| (result["id"].clone(), result["outcome"]["refused"]["name"].clone()))
+        .collect();
+    assert_eq!(codes.len(), 2);
+    assert!(codes.contains(&(json!(uuid(1)), json!("invalid_field"))), "{codes:?}");
+    assert!(codes.contains(&(json!(uuid(2)), json!("row_not_found"))), "{codes:?}");
     send(json!({ "operations": [{ "id": "x", "command": {} }] }))
         .await
         .problem(Code::InvalidField);
@@ -853,8 +862,8 @@ async fn a_closed_server_takes_no_new_accounts() {
     let problem = client
         .post("/api/v1/auth/register", credentials)
         .await
-        .problem(Code::NotFound);
-    assert_eq!(problem["detail"], "this server takes no new accounts");
+        .problem(Code::RegistrationClosed);
+    assert_eq!(problem["status"], 403);
 }
 
 #[actix_web::test]

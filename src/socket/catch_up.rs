@@ -52,7 +52,9 @@ fn finish(connection: &Connection, worker: &Worker, feed: UserId, outcome: Resul
 }
 
 async fn from_cursor(connection: &Connection, worker: &Worker, feed: UserId) -> Result<(), End> {
-    let cursor = connection.with_followed(feed, |followed| followed.cursor.take()).ok_or(End::Gone)?;
+    let cursor = connection
+        .with_followed(feed, |followed| followed.cursor.take())
+        .ok_or(End::Gone)?;
     let cursor = match cursor {
         Some(text) => Some(Cursor::parse(&text).ok_or(End::Failed(Code::CursorInvalid))?),
         None => None,
@@ -71,7 +73,12 @@ async fn from_cursor(connection: &Connection, worker: &Worker, feed: UserId) -> 
         Decision::Reset(reason) => return reset(connection, worker, feed, reason).await,
         Decision::UpToDate | Decision::Entries(_) => {
             worker.gateway.metrics.catch_ups.increment(1);
-            let following = Following { feed, mode, reason: None, head };
+            let following = Following {
+                feed,
+                mode,
+                reason: None,
+                head,
+            };
             connection.say(worker, &ServerMessage::Following(following));
             set_position(connection, feed, page.head, cursor.seq)?;
             send_page(connection, worker, feed, &page).await?;
@@ -88,11 +95,23 @@ async fn reset(connection: &Connection, worker: &Worker, feed: UserId, reason: R
     // A snapshot holds a feed in memory: the others wait here, in order, with nothing but their place.
     let _permit = gateway.snapshots.acquire().await.map_err(|_| End::Gone)?;
     let ids_since = i64::MAX;
-    let mut loaded = gateway.store.load(feed, ids_since).await.map_err(|error| failed(&error))?;
+    let mut loaded = gateway
+        .store
+        .load(feed, ids_since)
+        .await
+        .map_err(|error| failed(&error))?;
     if loaded.is_none() && feed == connection.user() {
         // A user whose registration was cut short, or one that an operator made a token for, gets the feed now.
-        gateway.router.birth(feed, "UTC".to_owned(), "en".to_owned()).await.map_err(End::Failed)?;
-        loaded = gateway.store.load(feed, ids_since).await.map_err(|error| failed(&error))?;
+        gateway
+            .router
+            .birth(feed, "UTC".to_owned(), "en".to_owned())
+            .await
+            .map_err(End::Failed)?;
+        loaded = gateway
+            .store
+            .load(feed, ids_since)
+            .await
+            .map_err(|error| failed(&error))?;
     }
     let loaded = loaded.ok_or(End::Failed(Code::FeedNotFound))?;
     let report = |problem: String| tracing::error!(user.id = %feed, problem, "stored feed needs attention");
@@ -102,7 +121,12 @@ async fn reset(connection: &Connection, worker: &Worker, feed: UserId, reason: R
     })?;
     let head = loaded.head;
     drop(loaded);
-    let following = Following { feed, mode: FollowMode::Reset, reason: Some(reason), head: head.seq };
+    let following = Following {
+        feed,
+        mode: FollowMode::Reset,
+        reason: Some(reason),
+        head: head.seq,
+    };
     connection.say(worker, &ServerMessage::Following(following));
     for piece in snapshot::pieces(&rebuilt.state, head) {
         if !connection.say_with_room(worker, &ServerMessage::Snapshot(piece)).await {
@@ -121,12 +145,20 @@ async fn read_to_the_end(connection: &Connection, worker: &Worker, feed: UserId)
             followed.live = followed.position >= followed.published;
             (!followed.live).then_some(followed.position)
         });
-        let Some(position) = position.ok_or(End::Gone)? else { return Ok(()) };
-        let page = read(worker, feed, position).await?.ok_or(End::Failed(Code::FeedNotFound))?;
-        let epoch = connection.with_followed(feed, |followed| followed.epoch).ok_or(End::Gone)?;
+        let Some(position) = position.ok_or(End::Gone)? else {
+            return Ok(());
+        };
+        let page = read(worker, feed, position)
+            .await?
+            .ok_or(End::Failed(Code::FeedNotFound))?;
+        let epoch = connection
+            .with_followed(feed, |followed| followed.epoch)
+            .ok_or(End::Gone)?;
         let cursor = Cursor { epoch, seq: position };
         if let Decision::Reset(reason) = follow::decide(Some(cursor), &page.head) {
-            connection.with_followed(feed, |followed| followed.published = 0).ok_or(End::Gone)?;
+            connection
+                .with_followed(feed, |followed| followed.published = 0)
+                .ok_or(End::Gone)?;
             return Box::pin(reset(connection, worker, feed, reason)).await;
         }
         send_page(connection, worker, feed, &page).await?;
@@ -134,7 +166,12 @@ async fn read_to_the_end(connection: &Connection, worker: &Worker, feed: UserId)
 }
 
 async fn read(worker: &Worker, feed: UserId, after: Seq) -> Result<Option<LogPage>, End> {
-    worker.gateway.store.read_log(feed, after, CATCH_UP_BYTES).await.map_err(|error| failed(&error))
+    worker
+        .gateway
+        .store
+        .read_log(feed, after, CATCH_UP_BYTES)
+        .await
+        .map_err(|error| failed(&error))
 }
 
 fn failed(error: &ReadError) -> End {
@@ -156,15 +193,23 @@ fn set_position(connection: &Connection, feed: UserId, head: Head, position: Seq
 /// Sends the entries of a page after the connection's position, in frames of moderate size, and moves it. Nobody is sent
 /// past a hole or an entry that does not decode.
 async fn send_page(connection: &Connection, worker: &Worker, feed: UserId, page: &LogPage) -> Result<(), End> {
-    let position = connection.with_followed(feed, |followed| followed.position).ok_or(End::Gone)?;
+    let position = connection
+        .with_followed(feed, |followed| followed.position)
+        .ok_or(End::Gone)?;
     let entries = entries_after(feed, page, position).map_err(|problem| {
         tracing::error!(user.id = %feed, problem, "stored feed needs attention");
         End::Failed(Code::FeedDamaged)
     })?;
-    if entries.is_empty() {
-        // The log ends where the follower is; what was published above it was read already.
-        connection.with_followed(feed, |followed| followed.published = followed.position).ok_or(End::Gone)?;
-    }
+    let published = connection.with_followed(feed, |followed| {
+        followed.published = if entries.is_empty() {
+            // The log ends where the follower is; what was published above it was read already.
+            followed.position
+        } else {
+            // A page holds only so many bytes: up to the head there may be more, whether or not it is published now.
+            followed.published.max(page.head.seq)
+        };
+    });
+    published.ok_or(End::Gone)?;
     let mut rest = entries.as_slice();
     while !rest.is_empty() {
         let mut bytes = 0;
@@ -176,13 +221,19 @@ async fn send_page(connection: &Connection, worker: &Worker, feed: UserId, page:
         let (now, later) = rest.split_at(count);
         rest = later;
         let last = now[count - 1].seq;
-        let cursor = Cursor { epoch: page.head.epoch, seq: last }.text();
+        let cursor = Cursor {
+            epoch: page.head.epoch,
+            seq: last,
+        }
+        .text();
         let entries = now.iter().map(Entry::wire).collect();
         let message = ServerMessage::Entries(Entries { feed, entries, cursor });
         if !connection.say_with_room(worker, &message).await {
             return Err(End::Gone);
         }
-        connection.with_followed(feed, |followed| followed.position = last).ok_or(End::Gone)?;
+        connection
+            .with_followed(feed, |followed| followed.position = last)
+            .ok_or(End::Gone)?;
     }
     Ok(())
 }

@@ -19,8 +19,8 @@ use taskflow_protocol::limits::{
     CLIENT_NAME_BYTES_MAX, FOLLOWS_A_CONNECTION_MAX, HELLO_TIMEOUT_MS, MESSAGE_BYTES_MAX, OPERATIONS_A_MESSAGE_MAX,
 };
 use taskflow_protocol::message::{
-    ClientMessage, ErrorBody, Follow, Hello, OperationResult, Operations, ProtocolRange, Reconnect, Refreshed, ServerMessage, Unfollow,
-    Unfollowed, Welcome,
+    ClientMessage, ErrorBody, Follow, Hello, OperationResult, Operations, ProtocolRange, Reconnect, Refreshed,
+    ServerMessage, Unfollow, Unfollowed, Welcome,
 };
 use taskflow_protocol::values::{Seq, UnixMs};
 use taskflow_protocol::{Code, Encoding, PROTOCOL_MAX, PROTOCOL_MIN, UserId};
@@ -32,6 +32,7 @@ use super::hub::{Delivery, results_frame};
 use super::outbound::{Full, Outbound};
 use super::worker::Worker;
 use crate::auth::Claims;
+use crate::http::seats::Seat;
 use crate::telemetry::metrics::Eviction;
 
 /// Messages handled in one turn of a connection, so that a flooding client leaves its neighbours their turns.
@@ -100,8 +101,8 @@ struct State {
     user: UserId,
     sign_in: Uuid,
     expires_at: UnixMs,
-    /// The session counts this connection.
-    joined: bool,
+    /// The session knows this connection, and it counts among its user's.
+    seat: Option<Seat>,
     /// Whole messages may be among the bytes that the decoder keeps: they came while the token was checked.
     held: bool,
     follows: Vec<Followed>,
@@ -125,7 +126,10 @@ impl Connection {
             encoding,
             last_read: Cell::new(now_s),
             state: RefCell::new(State {
-                phase: Phase::Hello { token, until_s: now_s + HELLO_TIMEOUT_S },
+                phase: Phase::Hello {
+                    token,
+                    until_s: now_s + HELLO_TIMEOUT_S,
+                },
                 decoder,
                 outbound: Outbound::default(),
                 task: None,
@@ -133,7 +137,7 @@ impl Connection {
                 user: UserId(Uuid::nil()),
                 sign_in: Uuid::nil(),
                 expires_at: 0,
-                joined: false,
+                seat: None,
                 held: !early.is_empty(),
                 follows: Vec::new(),
             }),
@@ -151,7 +155,6 @@ impl Connection {
     pub fn outbound_bytes(&self) -> usize {
         self.state.borrow().outbound.bytes()
     }
-
 
     // ---------------------------------------------------------------------------------------------------- the way out
 
@@ -177,7 +180,9 @@ impl Connection {
         if matches!(state.phase, Phase::Closing(_) | Phase::Dead) {
             return;
         }
-        let sent = state.outbound.send(&self.stream, frame, worker.gateway.outbound_bytes_max);
+        let sent = state
+            .outbound
+            .send(&self.stream, frame, worker.gateway.outbound_bytes_max);
         self.after_send(worker, state, sent);
     }
 
@@ -231,11 +236,18 @@ impl Connection {
         // What does not close by itself (a store that did not answer for a token) closes as a failure of the server.
         let number = code.close_code().or(Code::Internal.close_code()).unwrap_or(1011);
         let mut words = Vec::new();
-        if matches!(code, Code::FramingError | Code::InvalidUtf8 | Code::WrongEncoding | Code::TooLarge) {
+        if matches!(
+            code,
+            Code::FramingError | Code::InvalidUtf8 | Code::WrongEncoding | Code::TooLarge
+        ) {
             // The peer speaks another language: the close code is all that it is sure to understand.
         } else if let (taskflow_protocol::Action::Reconnect, Some(after_ms)) = (code.action(), code.retry_after_ms()) {
             let window_ms = worker.gateway.reconnect_window_ms;
-            words.push(ServerMessage::Reconnect(Reconnect { after_ms, window_ms, code }));
+            words.push(ServerMessage::Reconnect(Reconnect {
+                after_ms,
+                window_ms,
+                code,
+            }));
         } else {
             words.push(ServerMessage::Error(ErrorBody::new(code)));
         }
@@ -303,7 +315,9 @@ impl Connection {
         {
             let mut state = self.state();
             let feed = delivery.publication.feed;
-            let Some(followed) = state.follows.iter_mut().find(|followed| followed.feed == feed) else { return false };
+            let Some(followed) = state.follows.iter_mut().find(|followed| followed.feed == feed) else {
+                return false;
+            };
             if !followed.live {
                 followed.published = followed.published.max(last);
                 return false;
@@ -329,13 +343,22 @@ impl Connection {
 
     /// Changes how a feed is followed; `None` if it is followed no more.
     pub fn with_followed<T>(&self, feed: UserId, change: impl FnOnce(&mut Followed) -> T) -> Option<T> {
-        self.state().follows.iter_mut().find(|followed| followed.feed == feed).map(change)
+        self.state()
+            .follows
+            .iter_mut()
+            .find(|followed| followed.feed == feed)
+            .map(change)
     }
 
     /// The feeds that are live, to be read again after a loss.
     pub fn live_feeds(&self) -> Vec<UserId> {
         let state = self.state();
-        state.follows.iter().filter(|followed| followed.live).map(|followed| followed.feed).collect()
+        state
+            .follows
+            .iter()
+            .filter(|followed| followed.live)
+            .map(|followed| followed.feed)
+            .collect()
     }
 
     pub fn stop_following(&self, worker: &Worker, feed: UserId) -> bool {
@@ -402,7 +425,11 @@ impl Connection {
         if min > max || max < PROTOCOL_MIN || min > PROTOCOL_MAX {
             return self.close(worker, Code::VersionUnsupported);
         }
-        if hello.client.as_ref().is_some_and(|client| client.len() > CLIENT_NAME_BYTES_MAX) {
+        if hello
+            .client
+            .as_ref()
+            .is_some_and(|client| client.len() > CLIENT_NAME_BYTES_MAX)
+        {
             self.error(worker, ErrorBody::new(Code::ValueTooLong).field("client"));
             return self.close(worker, Code::HelloExpected);
         }
@@ -411,7 +438,12 @@ impl Connection {
             return self.close(worker, Code::HelloExpected);
         }
         let mut state = self.state();
-        let Phase::Hello { token: from_handshake, .. } = &mut state.phase else { return };
+        let Phase::Hello {
+            token: from_handshake, ..
+        } = &mut state.phase
+        else {
+            return;
+        };
         let Some(token) = hello.token.take().or(from_handshake.take()) else {
             drop(state);
             return self.close(worker, Code::TokenMissing);
@@ -431,10 +463,16 @@ impl Connection {
         if !matches!(state.phase, Phase::Joining(_)) {
             return;
         }
+        match worker.gateway.seats.take_for_socket(claims.user) {
+            Ok(seat) => state.seat = Some(seat),
+            Err(code) => {
+                drop(state);
+                return self.close(worker, code);
+            }
+        }
         state.user = claims.user;
         state.sign_in = claims.sign_in;
         state.expires_at = claims.expires_at;
-        state.joined = true;
         drop(state);
         worker.gateway.sessions.join(claims.user, self.id, claims.sign_in);
     }
@@ -450,10 +488,15 @@ impl Connection {
             drop(state);
             return self.close(worker, Code::SignedOut);
         }
-        let Phase::Joining(hello) = std::mem::replace(&mut state.phase, Phase::Open) else { return };
+        let Phase::Joining(hello) = std::mem::replace(&mut state.phase, Phase::Open) else {
+            return;
+        };
         let welcome = Welcome {
             build: worker.gateway.build.clone(),
-            protocol: ProtocolRange { min: PROTOCOL_MIN, max: PROTOCOL_MAX },
+            protocol: ProtocolRange {
+                min: PROTOCOL_MIN,
+                max: PROTOCOL_MAX,
+            },
             version: hello.protocol.max.min(PROTOCOL_MAX),
             user: state.user,
             time: worker.gateway.clock.now_ms(),
@@ -478,13 +521,21 @@ impl Connection {
             return self.error(worker, ErrorBody::new(Code::TooManyOperations).feed(feed));
         }
         if operations.is_empty() {
-            return self.error(worker, ErrorBody::new(Code::InvalidField).field("operations.operations"));
+            return self.error(
+                worker,
+                ErrorBody::new(Code::InvalidField).field("operations.operations"),
+            );
         }
         if feed != user {
             return self.error(worker, ErrorBody::new(Code::FeedNotFound).feed(feed));
         }
         let reply = ReplyTo::Connection(self.id);
-        let submission = Submission { feed, author: user, operations, reply };
+        let submission = Submission {
+            feed,
+            author: user,
+            operations,
+            reply,
+        };
         worker.gateway.router.submit(submission, &*worker.gateway.hub);
     }
 
@@ -493,7 +544,11 @@ impl Connection {
         let feed = follow.feed.unwrap_or(state.user);
         let refused = if follow.lists.is_some() {
             // The shape is there for shared lists; until a list can be shared there is nothing to filter.
-            Some(ErrorBody::new(Code::InvalidField).field("follow.lists").because("Single lists cannot be followed yet"))
+            Some(
+                ErrorBody::new(Code::InvalidField)
+                    .field("follow.lists")
+                    .because("Single lists cannot be followed yet"),
+            )
         } else if state.follows.iter().any(|followed| followed.feed == feed) {
             Some(ErrorBody::new(Code::AlreadyFollowing))
         } else if state.follows.len() >= FOLLOWS_A_CONNECTION_MAX {
@@ -508,7 +563,14 @@ impl Connection {
         let (epoch, position) = (Epoch(0), 0);
         state.follows.reserve_exact(1);
         let cursor = follow.cursor.map(String::into_boxed_str);
-        state.follows.push(Followed { feed, epoch, position, published: 0, live: false, cursor });
+        state.follows.push(Followed {
+            feed,
+            epoch,
+            position,
+            published: 0,
+            live: false,
+            cursor,
+        });
         let user = state.user;
         drop(state);
         worker.gateway.sessions.tell(user, Event::Follow(self.id, feed));
@@ -534,8 +596,16 @@ impl Connection {
         state.expires_at = claims.expires_at;
         state.sign_in = claims.sign_in;
         drop(state);
-        worker.gateway.sessions.tell(claims.user, Event::Renew(self.id, claims.sign_in));
-        self.say(worker, &ServerMessage::Refreshed(Refreshed { token_expires_at: claims.expires_at }));
+        worker
+            .gateway
+            .sessions
+            .tell(claims.user, Event::Renew(self.id, claims.sign_in));
+        self.say(
+            worker,
+            &ServerMessage::Refreshed(Refreshed {
+                token_expires_at: claims.expires_at,
+            }),
+        );
     }
 
     // ------------------------------------------------------------------------------------------------------ the wheel
@@ -544,11 +614,16 @@ impl Connection {
     pub fn heartbeat(&self, worker: &Worker, beats: &[Bytes; 2]) {
         let silent_s = worker.now_s().saturating_sub(self.last_read.get());
         let state = self.state.borrow();
-        let expired = state.joined && worker.gateway.clock.now_ms() >= state.expires_at;
+        let expired = state.seat.is_some() && worker.gateway.clock.now_ms() >= state.expires_at;
         let open = matches!(state.phase, Phase::Open);
         drop(state);
         if silent_s > worker.gateway.heartbeat_timeout_s {
-            worker.gateway.metrics.evictions.of(Eviction::HeartbeatMissed).increment(1);
+            worker
+                .gateway
+                .metrics
+                .evictions
+                .of(Eviction::HeartbeatMissed)
+                .increment(1);
             self.close(worker, Code::HeartbeatMissed);
         } else if expired {
             worker.gateway.metrics.evictions.of(Eviction::SignedOut).increment(1);
@@ -583,16 +658,16 @@ impl Connection {
     /// Runs the connection until it ends, then takes it out of everything it was in.
     pub async fn run(self: Rc<Self>, worker: Rc<Worker>) {
         poll_fn(|context| self.poll(&worker, context)).await;
-        let (user, joined, follows) = {
+        let (user, seat, follows) = {
             let mut state = self.state();
             state.phase = Phase::Dead;
             wake(&state.drained);
-            (state.user, state.joined, std::mem::take(&mut state.follows))
+            (state.user, state.seat.take(), std::mem::take(&mut state.follows))
         };
         for followed in follows {
             worker.unfollow(followed.feed, self.id.slot);
         }
-        if joined {
+        if seat.is_some() {
             worker.gateway.sessions.leave(user, self.id);
         }
         worker.remove(self.id);
@@ -666,7 +741,9 @@ impl Connection {
     fn take_bytes(self: &Rc<Self>, worker: &Rc<Worker>, bytes: &mut BytesMut, taken: &mut usize) -> bool {
         // Out of its place while it works: handling a message may borrow the rest of the state.
         let mut decoder = std::mem::replace(&mut self.state().decoder, Decoder::new(self.encoding));
-        let ended = decoder.feed(bytes, |decoder, bytes| self.take_each(worker, decoder, bytes, taken)).is_err();
+        let ended = decoder
+            .feed(bytes, |decoder, bytes| self.take_each(worker, decoder, bytes, taken))
+            .is_err();
         self.state().decoder = decoder;
         ended
     }

@@ -49,7 +49,10 @@ pub struct Decoder {
 impl Decoder {
     /// For a connection that agreed on this encoding.
     pub fn new(encoding: Encoding) -> Self {
-        Self { encoding, partial: None }
+        Self {
+            encoding,
+            partial: None,
+        }
     }
 
     /// Takes bytes that were just read; `each` gets what they say, and says whether to go on. Leaves nothing in `read`:
@@ -59,7 +62,11 @@ impl Decoder {
         read: &mut BytesMut,
         mut each: impl FnMut(&mut Self, &mut BytesMut) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut kept = self.partial.as_mut().map(|partial| std::mem::take(&mut partial.bytes)).unwrap_or_default();
+        let mut kept = self
+            .partial
+            .as_mut()
+            .map(|partial| std::mem::take(&mut partial.bytes))
+            .unwrap_or_default();
         let result = if kept.is_empty() {
             let result = each(self, read);
             if !read.is_empty() {
@@ -91,7 +98,9 @@ impl Decoder {
                 return Ok(None);
             }
             let parsed = Parser::parse(bytes, true, FRAME_BYTES_MAX).map_err(|_| Code::FramingError)?;
-            let Some((finished, opcode, payload)) = parsed else { return Ok(None) };
+            let Some((finished, opcode, payload)) = parsed else {
+                return Ok(None);
+            };
             let payload = payload.unwrap_or_default();
             match opcode {
                 OpCode::Ping => return Ok(Some(Incoming::Ping(payload))),
@@ -124,7 +133,11 @@ impl Decoder {
                 }
                 return Ok(Some(payload));
             }
-            let mut fragments = Fragments { payload, count: 1, valid: 0 };
+            let mut fragments = Fragments {
+                payload,
+                count: 1,
+                valid: 0,
+            };
             if text {
                 fragments.check_text(false)?;
             }
@@ -132,7 +145,10 @@ impl Decoder {
             return Ok(None);
         }
         let partial = self.partial.as_mut().expect("an open message has its fragments here");
-        let fragments = partial.fragments.as_mut().expect("an open message has its fragments here");
+        let fragments = partial
+            .fragments
+            .as_mut()
+            .expect("an open message has its fragments here");
         if fragments.payload.len() + payload.len() > MESSAGE_BYTES_MAX || fragments.count == FRAGMENTS_MAX {
             return Err(Code::TooLarge);
         }
@@ -141,7 +157,11 @@ impl Decoder {
         if text {
             fragments.check_text(finished)?;
         }
-        Ok(if finished { partial.fragments.take().map(|fragments| fragments.payload) } else { None })
+        Ok(if finished {
+            partial.fragments.take().map(|fragments| fragments.payload)
+        } else {
+            None
+        })
     }
 }
 
@@ -291,11 +311,20 @@ mod tests {
 
     #[test]
     fn a_message_is_the_same_in_however_many_pieces_it_arrives() {
-        let frames = [client_frame(0x81, b"hello"), client_frame(0x89, b"?"), client_frame(0x81, &[b'x'; 300])].concat();
+        let frames = [
+            client_frame(0x81, b"hello"),
+            client_frame(0x89, b"?"),
+            client_frame(0x81, &[b'x'; 300]),
+        ]
+        .concat();
         let expected = text(&frames);
         assert_eq!(expected.as_ref().map(Vec::len), Ok(3));
         for cut in 1..frames.len() {
-            assert_eq!(decode(Encoding::Json, &[&frames[..cut], &frames[cut..]]), expected, "cut at {cut}");
+            assert_eq!(
+                decode(Encoding::Json, &[&frames[..cut], &frames[cut..]]),
+                expected,
+                "cut at {cut}"
+            );
         }
         let single: Vec<&[u8]> = frames.chunks(1).collect();
         assert_eq!(decode(Encoding::Json, &single), expected);
@@ -323,13 +352,19 @@ mod tests {
             ("fragmented ping", client_frame(0x09, b"x")),
             ("long ping", client_frame(0x89, &[0; 126])),
             ("continuation of nothing", client_frame(0x80, b"x")),
-            ("a new message within a message", [client_frame(0x01, b"a"), client_frame(0x81, b"b")].concat()),
+            (
+                "a new message within a message",
+                [client_frame(0x01, b"a"), client_frame(0x81, b"b")].concat(),
+            ),
             ("close with one byte", client_frame(0x88, b"x")),
             ("close with code 999", client_frame(0x88, &999u16.to_be_bytes())),
             ("close with code 1005", client_frame(0x88, &1005u16.to_be_bytes())),
             ("close with code 1006", client_frame(0x88, &1006u16.to_be_bytes())),
             ("close with code 5000", client_frame(0x88, &5000u16.to_be_bytes())),
-            ("a length with the highest bit", vec![0x81, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0]),
+            (
+                "a length with the highest bit",
+                vec![0x81, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0],
+            ),
         ];
         for (name, bytes) in cases {
             assert_eq!(text(&bytes), Err(Code::FramingError), "{name}");
@@ -342,7 +377,10 @@ mod tests {
         header.extend_from_slice(&(FRAME_BYTES_MAX as u64 + 1).to_be_bytes());
         assert_eq!(text(&header), Err(Code::TooLarge));
         let half = vec![b'x'; MESSAGE_BYTES_MAX / 2 + 1];
-        assert_eq!(text(&[client_frame(0x01, &half), client_frame(0x80, &half)].concat()), Err(Code::TooLarge));
+        assert_eq!(
+            text(&[client_frame(0x01, &half), client_frame(0x80, &half)].concat()),
+            Err(Code::TooLarge)
+        );
         let whole = vec![b'x'; MESSAGE_BYTES_MAX];
         assert_eq!(text(&client_frame(0x81, &whole)), Ok(vec![message(&whole)]));
     }
@@ -360,7 +398,11 @@ mod tests {
     fn text_is_utf8_and_a_fragment_may_end_within_a_character() {
         let euro = "€".as_bytes();
         assert_eq!(text(&client_frame(0x81, &euro[..2])), Err(Code::InvalidUtf8));
-        let whole = [client_frame(0x01, &euro[..1]), client_frame(0x00, &euro[1..2]), client_frame(0x80, &euro[2..])];
+        let whole = [
+            client_frame(0x01, &euro[..1]),
+            client_frame(0x00, &euro[1..2]),
+            client_frame(0x80, &euro[2..]),
+        ];
         assert_eq!(text(&whole.concat()), Ok(vec![message(euro)]));
         // What can no longer become valid is refused at once, not at the end.
         assert_eq!(text(&client_frame(0x01, b"\xff")), Err(Code::InvalidUtf8));
@@ -372,8 +414,14 @@ mod tests {
     #[test]
     fn the_agreed_encoding_is_the_only_one() {
         assert_eq!(text(&client_frame(0x82, b"x")), Err(Code::WrongEncoding));
-        assert_eq!(decode(Encoding::MsgPack, &[&client_frame(0x81, b"x")]), Err(Code::WrongEncoding));
-        assert_eq!(decode(Encoding::MsgPack, &[&client_frame(0x82, b"\xff")]), Ok(vec![message(b"\xff")]));
+        assert_eq!(
+            decode(Encoding::MsgPack, &[&client_frame(0x81, b"x")]),
+            Err(Code::WrongEncoding)
+        );
+        assert_eq!(
+            decode(Encoding::MsgPack, &[&client_frame(0x82, b"\xff")]),
+            Ok(vec![message(b"\xff")])
+        );
     }
 
     #[test]

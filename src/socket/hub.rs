@@ -56,10 +56,20 @@ impl Delivery {
             Encoding::MsgPack => &self.msgpack,
         };
         cell.get_or_init(|| {
-            let Publication { feed, epoch, entries, .. } = &self.publication;
-            let cursor = Cursor { epoch: *epoch, seq: self.last() }.text();
+            let Publication {
+                feed, epoch, entries, ..
+            } = &self.publication;
+            let cursor = Cursor {
+                epoch: *epoch,
+                seq: self.last(),
+            }
+            .text();
             let entries = entries.iter().map(taskflow_actors::domain::Entry::wire).collect();
-            let message = ServerMessage::Entries(Entries { feed: *feed, entries, cursor });
+            let message = ServerMessage::Entries(Entries {
+                feed: *feed,
+                entries,
+                cursor,
+            });
             frame::message(encoding, &encoding.encode(&message))
         })
     }
@@ -99,8 +109,10 @@ pub struct Hub {
     workers: Vec<WorkerQueue>,
     starting: Mutex<Vec<Option<mpsc::UnboundedReceiver<ToWorker>>>>,
     interests: Vec<Mutex<HashMap<UserId, Interest>>>,
-    /// WebSockets of all workers.
+    /// WebSockets of all workers, those included whose handshake is under way.
     pub connections: AtomicUsize,
+    /// The server stops: new connections go elsewhere.
+    pub draining: AtomicBool,
 }
 
 /// A worker's end of its queue.
@@ -121,7 +133,11 @@ impl Hub {
         let (queues, receivers) = (0..workers)
             .map(|_| {
                 let (sender, receiver) = mpsc::unbounded_channel();
-                let queue = WorkerQueue { sender, publications: AtomicUsize::new(0), missed: AtomicBool::new(false) };
+                let queue = WorkerQueue {
+                    sender,
+                    publications: AtomicUsize::new(0),
+                    missed: AtomicBool::new(false),
+                };
                 (queue, Some(receiver))
             })
             .unzip();
@@ -130,6 +146,7 @@ impl Hub {
             starting: Mutex::new(receivers),
             interests: (0..SHARDS).map(|_| Mutex::default()).collect(),
             connections: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
         }
     }
 
@@ -146,7 +163,10 @@ impl Hub {
         let mut starting = lock(&self.starting);
         let index = starting.iter().position(Option::is_some)?;
         let receiver = starting[index].take()?;
-        Some(WorkerInbox { index: index as u16, receiver })
+        Some(WorkerInbox {
+            index: index as u16,
+            receiver,
+        })
     }
 
     /// From now on the worker gets the feed's publications.
@@ -164,7 +184,6 @@ impl Hub {
             }
         }
     }
-
 }
 
 impl Changes for Hub {
@@ -179,9 +198,9 @@ impl Changes for Hub {
 }
 
 impl Hub {
-
     /// Tells every worker to send its connections away.
     pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
         for queue in self.queues() {
             drop(queue.sender.send(ToWorker::Drain));
         }
@@ -195,7 +214,9 @@ impl Hub {
 
     /// Whether the worker lost publications since the last call.
     pub fn take_missed(&self, worker: u16) -> bool {
-        self.queues().get(worker as usize).is_some_and(|queue| queue.missed.swap(false, Ordering::AcqRel))
+        self.queues()
+            .get(worker as usize)
+            .is_some_and(|queue| queue.missed.swap(false, Ordering::AcqRel))
     }
 }
 
@@ -207,7 +228,10 @@ impl WorkerInbox {
     /// Nothing is lost when the future is dropped.
     pub async fn receive(&mut self, hub: &Hub, batch: &mut Vec<ToWorker>) -> bool {
         let count = self.receiver.recv_many(batch, 1024).await;
-        let publications = batch.iter().filter(|message| matches!(message, ToWorker::Deliver(_))).count();
+        let publications = batch
+            .iter()
+            .filter(|message| matches!(message, ToWorker::Deliver(_)))
+            .count();
         if let Some(queue) = hub.queues().get(self.index as usize) {
             queue.publications.fetch_sub(publications, Ordering::AcqRel);
         }
@@ -218,7 +242,10 @@ impl WorkerInbox {
 impl Push for Hub {
     fn publish(&self, publication: Publication) {
         let feed = publication.feed;
-        let mut workers: u64 = publication.answers.iter().fold(0, |mask, (to, _)| mask | 1 << to.worker);
+        let mut workers: u64 = publication
+            .answers
+            .iter()
+            .fold(0, |mask, (to, _)| mask | 1 << to.worker);
         let last = publication.entries.last().map_or(0, |entry| entry.seq);
         {
             let mut interests = self.interests(feed);
@@ -236,15 +263,28 @@ impl Push for Hub {
         if workers == 0 {
             return;
         }
-        let delivery = Arc::new(Delivery { publication, json: OnceLock::new(), msgpack: OnceLock::new() });
-        for (index, queue) in self.queues().iter().enumerate().filter(|(index, _)| workers & 1 << index != 0) {
+        let delivery = Arc::new(Delivery {
+            publication,
+            json: OnceLock::new(),
+            msgpack: OnceLock::new(),
+        });
+        for (index, queue) in self
+            .queues()
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| workers & 1 << index != 0)
+        {
             if queue.publications.fetch_add(1, Ordering::AcqRel) < PUBLICATIONS_WAITING_MAX {
                 drop(queue.sender.send(ToWorker::Deliver(delivery.clone())));
                 continue;
             }
             queue.publications.fetch_sub(1, Ordering::AcqRel);
             queue.missed.store(true, Ordering::Release);
-            let answers = delivery.publication.answers.iter().filter(|(to, _)| to.worker as usize == index);
+            let answers = delivery
+                .publication
+                .answers
+                .iter()
+                .filter(|(to, _)| to.worker as usize == index);
             for (connection, results) in answers {
                 drop(queue.sender.send(ToWorker::Answer(*connection, results.clone())));
             }

@@ -9,11 +9,11 @@ use actix_http::header::{self, HeaderMap};
 use actix_http::{HttpMessage, ws};
 use actix_http::{Request, h1};
 use socket2::SockRef;
-use taskflow_protocol::limits::TOKEN_BYTES_MAX;
 use taskflow_protocol::message::ErrorBody;
 use taskflow_protocol::{Code, Encoding, SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK, SUBPROTOCOL_TOKEN_PREFIX};
 use tokio::net::TcpStream;
 
+use super::hub::Hub;
 use super::worker::Worker;
 use crate::config::Config;
 use crate::http::problem::{PROBLEM_JSON, Problem};
@@ -47,11 +47,30 @@ pub async fn accept(
 ) {
     let parts = framed.into_parts();
     let stream = parts.io;
+    // The answers to requests that were pipelined before this one.
+    if write(&stream, &parts.write_buf).await.is_err() {
+        return;
+    }
     let agreed = match agree(&worker, &config, &request) {
+        Ok(agreed) => check_token(&worker, agreed).await,
+        refused => refused,
+    };
+    // Counted before the answer is on its way: handshakes at the same moment must not all find the last place.
+    let agreed = agreed.and_then(|agreed| {
+        Ok((
+            agreed,
+            Counted::more(worker.gateway.hub.clone(), config.connections_max)?,
+        ))
+    });
+    let (agreed, counted) = match agreed {
         Ok(agreed) => agreed,
         Err(error) => {
             let limited = matches!(error.code, Code::ServerBusy | Code::ShuttingDown);
-            let outcome = if limited { Handshake::Limited } else { Handshake::Refused };
+            let outcome = if limited {
+                Handshake::Limited
+            } else {
+                Handshake::Refused
+            };
             worker.gateway.metrics.handshakes.of(outcome).increment(1);
             return refuse(&stream, &error).await;
         }
@@ -61,17 +80,51 @@ pub async fn accept(
     drop(socket.set_send_buffer_size(SEND_BUFFER_BYTES));
     drop(socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
     drop(stream.set_nodelay(true));
-    let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map_or(&[][..], |key| key.as_bytes());
+    let key = request
+        .headers()
+        .get(header::SEC_WEBSOCKET_KEY)
+        .map_or(&[][..], |key| key.as_bytes());
     let accept = ws::hash_key(key);
     let accept = std::str::from_utf8(&accept).expect("base64 is ASCII");
-    let protocol = agreed.subprotocol.map(|name| format!("sec-websocket-protocol: {name}\r\n")).unwrap_or_default();
+    let protocol = agreed
+        .subprotocol
+        .map(|name| format!("sec-websocket-protocol: {name}\r\n"))
+        .unwrap_or_default();
     let response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
          sec-websocket-accept: {accept}\r\n{protocol}\r\n"
     );
     if write(&stream, response.as_bytes()).await.is_ok() {
         worker.gateway.metrics.handshakes.of(Handshake::Accepted).increment(1);
+        counted.hand_over();
         worker.adopt(stream, agreed.encoding, agreed.token, &parts.read_buf);
+    }
+}
+
+/// One connection more in the count of all; taken out again when it is dropped, unless a worker takes that over.
+struct Counted(Option<Arc<Hub>>);
+
+impl Counted {
+    fn more(hub: Arc<Hub>, connections_max: usize) -> Result<Self, ErrorBody> {
+        let before = hub.connections.fetch_add(1, Ordering::Relaxed);
+        let counted = Self(Some(hub));
+        if before < connections_max {
+            Ok(counted)
+        } else {
+            Err(ErrorBody::new(Code::ServerBusy))
+        }
+    }
+
+    fn hand_over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(hub) = &self.0 {
+            hub.connections.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -87,26 +140,40 @@ fn agree(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, 
     let headers = request.headers();
     if let Some(origin) = headers.get(header::ORIGIN) {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        if !origin.to_str().is_ok_and(|origin| config.origins_allowed.allow(origin, host)) {
+        if !origin
+            .to_str()
+            .is_ok_and(|origin| config.origins_allowed.allow(origin, host))
+        {
             return Err(ErrorBody::new(Code::OriginRefused));
         }
     }
-    if worker.gateway.hub.connections.load(Ordering::Relaxed) >= config.connections_max {
-        return Err(ErrorBody::new(Code::ServerBusy));
-    }
     let mut agreed = negotiate(headers)?;
     if let Some(bearer) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) {
-        agreed.token = bearer.strip_prefix("Bearer ").map(str::to_owned);
+        // The scheme's name is in any case (RFC 9110, section 11.1). Another scheme is not ours: the token may be in hello.
+        let token = bearer
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        agreed.token = token.map(|(_, token)| token.trim().to_owned()).or(agreed.token);
     }
-    if agreed.token.as_ref().is_some_and(|token| token.len() > TOKEN_BYTES_MAX) {
-        return Err(ErrorBody::new(Code::TokenInvalid));
+    Ok(agreed)
+}
+
+/// A token that came with the handshake is checked before the upgrade: whoever may not come in gets an HTTP status. The
+/// answer is remembered, so that `hello` does not check the signature again.
+async fn check_token(worker: &Worker, agreed: Agreed) -> Result<Agreed, ErrorBody> {
+    if let Some(token) = &agreed.token {
+        worker.gateway.tokens.verify(token).await.map_err(ErrorBody::new)?;
     }
     Ok(agreed)
 }
 
 /// Chooses the first subprotocol that is known, and takes a token that is offered beside it.
 fn negotiate(headers: &HeaderMap) -> Result<Agreed, ErrorBody> {
-    let mut agreed = Agreed { encoding: Encoding::Json, subprotocol: None, token: None };
+    let mut agreed = Agreed {
+        encoding: Encoding::Json,
+        subprotocol: None,
+        token: None,
+    };
     let mut offered = false;
     for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
         for name in value.to_str().unwrap_or_default().split(',').map(str::trim) {
@@ -115,7 +182,10 @@ fn negotiate(headers: &HeaderMap) -> Result<Agreed, ErrorBody> {
                 continue;
             }
             offered = true;
-            let known = [(SUBPROTOCOL_JSON, Encoding::Json), (SUBPROTOCOL_MSGPACK, Encoding::MsgPack)];
+            let known = [
+                (SUBPROTOCOL_JSON, Encoding::Json),
+                (SUBPROTOCOL_MSGPACK, Encoding::MsgPack),
+            ];
             if let (None, Some((known, encoding))) =
                 (agreed.subprotocol, known.into_iter().find(|(known, _)| *known == name))
             {
@@ -132,10 +202,15 @@ fn negotiate(headers: &HeaderMap) -> Result<Agreed, ErrorBody> {
 
 async fn refuse(stream: &TcpStream, error: &ErrorBody) {
     let status = error.code.http_status();
-    let reason = actix_http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    let reason = actix_http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason());
     let body = Problem::from(error.clone()).json();
     let body = String::from_utf8_lossy(&body);
-    let retry = error.retry_after_ms.map(|ms| format!("retry-after: {}\r\n", ms.div_ceil(1000))).unwrap_or_default();
+    let retry = error
+        .retry_after_ms
+        .map(|ms| format!("retry-after: {}\r\n", ms.div_ceil(1000)))
+        .unwrap_or_default();
     let response = format!(
         "HTTP/1.1 {status} {}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\n{retry}\
          sec-websocket-version: 13\r\nconnection: close\r\n\r\n{body}",

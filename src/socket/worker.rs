@@ -26,6 +26,7 @@ use super::frame;
 use super::hub::{Delivery, Hub, ToWorker, WorkerInbox};
 use super::outbound::TOTAL_BYTES;
 use crate::auth::{Claims, Tokens};
+use crate::http::seats::Seats;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Eviction;
 
@@ -41,6 +42,8 @@ pub struct Gateway {
     pub tokens: Arc<Tokens>,
     /// The users that are here.
     pub sessions: Sessions,
+    /// How many connections each of them has, event streams and long-polls included.
+    pub seats: Arc<Seats>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The figures.
@@ -93,7 +96,6 @@ pub struct Worker {
     next_generation: Cell<u32>,
     begun: Instant,
     now_s: Cell<u32>,
-    draining: Cell<bool>,
 }
 
 impl Worker {
@@ -110,7 +112,6 @@ impl Worker {
             next_generation: Cell::new(0),
             begun: Instant::now(),
             now_s: Cell::new(0),
-            draining: Cell::new(false),
         });
         spawn(worker.clone().deliver_all(inbox));
         spawn(worker.clone().turn_wheel());
@@ -124,20 +125,26 @@ impl Worker {
 
     /// Whether new connections are to be sent elsewhere.
     pub fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.gateway.hub.draining.load(Ordering::Acquire)
     }
 
-    /// Takes a socket whose handshake is done. `early` are bytes that came right behind it.
+    /// Takes a socket whose handshake is done, and which is counted already. `early` are bytes that came right behind it.
     pub fn adopt(self: &Rc<Self>, stream: TcpStream, encoding: Encoding, token: Option<String>, early: &[u8]) {
         let generation = self.next_generation.get();
         self.next_generation.set(generation.wrapping_add(1));
-        let slot = self.slots.borrow_mut().insert(Slot { generation, connection: None }) as u32;
-        let id = ConnectionId { worker: self.index, slot, generation };
+        let slot = self.slots.borrow_mut().insert(Slot {
+            generation,
+            connection: None,
+        }) as u32;
+        let id = ConnectionId {
+            worker: self.index,
+            slot,
+            generation,
+        };
         let connection = Rc::new(Connection::new(id, stream, encoding, token, self.now_s(), early));
         if let Some(slot) = self.slots.borrow_mut().get_mut(slot as usize) {
             slot.connection = Some(connection.clone());
         }
-        self.gateway.hub.connections.fetch_add(1, Ordering::Relaxed);
         self.gateway.metrics.connections.increment(1.0);
         self.watch(slot);
         spawn(connection.run(self.clone()));
@@ -146,7 +153,10 @@ impl Worker {
     /// The connection is over: nothing of it stays.
     pub(super) fn remove(&self, id: ConnectionId) {
         let mut slots = self.slots.borrow_mut();
-        if slots.get(id.slot as usize).is_some_and(|slot| slot.generation == id.generation) {
+        if slots
+            .get(id.slot as usize)
+            .is_some_and(|slot| slot.generation == id.generation)
+        {
             slots.remove(id.slot as usize);
             self.gateway.hub.connections.fetch_sub(1, Ordering::Relaxed);
             self.gateway.metrics.connections.decrement(1.0);
@@ -160,7 +170,9 @@ impl Worker {
 
     fn connection(&self, id: ConnectionId) -> Option<Rc<Connection>> {
         let slots = self.slots.borrow();
-        let slot = slots.get(id.slot as usize).filter(|slot| slot.generation == id.generation)?;
+        let slot = slots
+            .get(id.slot as usize)
+            .filter(|slot| slot.generation == id.generation)?;
         slot.connection.clone()
     }
 
@@ -302,7 +314,12 @@ impl Worker {
 
     /// Publications were lost on the way here: everyone reads the log from where they are.
     fn read_all_again(self: &Rc<Self>) {
-        let all: Vec<_> = self.slots.borrow().iter().filter_map(|(_, slot)| slot.connection.clone()).collect();
+        let all: Vec<_> = self
+            .slots
+            .borrow()
+            .iter()
+            .filter_map(|(_, slot)| slot.connection.clone())
+            .collect();
         for connection in all {
             for feed in connection.live_feeds() {
                 connection.with_followed(feed, |followed| followed.live = false);
@@ -323,8 +340,12 @@ impl Worker {
     }
 
     fn drain(&self) {
-        self.draining.set(true);
-        let all: Vec<_> = self.slots.borrow().iter().filter_map(|(_, slot)| slot.connection.clone()).collect();
+        let all: Vec<_> = self
+            .slots
+            .borrow()
+            .iter()
+            .filter_map(|(_, slot)| slot.connection.clone())
+            .collect();
         for connection in all {
             connection.close(self, Code::ShuttingDown);
         }
@@ -345,7 +366,8 @@ impl Worker {
             group = (group + 1) % groups;
             let watched = self.watched.take();
             let still = watched.into_iter().filter(|slot| {
-                self.in_slot(*slot).is_some_and(|connection| connection.check_phase(&self))
+                self.in_slot(*slot)
+                    .is_some_and(|connection| connection.check_phase(&self))
             });
             let still: Vec<u32> = still.collect();
             self.watched.borrow_mut().extend(still);

@@ -271,7 +271,7 @@ impl<'a> Importing<'a> {
                     commands::not_live(client)
                 );
             }
-            bar.set_position(self.stands.iter().filter(|stand| **stand != Stand::Waits).count() as u64);
+            bar.set_position((self.steps.len() - self.queue.len() - self.waiting) as u64);
             bar.set_message(match client.status() {
                 Status::Live => String::new(),
                 Status::Waiting(until, _) => {

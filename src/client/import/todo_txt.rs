@@ -86,7 +86,7 @@ fn read_line(outline: &mut Outline, line: &str, place: String) {
         .map(str::to_owned)
         .collect();
     // A line of marks only: they are its title.
-    task.title = if title.is_empty() { text.clone() } else { title };
+    task.title = if title.is_empty() { text } else { title };
     if task.title.is_empty() {
         outline.remark(&place, "a task without a name was left out");
         return;

@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn sections_become_lists_and_indents_become_parents() {
         let outline = sample();
-        let shape: Vec<(Option<&str>, Vec<(&str, Option<usize>)>)> = outline
+        let shape: Vec<(_, Vec<(&str, Option<_>)>)> = outline
             .lists
             .iter()
             .map(|list| {

@@ -206,7 +206,7 @@ pub fn read(text: &str) -> Result<Outline, String> {
             .collect(),
         notes,
     };
-    reading.write(outline, items)
+    Ok(reading.write(outline, &items))
 }
 
 /// Every element that can be read; the others are named.
@@ -236,7 +236,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn write(&self, mut outline: Outline, items: Vec<Item>) -> Result<Outline, String> {
+    fn write(&self, mut outline: Outline, items: &[Item]) -> Outline {
         let gone: BTreeSet<Id> = items
             .iter()
             .filter(|item| item.is_deleted)
@@ -290,7 +290,7 @@ impl Reading {
                 format!("\"{}\" is a part of itself in the file and was left out", item.content),
             );
         }
-        Ok(outline)
+        outline
     }
 
     fn projects_in_order(&self) -> Vec<&Project> {
@@ -481,7 +481,7 @@ mod tests {
     #[test]
     fn projects_and_sections_become_lists_and_items_keep_their_order_and_parents() {
         let outline = sample();
-        let shape: Vec<(Option<&str>, bool, Vec<(&str, Option<usize>)>)> = outline
+        let shape: Vec<(_, bool, Vec<(&str, Option<_>)>)> = outline
             .lists
             .iter()
             .map(|list| {
