@@ -388,8 +388,8 @@ impl Loaded {
             ),
             ("connections_max", config.connections_max as u64, 1, 10_000_000),
             ("handshakes_max", config.handshakes_max as u64, 1, 100_000),
-            // Below 100 ms heartbeats are all that the server does; above 10 minutes dead connections pile up.
-            ("heartbeat_ms", config.heartbeat_ms, 100, 600_000),
+            // The wheel that sends them turns once a second; above 10 minutes dead connections pile up.
+            ("heartbeat_ms", config.heartbeat_ms, 1_000, 600_000),
             // A push of one whole commit must fit, or its followers could never get it.
             (
                 "outbound_bytes_max",

@@ -1,7 +1,10 @@
 //! What a follower gets next: a pure decision, shared by the socket, the event stream, the long-poll and `/changes`.
 
 use taskflow_actors::cursor::Cursor;
-use taskflow_actors::ports::Head;
+use taskflow_actors::domain::Entry;
+use taskflow_actors::feed::decode_row;
+use taskflow_actors::ports::{Head, LogPage};
+use taskflow_protocol::UserId;
 use taskflow_protocol::message::{FollowMode, ResetReason};
 use taskflow_protocol::values::Seq;
 
@@ -58,10 +61,94 @@ pub fn decide(cursor: Option<Cursor>, head: &Head) -> Decision {
     Decision::Entries(cursor.seq)
 }
 
+/// The entries of a page of the log after `position`, checked to be dense from there on.
+///
+/// An entry that does not decode and a hole are walls: the error names the place, and nobody is sent past it
+/// (`feed_damaged`). Empty means that the log ends at `position`.
+pub fn entries_after(feed: UserId, page: &LogPage, position: Seq) -> Result<Vec<Entry>, String> {
+    let mut entries = Vec::new();
+    for row in &page.rows {
+        entries.extend(decode_row(feed, row)?.into_iter().filter(|entry| entry.seq > position));
+    }
+    for (entry, expected) in entries.iter().zip(position + 1..) {
+        if entry.seq != expected {
+            return Err(format!("feed {feed}: entry {expected} is missing from the log"));
+        }
+    }
+    if entries.is_empty() && page.head.seq > position {
+        return Err(format!("feed {feed}: entry {} is missing from the log", position + 1));
+    }
+    Ok(entries)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use taskflow_actors::ports::Epoch;
+    use taskflow_actors::domain::codec::encode_commit;
+    use taskflow_actors::ports::{Epoch, LogRow};
+    use taskflow_protocol::OperationId;
+    use uuid::Uuid;
+
+    const FEED: UserId = UserId(Uuid::from_u128(9));
+
+    fn row(seqs: std::ops::RangeInclusive<Seq>) -> LogRow {
+        let last = *seqs.end();
+        let entry = |seq| Entry {
+            seq,
+            time: 1_000,
+            author: FEED,
+            operation: OperationId(Uuid::from_u128(seq.into())),
+            operation_hash: 0,
+            changes: Vec::new(),
+        };
+        LogRow {
+            last,
+            append_id: last,
+            time: 1_000,
+            body: encode_commit(&seqs.map(entry).collect::<Vec<_>>()).into(),
+        }
+    }
+
+    fn seqs(rows: Vec<LogRow>, position: Seq) -> Result<Vec<Seq>, String> {
+        let page = LogPage { head: HEAD, rows };
+        let entries = entries_after(FEED, &page, position)?;
+        Ok(entries.iter().map(|entry| entry.seq).collect())
+    }
+
+    #[test]
+    fn a_cursor_may_point_inside_a_commit() {
+        assert_eq!(seqs(vec![row(95..=98), row(99..=100)], 96), Ok(vec![97, 98, 99, 100]));
+        assert_eq!(seqs(vec![row(95..=100)], 99), Ok(vec![100]));
+        assert_eq!(
+            seqs(vec![row(95..=98)], 94),
+            Ok(vec![95, 96, 97, 98]),
+            "a page need not reach the head"
+        );
+        assert_eq!(seqs(vec![], 100), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_hole_is_a_wall_wherever_it_is() {
+        let missing = |seq: Seq| Err(format!("feed {FEED}: entry {seq} is missing from the log"));
+        assert_eq!(seqs(vec![row(97..=98)], 95), missing(96), "at the beginning");
+        assert_eq!(
+            seqs(vec![row(95..=96), row(99..=100)], 94),
+            missing(97),
+            "in the middle"
+        );
+        assert_eq!(seqs(vec![], 99), missing(100), "at the end");
+        assert_eq!(seqs(vec![row(95..=98)], 98), missing(99), "a page with nothing new");
+    }
+
+    #[test]
+    fn an_entry_that_does_not_decode_is_a_wall_and_named() {
+        let damaged = LogRow {
+            body: vec![1, 0xc1].into(),
+            ..row(100..=100)
+        };
+        let error = seqs(vec![row(99..=99), damaged], 98).expect_err("a wall");
+        assert!(error.contains("the commit at 100 does not decode"), "{error}");
+    }
 
     const HEAD: Head = Head {
         epoch: Epoch(7),

@@ -1,6 +1,7 @@
 //! The TaskFlow server and its terminal client.
 
 pub mod auth;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod follow;
@@ -10,3 +11,6 @@ pub mod snapshot;
 pub mod socket;
 pub mod store;
 pub mod telemetry;
+#[cfg(test)]
+pub mod testing;
+pub mod token;

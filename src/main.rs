@@ -1,2 +1,102 @@
 //! The `taskflow` binary: parses, builds, runs, drains.
-fn main() {}
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use taskflow::client::{self, ClientCommand};
+use taskflow::config::{Layer, Loaded};
+use taskflow::{serve, token};
+
+/// Idle buffers must not be resident: with this allocator, and its huge pages off, they are given back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A real-time collaboration server for tasks, and its terminal client.
+#[derive(Parser)]
+#[command(name = "taskflow", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server
+    Serve {
+        /// TOML file with settings
+        #[arg(long, env = "TASKFLOW_CONFIG")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        flags: Layer,
+    },
+    /// Show or check the settings
+    Config {
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+    /// Mint access tokens with the server's key, for load tests and scripts
+    Token(token::Arguments),
+    /// Print the version
+    Version,
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+#[derive(Subcommand)]
+enum ConfigAction {
+    /// Every key with its meaning, its value and where that came from
+    Print {
+        /// TOML file with settings
+        #[arg(long, env = "TASKFLOW_CONFIG")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        flags: Layer,
+    },
+    /// Exit with an error if a setting is wrong
+    Check {
+        /// TOML file with settings
+        #[arg(long, env = "TASKFLOW_CONFIG")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        flags: Layer,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            #[allow(clippy::print_stderr, reason = "the last word of a command that failed")]
+            {
+                eprintln!("taskflow: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "commands answer on standard output")]
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve { config, flags } => {
+            let loaded = Loaded::load(config.as_deref(), flags)?;
+            serve::run(loaded)?;
+        }
+        Command::Config {
+            action: ConfigAction::Print { config, flags },
+        } => {
+            print!("{}", Loaded::load(config.as_deref(), flags)?.print());
+        }
+        Command::Config {
+            action: ConfigAction::Check { config, flags },
+        } => {
+            Loaded::load(config.as_deref(), flags)?;
+            println!("the settings are fine");
+        }
+        Command::Token(arguments) => token::run(&arguments)?,
+        Command::Version => println!("{}", serve::build()),
+        Command::Client(command) => return client::run(command),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -5,8 +5,9 @@
 use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use actix_http::{HttpService, Request, h1};
 use actix_rt::{Arbiter, spawn};
@@ -24,9 +25,11 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{Key, SignIns, SignedOut, Tokens};
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{Config, Loaded};
+use crate::http::seats::Seats;
 use crate::http::{self, Api};
 use crate::socket::{Gateway, Hub, Worker, upgrade};
+use crate::store::embedded::{self, Embedded, StoreObserver};
 use crate::telemetry::operator::{self, Operator, Readiness};
 use crate::telemetry::{Metrics, Telemetry};
 
@@ -76,6 +79,9 @@ impl Observer for Counted {
     fn feed_panicked(&self) {
         self.0.feed_panics.increment(1);
     }
+    fn appended(&self, took: Duration) {
+        self.0.append_duration.record(took.as_secs_f64());
+    }
     fn settled(&self, results: &[OperationResult]) {
         for result in results {
             self.0.operations.of((&result.outcome).into()).increment(1);
@@ -106,17 +112,22 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         clock.clone(),
         stored.accounts.clone(),
     ));
+    let counted = hub.clone();
+    let seats = Arc::new(Seats::new(&config, metrics.clone(), move || {
+        counted.connections.load(Ordering::Relaxed)
+    }));
     let gateway = Arc::new(Gateway {
         hub: hub.clone(),
         router: router.clone(),
         store: stored.store.clone(),
         tokens: tokens.clone(),
         sessions: Sessions::new(hub.clone(), config.connections_a_user_max),
+        seats: seats.clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),
         build: build(),
         heartbeat_ms: config.heartbeat_ms as u32,
-        heartbeat_timeout_s: (2 * config.heartbeat_ms / 1000) as u32 + 10,
+        heartbeat_timeout_s: (config.heartbeat_ms * 5 / 2).div_ceil(1000) as u32,
         outbound_bytes_max: config.outbound_bytes_max,
         reconnect_window_ms: reconnect_window_ms(&hub),
         snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
@@ -126,6 +137,8 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
 
     let (closing, closing_seen) = watch::channel(false);
     let api = web::Data::new(Api {
+        seats,
+        snapshots: gateway.snapshots.clone(),
         tokens: tokens.clone(),
         sign_ins: SignIns::new(
             stored.accounts.clone(),
@@ -245,9 +258,7 @@ impl Running {
         let _ = self.closing.send(true);
         self.hub.drain();
         let deadline = tokio::time::Instant::now() + DRAIN;
-        while self.hub.connections.load(std::sync::atomic::Ordering::Relaxed) > 0
-            && tokio::time::Instant::now() < deadline
-        {
+        while self.hub.connections.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for server in &self.servers {
@@ -256,5 +267,155 @@ impl Running {
         for arbiter in self.arbiters {
             arbiter.stop();
         }
+    }
+}
+
+/// Runs the server until it is told to stop (`taskflow serve`).
+pub fn run(loaded: Loaded) -> anyhow::Result<()> {
+    let config = loaded.config;
+    crate::telemetry::log::init(config.log_level, config.log_format);
+    for variable in &loaded.variables_unknown {
+        tracing::warn!(variable, "this variable is no setting; see taskflow config print");
+    }
+    // Without this the allocator's idle buffers become resident two megabytes at a time.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    let files = raise_file_limit();
+    let key = Key::open_or_create(&config.data_dir)?;
+    let telemetry = Telemetry::new();
+    let observer = Arc::new(StoreFigures(telemetry.metrics.clone()));
+    let store = embedded::open(&config.data_dir, embedded::Options::default(), observer)?;
+    let closing = store.clone();
+    let served = actix_rt::System::new().block_on(async move {
+        let stop = Stop::listen()?;
+        let readiness = Arc::new(StoreReadiness(Mutex::new((Instant::now(), Ok(())))));
+        spawn(readiness.clone().watch(store.clone()));
+        let stored = Stored {
+            store: Arc::new(store.clone()),
+            accounts: Arc::new(store),
+            readiness,
+        };
+        let running = start(config, stored, key, telemetry).await?;
+        tracing::info!(
+            address = %running.address,
+            operator_address = %running.operator_address,
+            files_open_max = files,
+            build = build(),
+            "serving"
+        );
+        greet(running.address);
+        stop.wait().await;
+        tracing::info!("stopping");
+        running.stop().await;
+        anyhow::Ok(())
+    });
+    closing.shutdown();
+    tracing::info!("stopped");
+    served
+}
+
+/// As many files as the system lets this process have; a connection is one.
+fn raise_file_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// What a person in front of a terminal does next.
+fn greet(address: SocketAddr) {
+    use std::io::IsTerminal as _;
+    if std::io::stdout().is_terminal() {
+        #[allow(clippy::print_stdout, reason = "a greeting for the person who started it")]
+        {
+            println!(
+                "TaskFlow is running on http://{address}\n\n\
+                 In a second terminal, make an account and watch your tasks:\n\
+                 \x20   taskflow register --server http://{address} you@example.com\n\
+                 \x20   taskflow watch\n\n\
+                 In a third one, make a task and see it appear:\n\
+                 \x20   taskflow add \"Buy milk\"\n\n\
+                 Ctrl-C stops the server; it loses nothing, however it ends."
+            );
+        }
+    }
+}
+
+/// The signals that ask a process to end.
+struct Stop(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+    }
+
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+/// How often the store is asked whether an append would succeed. Readiness is what the last answer said.
+const READINESS_EVERY: Duration = Duration::from_secs(2);
+
+/// No answer for this long is an answer, too.
+const READINESS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The last answer of the store, for those who ask whether the server is ready.
+struct StoreReadiness(Mutex<(Instant, Result<(), String>)>);
+
+impl Readiness for StoreReadiness {
+    fn ready(&self) -> Result<(), String> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = last.0.elapsed();
+        if silent > READINESS_EVERY + READINESS_PATIENCE {
+            return Err(format!("the store has not answered for {} s", silent.as_secs()));
+        }
+        last.1.clone()
+    }
+}
+
+impl StoreReadiness {
+    async fn watch(self: Arc<Self>, store: Embedded) {
+        let mut tick = tokio::time::interval(READINESS_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let answer = store.check_append().await.map_err(|error| error.to_string());
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), answer);
+        }
+    }
+}
+
+/// Puts what the store does into the figures.
+struct StoreFigures(Arc<Metrics>);
+
+impl StoreObserver for StoreFigures {
+    fn fsync(&self, took: Duration) {
+        self.0.fsyncs.increment(1);
+        self.0.fsync_duration.record(took.as_secs_f64());
+    }
+    fn group(&self, appends: usize, _bytes: usize) {
+        self.0.appends.increment(appends as u64);
+    }
+    fn full(&self) {
+        self.0.store_errors.increment(1);
+    }
+    fn error(&self) {
+        self.0.store_errors.increment(1);
+    }
+    fn damage(&self) {
+        self.0.store_errors.increment(1);
+    }
+    fn bytes_free(&self, bytes: u64) {
+        self.0.store_bytes_free.set(bytes as f64);
     }
 }

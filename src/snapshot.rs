@@ -6,9 +6,15 @@ use taskflow_actors::ports::Head;
 use taskflow_protocol::limits::SNAPSHOT_PIECE_ROWS;
 use taskflow_protocol::message::{Snapshot, SnapshotDone};
 
-/// The pieces, made one by one as they are taken. The first has settings, lists and labels; the last has the cursor.
-pub fn pieces(state: &State, head: Head) -> impl Iterator<Item = Snapshot> + '_ {
-    let mut tasks = state.all_tasks().peekable();
+/// The pieces, written down one by one as they are taken. The first has settings, lists and labels; the last has the
+/// cursor. They hold the rows, not the state: its indexes are free to go.
+pub fn pieces(state: &State, head: Head) -> impl Iterator<Item = Snapshot> + Send + use<> {
+    let feed = state.user();
+    let settings = state.settings().clone();
+    let lists: Vec<_> = state.all_lists().cloned().collect();
+    let labels: Vec<_> = state.all_labels().cloned().collect();
+    let tasks: Vec<_> = state.all_tasks().cloned().collect();
+    let mut tasks = tasks.into_iter();
     let mut piece = 0;
     let mut rows = 0;
     let mut done = false;
@@ -17,7 +23,7 @@ pub fn pieces(state: &State, head: Head) -> impl Iterator<Item = Snapshot> + '_ 
             return None;
         }
         let mut snapshot = Snapshot {
-            feed: state.user(),
+            feed,
             seq: head.seq,
             piece,
             settings: None,
@@ -27,9 +33,9 @@ pub fn pieces(state: &State, head: Head) -> impl Iterator<Item = Snapshot> + '_ 
             done: None,
         };
         if piece == 0 {
-            snapshot.settings = Some(state.settings().to_wire());
-            snapshot.lists = state.all_lists().map(|list| list.to_wire()).collect();
-            snapshot.labels = state.all_labels().map(|label| label.to_wire()).collect();
+            snapshot.settings = Some(settings.to_wire());
+            snapshot.lists = lists.iter().map(|list| list.to_wire()).collect();
+            snapshot.labels = labels.iter().map(|label| label.to_wire()).collect();
             rows += 1 + (snapshot.lists.len() + snapshot.labels.len()) as u64;
         } else {
             snapshot.tasks = tasks
@@ -40,7 +46,7 @@ pub fn pieces(state: &State, head: Head) -> impl Iterator<Item = Snapshot> + '_ 
             rows += snapshot.tasks.len() as u64;
         }
         piece += 1;
-        if tasks.peek().is_none() {
+        if tasks.len() == 0 {
             done = true;
             snapshot.done = Some(SnapshotDone {
                 cursor: Cursor {

@@ -7,7 +7,8 @@ use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
 
 use crate::ports::{
-    Append, AppendError, BoxFuture, Head, Loaded, LogPage, LogRow, ReadError, Retention, RowKey, Store, StoredRow,
+    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Head, Loaded, LogPage, LogRow, ReadError,
+    Retention, RowKey, SignIn, Store, StoredRow,
 };
 
 #[derive(Debug, Default)]
@@ -63,9 +64,28 @@ impl MemoryStore {
         }
         let feed = feeds.entry(append.feed).or_default();
         let (first, rows_upto) = found.map_or((1, 0), |head| (head.first, head.rows_upto));
-        feed.head = Some(Head { epoch: append.epoch, seq: append.last, first, rows_upto });
-        let Append { last, append_id, time, body, .. } = append;
-        feed.log.insert(last, LogRow { last, append_id, time, body });
+        feed.head = Some(Head {
+            epoch: append.epoch,
+            seq: append.last,
+            first,
+            rows_upto,
+        });
+        let Append {
+            last,
+            append_id,
+            time,
+            body,
+            ..
+        } = append;
+        feed.log.insert(
+            last,
+            LogRow {
+                last,
+                append_id,
+                time,
+                body,
+            },
+        );
         match failure {
             Some(_) => Err(AppendError::Unavailable("planted".to_owned())),
             None => Ok(()),
@@ -114,12 +134,18 @@ impl Store for MemoryStore {
         };
         let wanted = |row: &&LogRow| row.last > head.rows_upto || row.time >= ids_since;
         let log = stored.log.values().skip_while(|row| !wanted(row)).cloned().collect();
-        ready(Ok(Some(Loaded { head, rows: stored.rows.values().cloned().collect(), log })))
+        ready(Ok(Some(Loaded {
+            head,
+            rows: stored.rows.values().cloned().collect(),
+            log,
+        })))
     }
 
     fn write_rows(&self, feed: UserId, rows: Vec<StoredRow>, upto: Seq) -> BoxFuture<Result<(), AppendError>> {
         let mut feeds = self.feeds();
-        let Some(stored) = feeds.get_mut(&feed) else { return ready(Err(AppendError::Conflict(None))) };
+        let Some(stored) = feeds.get_mut(&feed) else {
+            return ready(Err(AppendError::Conflict(None)));
+        };
         for row in rows {
             let newer = stored.rows.get(&row.key).is_none_or(|old| old.seq <= row.seq);
             if newer {
@@ -134,12 +160,17 @@ impl Store for MemoryStore {
 
     fn trim(&self, feed: UserId, retention: Retention) -> BoxFuture<Result<Option<Head>, AppendError>> {
         let mut feeds = self.feeds();
-        let Some(stored) = feeds.get_mut(&feed) else { return ready(Ok(None)) };
-        let Some(head) = &mut stored.head else { return ready(Ok(None)) };
+        let Some(stored) = feeds.get_mut(&feed) else {
+            return ready(Ok(None));
+        };
+        let Some(head) = &mut stored.head else {
+            return ready(Ok(None));
+        };
         let mut commits = stored.log.len() as u64;
         let mut bytes: u64 = stored.log.values().map(|row| row.body.len() as u64).sum();
         while let Some(row) = stored.log.values().next() {
-            let over = row.time < retention.cut_before || commits > retention.commits_max || bytes > retention.bytes_max;
+            let over =
+                row.time < retention.cut_before || commits > retention.commits_max || bytes > retention.bytes_max;
             if !over || row.time >= retention.keep_since || row.last > head.rows_upto {
                 break;
             }
@@ -149,5 +180,50 @@ impl Store for MemoryStore {
             stored.log.pop_first();
         }
         ready(Ok(Some(*head)))
+    }
+}
+
+/// Accounts in memory, for tests.
+#[derive(Debug, Default)]
+pub struct MemoryAccounts {
+    accounts: Mutex<HashMap<String, Account>>,
+    sign_ins: Mutex<HashMap<uuid::Uuid, SignIn>>,
+}
+
+impl Accounts for MemoryAccounts {
+    fn create_account(&self, account: Account) -> BoxFuture<Result<(), AccountError>> {
+        let mut accounts = lock(&self.accounts);
+        if accounts.contains_key(&account.email) {
+            return ready(Err(AccountError::EmailTaken));
+        }
+        accounts.insert(account.email.clone(), account);
+        ready(Ok(()))
+    }
+
+    fn account_by_email(&self, email: String) -> BoxFuture<Result<Option<Account>, AccountError>> {
+        ready(Ok(lock(&self.accounts).get(&email).cloned()))
+    }
+
+    fn create_sign_in(&self, sign_in: SignIn) -> BoxFuture<Result<(), AccountError>> {
+        lock(&self.sign_ins).insert(sign_in.id, sign_in);
+        ready(Ok(()))
+    }
+
+    fn sign_in(&self, id: uuid::Uuid) -> BoxFuture<Result<Option<SignIn>, AccountError>> {
+        ready(Ok(lock(&self.sign_ins).get(&id).cloned()))
+    }
+
+    fn replace_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> BoxFuture<Result<bool, AccountError>> {
+        let mut sign_ins = lock(&self.sign_ins);
+        let found = sign_ins
+            .get_mut(&sign_in.id)
+            .filter(|present| present.secret_hash == expected);
+        let replaced = found.map(|present| *present = sign_in).is_some();
+        ready(Ok(replaced))
+    }
+
+    fn end_sign_in(&self, id: uuid::Uuid) -> BoxFuture<Result<(), AccountError>> {
+        lock(&self.sign_ins).remove(&id);
+        ready(Ok(()))
     }
 }

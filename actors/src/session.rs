@@ -59,7 +59,11 @@ pub struct Session {
 impl Session {
     /// A session without connections.
     pub fn new(user: UserId, connections_max: usize) -> Self {
-        Self { user, connections: Vec::new(), connections_max }
+        Self {
+            user,
+            connections: Vec::new(),
+            connections_max,
+        }
     }
 
     /// Takes one event. Waits for nothing.
@@ -84,12 +88,18 @@ impl Session {
                 Vec::new()
             }
             Event::Follow(connection, feed) => {
-                let allowed = if feed == self.user { Ok(()) } else { Err(Code::FeedNotFound) };
+                let allowed = if feed == self.user {
+                    Ok(())
+                } else {
+                    Err(Code::FeedNotFound)
+                };
                 vec![Decision::Follow(connection, feed, allowed)]
             }
             Event::SignedOut(sign_in) => {
                 let ended = self.connections.iter().filter(|(_, other)| *other == sign_in);
-                ended.map(|(connection, _)| Decision::Close(*connection, Code::SignedOut)).collect()
+                ended
+                    .map(|(connection, _)| Decision::Close(*connection, Code::SignedOut))
+                    .collect()
             }
         }
     }
@@ -132,7 +142,11 @@ pub struct Sessions {
 impl Sessions {
     /// No sessions yet.
     pub fn new(gate: Arc<dyn Gate>, connections_max: usize) -> Self {
-        Self { shards: (0..TABLE_SHARDS).map(|_| Mutex::default()).collect(), gate, connections_max }
+        Self {
+            shards: (0..TABLE_SHARDS).map(|_| Mutex::default()).collect(),
+            gate,
+            connections_max,
+        }
     }
 
     fn shard(&self, user: UserId) -> MutexGuard<'_, HashMap<UserId, Place>> {
@@ -147,7 +161,14 @@ impl Sessions {
         let mut shard = self.shard(user);
         let place = shard.entry(user).or_insert_with(|| {
             let session = Session::new(user, self.connections_max);
-            Place { address: SessionActor { session, gate: self.gate.clone() }.start(), joined: 0 }
+            Place {
+                address: SessionActor {
+                    session,
+                    gate: self.gate.clone(),
+                }
+                .start(),
+                joined: 0,
+            }
         });
         place.joined += 1;
         send(&place.address, Event::Join(connection, sign_in));
@@ -174,7 +195,10 @@ impl Sessions {
 }
 
 fn send(address: &Addr<SessionActor>, event: Event) {
-    #[allow(clippy::disallowed_methods, reason = "at most a few events for each of the user's connections")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "at most a few events for each of the user's connections"
+    )]
     address.do_send(event);
 }
 
@@ -183,7 +207,11 @@ mod tests {
     use super::*;
 
     fn connection(slot: u32) -> ConnectionId {
-        ConnectionId { worker: 0, slot, generation: 0 }
+        ConnectionId {
+            worker: 0,
+            slot,
+            generation: 0,
+        }
     }
 
     fn session(connections_max: usize) -> (Session, UserId) {
@@ -196,16 +224,23 @@ mod tests {
         let (mut session, _) = session(2);
         let sign_in = Uuid::from_u128(1);
         for slot in [1, 2] {
-            assert_eq!(session.handle(Event::Join(connection(slot), sign_in)), [Decision::Admit(connection(slot))]);
+            assert_eq!(
+                session.handle(Event::Join(connection(slot), sign_in)),
+                [Decision::Admit(connection(slot))]
+            );
         }
         let refused = [Decision::Close(connection(3), Code::TooManyConnections)];
         assert_eq!(session.handle(Event::Join(connection(3), sign_in)), refused);
         session.handle(Event::Leave(connection(3)));
-        assert_eq!(session.handle(Event::Join(connection(4), sign_in)), [
-            Decision::Close(connection(4), Code::TooManyConnections)
-        ]);
+        assert_eq!(
+            session.handle(Event::Join(connection(4), sign_in)),
+            [Decision::Close(connection(4), Code::TooManyConnections)]
+        );
         session.handle(Event::Leave(connection(1)));
-        assert_eq!(session.handle(Event::Join(connection(5), sign_in)), [Decision::Admit(connection(5))]);
+        assert_eq!(
+            session.handle(Event::Join(connection(5), sign_in)),
+            [Decision::Admit(connection(5))]
+        );
     }
 
     #[test]
@@ -216,10 +251,13 @@ mod tests {
         session.handle(Event::Join(connection(2), other));
         session.handle(Event::Join(connection(3), other));
         session.handle(Event::Renew(connection(3), one));
-        assert_eq!(session.handle(Event::SignedOut(one)), [
-            Decision::Close(connection(1), Code::SignedOut),
-            Decision::Close(connection(3), Code::SignedOut),
-        ]);
+        assert_eq!(
+            session.handle(Event::SignedOut(one)),
+            [
+                Decision::Close(connection(1), Code::SignedOut),
+                Decision::Close(connection(3), Code::SignedOut),
+            ]
+        );
     }
 
     #[test]
@@ -227,8 +265,14 @@ mod tests {
         let (mut session, user) = session(1);
         let foreign = UserId(Uuid::from_u128(8));
         let follow = |feed| Event::Follow(connection(1), feed);
-        assert_eq!(session.handle(follow(user)), [Decision::Follow(connection(1), user, Ok(()))]);
+        assert_eq!(
+            session.handle(follow(user)),
+            [Decision::Follow(connection(1), user, Ok(()))]
+        );
         let not_found = Err(Code::FeedNotFound);
-        assert_eq!(session.handle(follow(foreign)), [Decision::Follow(connection(1), foreign, not_found)]);
+        assert_eq!(
+            session.handle(follow(foreign)),
+            [Decision::Follow(connection(1), foreign, not_found)]
+        );
     }
 }

@@ -11,23 +11,24 @@ use std::time::Duration;
 use actix::prelude::*;
 use taskflow_protocol::limits::FEED_UNSAVED_OPERATIONS_MAX;
 use taskflow_protocol::message::{ErrorBody, Operation, OperationResult, Outcome};
-use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, OperationId, UserId};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use crate::domain::State;
+use crate::domain::{Entry, State};
 use crate::feed::actor::{Envelope, FeedActor, Request};
 use crate::ports::{Clock, ConnectionId, Epoch, Push, Store};
 
 /// Shards of the routing table: enough that the workers of one node seldom meet at a lock.
 const TABLE_SHARDS: usize = 64;
 
-/// Shortest and longest wait, in milliseconds, before a feed that panicked is started again: a feed whose data makes it
-/// panic must not eat a core.
-const BACKOFF_MS: (i64, i64) = (100, 30_000);
+/// Shortest wait before a feed that panicked is started again.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest wait: a feed whose data makes it panic must not eat a core.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// A feed that ran this long without a panic, in milliseconds, begins again with the shortest wait.
-const BACKOFF_FORGET_MS: i64 = 60_000;
+/// A feed that ran this long without a panic begins again with the shortest wait.
+const BACKOFF_FORGET: Duration = Duration::from_secs(60);
 
 /// Where the results of a submission go.
 #[derive(Debug)]
@@ -35,7 +36,23 @@ pub enum ReplyTo {
     /// To a connection, in one write with the push of the entries.
     Connection(ConnectionId),
     /// To a waiting request. A dropped sender means `outcome_unknown`.
-    Waiter(oneshot::Sender<Vec<OperationResult>>),
+    Waiter(oneshot::Sender<Settled>),
+}
+
+/// What a waiting request gets.
+#[derive(Clone, Debug, Default)]
+pub struct Settled {
+    /// One for each operation.
+    pub results: Vec<OperationResult>,
+    /// The entries that were committed with them, those of others among them; none if the results come from memory. They
+    /// hold the rows that a request made, so it need not look for them.
+    pub entries: Option<Arc<[Entry]>>,
+}
+
+impl From<Vec<OperationResult>> for Settled {
+    fn from(results: Vec<OperationResult>) -> Self {
+        Self { results, entries: None }
+    }
 }
 
 /// Operations on their way to a feed.
@@ -75,6 +92,8 @@ pub trait Observer: Send + Sync + 'static {
     fn feed_stopped(&self) {}
     /// A feed panicked.
     fn feed_panicked(&self) {}
+    /// An append was answered.
+    fn appended(&self, _took: Duration) {}
     /// Operations got their results.
     fn settled(&self, _results: &[OperationResult]) {}
 }
@@ -123,14 +142,14 @@ enum Place {
         used: Arc<AtomicU32>,
     },
     /// It panicked and rests until this time.
-    Resting { until: UnixMs },
+    Resting { until: Instant },
 }
 
 /// How often a feed panicked lately.
 #[derive(Clone, Copy)]
 struct Failures {
-    wait_ms: i64,
-    last: UnixMs,
+    wait: Duration,
+    last: Instant,
 }
 
 /// The routing table of this node.
@@ -167,15 +186,16 @@ impl Table {
     }
 
     /// A feed panicked: it rests for a while, longer each time.
-    pub fn failed(&self, feed: UserId, now: UnixMs) {
+    pub fn failed(&self, feed: UserId) {
         self.observer.feed_panicked();
+        let now = Instant::now();
         let mut failures = lock(&self.failures);
-        failures.retain(|_, failure| now - failure.last < BACKOFF_FORGET_MS);
-        let wait_ms = failures
+        failures.retain(|_, failure| now - failure.last < BACKOFF_FORGET);
+        let wait = failures
             .get(&feed)
-            .map_or(BACKOFF_MS.0, |failure| (failure.wait_ms * 2).min(BACKOFF_MS.1));
-        failures.insert(feed, Failures { wait_ms, last: now });
-        self.shard(feed).insert(feed, Place::Resting { until: now + wait_ms });
+            .map_or(BACKOFF_MIN, |failure| (failure.wait * 2).min(BACKOFF_MAX));
+        failures.insert(feed, Failures { wait, last: now });
+        self.shard(feed).insert(feed, Place::Resting { until: now + wait });
     }
 }
 
@@ -189,7 +209,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Router {
     table: Arc<Table>,
     supervisor: Addr<Supervisor>,
-    clock: Arc<dyn Clock>,
 }
 
 impl Router {
@@ -204,13 +223,13 @@ impl Router {
             let results = submission.operations.into_iter().map(refuse).collect();
             match submission.reply {
                 ReplyTo::Connection(connection) => push.answer(connection, results),
-                ReplyTo::Waiter(waiter) => drop(waiter.send(results)),
+                ReplyTo::Waiter(waiter) => drop(waiter.send(Settled::from(results))),
             }
         }
     }
 
     /// Sends operations and waits for their results.
-    pub async fn ask(&self, feed: UserId, author: UserId, operations: Vec<Operation>) -> Vec<OperationResult> {
+    pub async fn ask(&self, feed: UserId, author: UserId, operations: Vec<Operation>) -> Settled {
         let ids: Vec<OperationId> = operations.iter().map(|operation| operation.id).collect();
         let (sender, receiver) = oneshot::channel();
         let count = operations.len().max(1) as u32;
@@ -222,17 +241,16 @@ impl Router {
         };
         let outcome = match self.route(feed, count, Request::Submit(submission)) {
             Ok(()) => match receiver.await {
-                Ok(results) => return results,
+                Ok(settled) => return settled,
                 Err(_) => Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown)),
             },
             Err((code, _)) => Outcome::Refused(ErrorBody::new(code)),
         };
-        ids.into_iter()
-            .map(|id| OperationResult {
-                id,
-                outcome: outcome.clone(),
-            })
-            .collect()
+        let result = |id| OperationResult {
+            id,
+            outcome: outcome.clone(),
+        };
+        Settled::from(ids.into_iter().map(result).collect::<Vec<_>>())
     }
 
     /// Looks at a feed's memory, starting the feed if it is not running. The look runs on the feed's own thread.
@@ -260,7 +278,13 @@ impl Router {
             reply: ReplyTo::Waiter(sender),
         };
         self.route(user, 1, birth).map_err(|(code, _)| code)?;
-        match receiver.await.unwrap_or_default().pop().map(|result| result.outcome) {
+        match receiver
+            .await
+            .unwrap_or_default()
+            .results
+            .pop()
+            .map(|result| result.outcome)
+        {
             None | Some(Outcome::Accepted(_)) => Ok(()),
             Some(Outcome::Refused(error) | Outcome::Unknown(error)) => Err(error.code),
             Some(Outcome::Conflict(_)) => Err(Code::Internal),
@@ -290,7 +314,7 @@ impl Router {
                 waiting.push(Envelope { request, permit });
                 return Ok(());
             }
-            Some(Place::Resting { until }) if *until > self.clock.now_ms() => {
+            Some(Place::Resting { until }) if *until > Instant::now() => {
                 return Err((Code::FeedUnavailable, request));
             }
             // Never started, rested enough, or ended without a word (its arbiter is gone): start it.
@@ -339,7 +363,6 @@ impl Supervisor {
     ) -> Router {
         assert!(!arbiters.is_empty(), "feeds need an arbiter to live on");
         let table = Arc::new(Table::new(ports.observer.clone()));
-        let clock = ports.clock.clone();
         let supervisor = Self {
             table: table.clone(),
             ports: Arc::new(ports),
@@ -347,11 +370,7 @@ impl Supervisor {
             new_append_id: Box::new(new_append_id),
         };
         let supervisor = Actor::start_in_arbiter(&arbiters[0], move |_| supervisor);
-        Router {
-            table,
-            supervisor,
-            clock,
-        }
+        Router { table, supervisor }
     }
 }
 

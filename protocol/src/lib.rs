@@ -11,6 +11,7 @@ pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod model;
+mod strict;
 pub mod values;
 
 pub use codec::{DecodeError, Encoding};

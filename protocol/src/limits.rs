@@ -14,8 +14,14 @@ pub const FRAME_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 /// a client from costing one wake-up a byte.
 pub const FRAGMENTS_MAX: usize = 4096;
 
-/// Deepest nesting of a document. The deepest that the protocol has is 8; serde_json stops at 128 by itself.
+/// Deepest nesting of a document, in arrays and maps within each other, in both encodings.
+///
+/// The deepest that the protocol has is a batch with a due date in it: 12. Reading is recursive, so that a limit keeps a
+/// small message from a big stack.
 pub const NESTING_MAX: usize = 32;
+
+/// What an error quotes of a bad document, in bytes: enough to find the place, and no echo of a large message.
+pub const ERROR_DETAIL_BYTES_MAX: usize = 200;
 
 /// Operations in one message. A hundred are what Todoist takes in one request; they are judged together.
 pub const OPERATIONS_A_MESSAGE_MAX: usize = 100;
@@ -62,8 +68,8 @@ pub const LISTS_A_FEED_MAX: usize = 500;
 pub const LABELS_A_FEED_MAX: usize = 500;
 /// Rows of a feed, those in the bin included.
 ///
-/// As many tasks in the bin as outside it: whoever creates and deletes for ever stops before a partition has 100,000
-/// rows, settings, lists and labels included.
+/// Nearly as many in the bin as outside it: whoever creates and deletes for ever is stopped before a partition has
+/// 100,000 rows.
 pub const ROWS_A_FEED_MAX: usize = 95_000;
 
 /// Feeds that one connection follows: one's own and those of lists shared by others.
@@ -90,8 +96,8 @@ pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 /// Milliseconds between heartbeats. Proxies cut silent connections after 30 or 60 seconds.
 pub const HEARTBEAT_MS: u64 = 25_000;
-/// Milliseconds without a byte from the client after which it is gone: two heartbeats, and some.
-pub const HEARTBEAT_TIMEOUT_MS: u64 = 60_000;
+/// Milliseconds without a byte from the client after which it is gone: two heartbeats, and half a one for the way.
+pub const HEARTBEAT_TIMEOUT_MS: u64 = HEARTBEAT_MS * 5 / 2;
 /// Longest wait of a long-poll, in seconds: shorter than the idle time-out of common proxies.
 pub const LONG_POLL_SECONDS_MAX: u64 = 55;
 /// Length of an access token, in bytes.

@@ -27,12 +27,10 @@ pub enum ClientMessage {
 
 /// A map with no keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Empty {}
 
 /// A range of protocol versions, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ProtocolRange {
     /// Oldest.
     pub min: u16,
@@ -577,6 +575,10 @@ pub struct OperationResult {
 /// What became of an operation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a result lives for a moment; a box for the row would cost every reader more than it saves"
+)]
 pub enum Outcome {
     /// Durable, as this entry.
     Accepted(Accepted),

@@ -1,4 +1,7 @@
 //! The rows as a client sees them, and the fields of a row that a change or a patch carries.
+//!
+//! Types that both sides send do not deny unknown fields themselves: whether one is an error is decided by who sent it
+//! ([`crate::Encoding::decode`], [`crate::Encoding::decode_tolerant`]).
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -117,7 +120,7 @@ pub struct Settings {
 
 /// Fields of a task that changed, or that a patch asks to change. An absent field stays; `null` clears it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct TaskFields {
     /// See [`Task::title`].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -162,7 +165,7 @@ pub struct TaskFields {
 
 /// Fields of a list that changed, or that a patch asks to change.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct ListFields {
     /// See [`List::name`].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,7 +186,7 @@ pub struct ListFields {
 
 /// Fields of a label that changed, or that a patch asks to change.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct LabelFields {
     /// See [`Label::name`].
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -198,7 +201,7 @@ pub struct LabelFields {
 
 /// Fields of the settings that changed, or that a patch asks to change.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct SettingsFields {
     /// See [`Settings::time_zone`].
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -49,13 +49,11 @@ pub enum Due {
     /// A wall-clock time, `YYYY-MM-DDTHH:MM:SS`, wherever the user is.
     Floating(String),
     /// A wall-clock time in one zone.
-    #[serde(rename_all = "snake_case")]
     Zoned(Zoned),
 }
 
 /// A wall-clock time in a time zone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Zoned {
     /// `YYYY-MM-DDTHH:MM:SS`.
     pub local: String,

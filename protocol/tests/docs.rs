@@ -1,6 +1,8 @@
 //! `docs/protocol.md` is what other people's clients are written from: its examples decode, its bytes are right, and its
 //! tables are those of the code.
 
+#![allow(clippy::panic, reason = "helpers of tests")]
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -332,7 +334,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

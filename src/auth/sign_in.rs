@@ -212,6 +212,7 @@ impl SignIns {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err takes")]
 fn code_of(error: AccountError) -> Code {
     match error {
         AccountError::EmailTaken => Code::EmailTaken,
@@ -277,5 +278,221 @@ impl RefreshToken {
 
     fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.secret).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::AuthBench;
+
+    const USER: UserId = UserId(Uuid::from_u128(1));
+
+    #[tokio::test]
+    async fn an_account_opens_with_its_password_and_nothing_else() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let user = sign_ins
+            .register(" Ann@Example.ORG ", "correct horse".to_owned())
+            .await
+            .expect("made");
+        let wrong = Err(Code::CredentialsWrong);
+        assert_eq!(
+            sign_ins
+                .authenticate("ann@example.org", "correct horse".to_owned())
+                .await,
+            Ok(user)
+        );
+        assert_eq!(
+            sign_ins.authenticate("ann@example.org", "wrong horse".to_owned()).await,
+            wrong
+        );
+        assert_eq!(
+            sign_ins
+                .authenticate("bob@example.org", "correct horse".to_owned())
+                .await,
+            wrong
+        );
+        assert_eq!(
+            sign_ins.authenticate("no address", "correct horse".to_owned()).await,
+            wrong
+        );
+        assert_eq!(
+            sign_ins.authenticate("ann@example.org", "short".to_owned()).await,
+            wrong
+        );
+        let again = sign_ins.register("ANN@example.org", "another horse".to_owned()).await;
+        assert_eq!(again, Err(Code::EmailTaken));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_address_or_password_makes_no_account() {
+        let sign_ins = AuthBench::default().sign_ins();
+        let register = async |email: &str, password: &str| sign_ins.register(email, password.to_owned()).await;
+        assert_eq!(register("ann", "correct horse").await, Err(Code::EmailInvalid));
+        assert_eq!(register("ann@example.org", "short").await, Err(Code::PasswordInvalid));
+    }
+
+    #[test]
+    fn addresses_have_one_spelling() {
+        for (text, expected) in [
+            (" Ann@Example.ORG\n", Some("ann@example.org")),
+            ("a@localhost", Some("a@localhost")),
+            ("ÄNN@exämple.org", Some("änn@exämple.org")),
+            ("ann+tag@example.org", Some("ann+tag@example.org")),
+            ("", None),
+            ("@", None),
+            ("ann@", None),
+            ("@example.org", None),
+            ("a@b@c", None),
+            ("a b@example.org", None),
+            ("ann@.org", None),
+            ("ann@example..org", None),
+            ("ann@example.", None),
+            ("ann\u{0}@example.org", None),
+        ] {
+            assert_eq!(normalise_email(text).as_deref(), expected, "{text:?}");
+        }
+        let long = format!("{}@example.org", "a".repeat(243));
+        assert_eq!(normalise_email(&long), None);
+    }
+
+    #[tokio::test]
+    async fn a_refresh_gives_the_next_token_and_the_one_before_is_good_no_more() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let first = sign_ins.open(USER).await.expect("opened");
+        bench.clock.advance_ms(600_000);
+        let second = sign_ins.refresh(&first.refresh_token).await.expect("refreshed");
+        assert_ne!(second.refresh_token, first.refresh_token);
+        assert_eq!(second.user, USER);
+        assert_eq!(second.expires_in, 900);
+        bench.clock.advance_ms(600_000);
+        let third = sign_ins.refresh(&second.refresh_token).await.expect("refreshed");
+        assert!(bench.restarted().tokens.verify(&third.access_token).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_can_be_had_again_for_a_minute() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let first = sign_ins.open(USER).await.expect("opened");
+        let second = sign_ins.refresh(&first.refresh_token).await.expect("refreshed");
+        bench.clock.advance_ms(REUSE_GRACE_MS);
+        let again = sign_ins.refresh(&first.refresh_token).await.expect("the same answer");
+        assert_eq!(again.refresh_token, second.refresh_token);
+        // And what it gave still works: both tabs hold the same token.
+        assert!(sign_ins.refresh(&second.refresh_token).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn two_refreshes_at_once_get_the_same_token() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let first = sign_ins.open(USER).await.expect("opened");
+        let token = &first.refresh_token;
+        let (one, two) = tokio::join!(sign_ins.refresh(token), sign_ins.refresh(token));
+        assert_eq!(
+            one.expect("refreshed").refresh_token,
+            two.expect("refreshed").refresh_token
+        );
+    }
+
+    #[tokio::test]
+    async fn a_copied_token_ends_the_sign_in_for_both() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let stolen = sign_ins.open(USER).await.expect("opened").refresh_token;
+        let owner = sign_ins.refresh(&stolen).await.expect("the owner's");
+        bench.clock.advance_ms(REUSE_GRACE_MS + 1);
+        assert_eq!(sign_ins.refresh(&stolen).await, Err(Code::SignedOut), "the thief");
+        assert_eq!(
+            sign_ins.refresh(&owner.refresh_token).await,
+            Err(Code::SignedOut),
+            "the owner"
+        );
+        assert_eq!(bench.tokens.verify(&owner.access_token).await, Err(Code::SignedOut));
+        assert_eq!(
+            bench.restarted().tokens.verify(&owner.access_token).await,
+            Err(Code::SignedOut)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_token_older_than_the_previous_one_ends_the_sign_in_also_within_the_minute() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let first = sign_ins.open(USER).await.expect("opened").refresh_token;
+        let second = sign_ins.refresh(&first).await.expect("refreshed").refresh_token;
+        let third = sign_ins.refresh(&second).await.expect("refreshed").refresh_token;
+        assert_eq!(sign_ins.refresh(&first).await, Err(Code::SignedOut));
+        assert_eq!(sign_ins.refresh(&third).await, Err(Code::SignedOut));
+    }
+
+    #[tokio::test]
+    async fn a_sign_in_that_nobody_used_for_its_days_is_over() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let token = sign_ins.open(USER).await.expect("opened").refresh_token;
+        bench.clock.advance_ms(30 * 86_400_000);
+        assert_eq!(sign_ins.refresh(&token).await, Err(Code::SignedOut));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_refresh_token_is_invalid() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let access = sign_ins.open(USER).await.expect("opened").access_token;
+        for text in ["", "x", &access, &"A".repeat(63), &"!".repeat(64)] {
+            assert_eq!(sign_ins.refresh(text).await, Err(Code::TokenInvalid), "{text}");
+            assert_eq!(
+                sign_ins.end_by_refresh_token(text).await,
+                Err(Code::TokenInvalid),
+                "{text}"
+            );
+        }
+        assert_eq!(
+            sign_ins.refresh(&"A".repeat(64)).await,
+            Err(Code::SignedOut),
+            "of no sign-in"
+        );
+    }
+
+    #[tokio::test]
+    async fn signing_out_by_refresh_token_needs_the_right_one() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let opened = sign_ins.open(USER).await.expect("opened");
+        let token = RefreshToken::parse(&opened.refresh_token).expect("a token");
+        let guessed = RefreshToken {
+            secret: [7; 32],
+            ..token
+        };
+        assert_eq!(
+            sign_ins.end_by_refresh_token(&guessed.text()).await,
+            Err(Code::TokenInvalid)
+        );
+        assert!(bench.tokens.verify(&opened.access_token).await.is_ok());
+        assert_eq!(sign_ins.end_by_refresh_token(&opened.refresh_token).await, Ok(()));
+        assert_eq!(bench.tokens.verify(&opened.access_token).await, Err(Code::SignedOut));
+        assert_eq!(
+            sign_ins.end_by_refresh_token(&opened.refresh_token).await,
+            Ok(()),
+            "twice is no error"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_store_without_room_or_answer_says_so() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        bench.accounts.fail(Some(AccountError::Full));
+        assert_eq!(sign_ins.open(USER).await, Err(Code::StoreFull));
+        bench
+            .accounts
+            .fail(Some(AccountError::Unavailable("planted".to_owned())));
+        assert_eq!(sign_ins.open(USER).await, Err(Code::StoreUnavailable));
+        bench.accounts.fail(Some(AccountError::Damaged("planted".to_owned())));
+        assert_eq!(sign_ins.open(USER).await, Err(Code::Internal));
     }
 }

@@ -79,7 +79,7 @@ pub struct Tokens {
     verified: [Mutex<Verified>; SHARDS],
     ended: RwLock<Ended>,
     on_sign_out: OnceLock<Box<dyn Fn(SignedOut) + Send + Sync>>,
-    watched: Arc<Mutex<HashMap<Uuid, (usize, Arc<Notify>)>>>,
+    watched: Arc<Watched>,
 }
 
 /// Tokens whose signature was checked, by SHA-256 of the whole token. Two generations: what was not used while the young
@@ -114,6 +114,9 @@ struct Ended {
     until: HashMap<Uuid, UnixMs>,
     swept_at: UnixMs,
 }
+
+/// Sign-ins that streams watch: how many, and how to wake them.
+type Watched = Mutex<HashMap<Uuid, (usize, Arc<Notify>)>>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing in this file panics while it holds a lock.
@@ -338,7 +341,7 @@ fn hash(token: &str) -> [u8; 32] {
 pub struct SignInWatch {
     sign_in: Uuid,
     notify: Arc<Notify>,
-    watched: Arc<Mutex<HashMap<Uuid, (usize, Arc<Notify>)>>>,
+    watched: Arc<Watched>,
 }
 
 impl SignInWatch {
@@ -360,6 +363,305 @@ impl Drop for SignInWatch {
             if *count == 0 {
                 watched.remove(&self.sign_in);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{AuthBench, MemoryAccounts};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use proptest::prelude::*;
+    use std::sync::atomic::Ordering;
+    use taskflow_actors::ports::{AccountError, SignIn};
+
+    const USER: UserId = UserId(Uuid::from_u128(1));
+    const SIGN_IN: Uuid = Uuid::from_u128(2);
+
+    async fn bench() -> AuthBench {
+        let bench = AuthBench::default();
+        put_sign_in(&bench.accounts, USER, bench.clock.now_ms() + 86_400_000).await;
+        bench
+    }
+
+    async fn put_sign_in(accounts: &MemoryAccounts, user: UserId, expires_at: UnixMs) {
+        let sign_in = SignIn {
+            id: SIGN_IN,
+            user,
+            secret_hash: [1; 32],
+            previous_hash: [0; 32],
+            rotated_at: 0,
+            expires_at,
+        };
+        accounts.create_sign_in(sign_in).await.expect("stored");
+    }
+
+    /// Signs any header and body with the bench's key.
+    fn forge(bench: &AuthBench, header: &serde_json::Value, body: &serde_json::Value) -> String {
+        let signed = format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(header.to_string()),
+            URL_SAFE_NO_PAD.encode(body.to_string())
+        );
+        let key = EncodingKey::from_ed_der(&bench.key.pkcs8_der());
+        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::EdDSA).expect("signed");
+        format!("{signed}.{signature}")
+    }
+
+    fn good_header(bench: &AuthBench) -> serde_json::Value {
+        serde_json::json!({ "alg": "EdDSA", "typ": "JWT", "kid": bench.key.id })
+    }
+
+    fn good_body(bench: &AuthBench) -> serde_json::Value {
+        let now = bench.clock.now_ms() / 1_000;
+        serde_json::json!({ "iss": "taskflow", "sub": USER, "sid": SIGN_IN, "iat": now, "exp": now + 900 })
+    }
+
+    #[tokio::test]
+    async fn a_minted_token_says_who_and_is_known_at_once() {
+        let bench = bench().await;
+        let token = bench.tokens.mint(USER, SIGN_IN);
+        let expected = Claims {
+            user: USER,
+            sign_in: SIGN_IN,
+            expires_at: bench.clock.now_ms() + 900_000,
+        };
+        assert_eq!(bench.tokens.verify_cached(&token), Some(Ok(expected)));
+        assert_eq!(bench.restarted().tokens.verify_cached(&token), None);
+        assert_eq!(bench.restarted().tokens.verify(&token).await, Ok(expected));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_looked_up_once_and_then_remembered() {
+        let bench = bench().await;
+        let token = bench.tokens.mint(USER, SIGN_IN);
+        let restarted = bench.restarted();
+        for _ in 0..3 {
+            assert!(restarted.tokens.verify(&token).await.is_ok());
+        }
+        assert_eq!(bench.accounts.look_ups.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_token_expires_also_when_it_is_remembered() {
+        let bench = bench().await;
+        let token = bench.tokens.mint(USER, SIGN_IN);
+        bench.clock.advance_ms(900_000 + LEEWAY_MS - 1);
+        assert!(bench.tokens.verify(&token).await.is_ok());
+        bench.clock.advance_ms(1);
+        assert_eq!(bench.tokens.verify(&token).await, Err(Code::TokenExpired));
+        assert_eq!(bench.restarted().tokens.verify(&token).await, Err(Code::TokenExpired));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_signed_by_our_key_is_refused() {
+        let bench = bench().await;
+        let other = AuthBench::default();
+        put_sign_in(&other.accounts, USER, i64::MAX).await;
+        let foreign = other.tokens.mint(USER, SIGN_IN);
+        assert_eq!(bench.tokens.verify(&foreign).await, Err(Code::TokenInvalid));
+        // The same, under our key's name.
+        let named = forge(&other, &good_header(&bench), &good_body(&bench));
+        assert_eq!(bench.tokens.verify(&named).await, Err(Code::TokenInvalid));
+    }
+
+    #[tokio::test]
+    async fn no_other_algorithm_is_taken() {
+        let bench = bench().await;
+        let body = URL_SAFE_NO_PAD.encode(good_body(&bench).to_string());
+        for alg in [
+            "none", "None", "NONE", "HS256", "HS512", "RS256", "ES256", "Ed25519", "", "eddsa",
+        ] {
+            let header = serde_json::json!({ "alg": alg, "typ": "JWT", "kid": bench.key.id }).to_string();
+            let header = URL_SAFE_NO_PAD.encode(header);
+            for signature in ["", "AAAA"] {
+                let token = format!("{header}.{body}.{signature}");
+                assert_eq!(bench.tokens.verify(&token).await, Err(Code::TokenInvalid), "{alg}");
+            }
+            // Signed with our key, but saying otherwise.
+            let mut header = good_header(&bench);
+            header["alg"] = alg.into();
+            let token = forge(&bench, &header, &good_body(&bench));
+            assert_eq!(bench.tokens.verify(&token).await, Err(Code::TokenInvalid), "{alg}");
+        }
+        // The classic: the public key as the secret of an HMAC.
+        let key = EncodingKey::from_secret(bench.key.public_x().as_bytes());
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = Some(bench.key.id.clone());
+        let token = jsonwebtoken::encode(&header, &good_body(&bench), &key).expect("signed");
+        assert_eq!(bench.tokens.verify(&token).await, Err(Code::TokenInvalid));
+    }
+
+    #[tokio::test]
+    async fn claims_that_are_missing_or_wrong_are_refused() {
+        let bench = bench().await;
+        let good = forge(&bench, &good_header(&bench), &good_body(&bench));
+        assert!(
+            bench.restarted().tokens.verify(&good).await.is_ok(),
+            "the forge itself works"
+        );
+        let now = bench.clock.now_ms() / 1_000;
+        let wrong = [
+            ("iss", serde_json::json!("somebody")),
+            ("iss", serde_json::json!(null)),
+            ("sub", serde_json::json!("not a uuid")),
+            ("sub", serde_json::json!(null)),
+            ("sid", serde_json::json!(null)),
+            ("exp", serde_json::json!("tomorrow")),
+            ("exp", serde_json::json!(i64::MAX)),
+            ("iat", serde_json::json!(now + 60)),
+            ("iat", serde_json::json!(i64::MIN)),
+        ];
+        for (claim, value) in wrong {
+            let mut body = good_body(&bench);
+            body[claim] = value.clone();
+            let token = forge(&bench, &good_header(&bench), &body);
+            assert_eq!(
+                bench.tokens.verify(&token).await,
+                Err(Code::TokenInvalid),
+                "{claim} {value}"
+            );
+            body.as_object_mut().expect("a map").remove(claim);
+            let token = forge(&bench, &good_header(&bench), &body);
+            assert_eq!(bench.tokens.verify(&token).await, Err(Code::TokenInvalid), "no {claim}");
+        }
+        let mut header = good_header(&bench);
+        header["kid"] = "another".into();
+        let token = forge(&bench, &header, &good_body(&bench));
+        assert_eq!(bench.tokens.verify(&token).await, Err(Code::TokenInvalid), "kid");
+    }
+
+    #[tokio::test]
+    async fn a_token_of_another_users_sign_in_is_refused() {
+        let bench = bench().await;
+        let token = bench.tokens.mint(UserId(Uuid::from_u128(77)), SIGN_IN);
+        assert_eq!(bench.restarted().tokens.verify(&token).await, Err(Code::TokenInvalid));
+    }
+
+    #[tokio::test]
+    async fn an_ended_sign_in_is_refused_at_once_and_after_a_restart() {
+        let bench = bench().await;
+        let token = bench.tokens.mint(USER, SIGN_IN);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&told);
+        bench.tokens.on_sign_out(move |signed_out| lock(&seen).push(signed_out));
+        assert!(!bench.tokens.is_ended(SIGN_IN));
+        bench.sign_ins().end(USER, SIGN_IN).await.expect("ended");
+        assert!(bench.tokens.is_ended(SIGN_IN));
+        assert_eq!(bench.tokens.verify_cached(&token), Some(Err(Code::SignedOut)));
+        let expected = SignedOut {
+            user: USER,
+            sign_in: SIGN_IN,
+        };
+        assert_eq!(*lock(&told), [expected]);
+        assert_eq!(bench.restarted().tokens.verify(&token).await, Err(Code::SignedOut));
+    }
+
+    #[tokio::test]
+    async fn who_watches_a_sign_in_is_told_of_its_end() {
+        let bench = bench().await;
+        let watch = bench.tokens.watch(SIGN_IN);
+        let other = bench.tokens.watch(Uuid::from_u128(3));
+        let (ended, not_ended) = (watch.ended(), other.ended());
+        bench.sign_ins().end(USER, SIGN_IN).await.expect("ended");
+        ended.await;
+        tokio::select! {
+            biased;
+            () = not_ended => panic!("another sign-in was ended"),
+            () = std::future::ready(()) => {}
+        }
+        drop((watch, other));
+        assert!(
+            lock(&bench.tokens.watched).is_empty(),
+            "nothing is kept of watches that are over"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_store_that_does_not_answer_refuses_nobody_for_good() {
+        let bench = bench().await;
+        let token = bench.tokens.mint(USER, SIGN_IN);
+        let restarted = bench.restarted();
+        bench
+            .accounts
+            .fail(Some(AccountError::Unavailable("planted".to_owned())));
+        assert_eq!(restarted.tokens.verify(&token).await, Err(Code::StoreUnavailable));
+        bench.accounts.fail(None);
+        assert!(restarted.tokens.verify(&token).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_operators_token_needs_no_account() {
+        let bench = AuthBench::default();
+        let token = Tokens::mint_for_operator(&bench.key, USER, bench.clock.now_ms(), 60);
+        let claims = bench.tokens.verify(&token).await.expect("good");
+        assert_eq!((claims.user, claims.sign_in), (USER, OPERATOR_SIGN_IN));
+        assert_eq!(bench.accounts.look_ups.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn the_memory_of_verified_tokens_is_bounded_and_keeps_what_is_used() {
+        let mut verified = Verified::default();
+        let claims = Claims {
+            user: USER,
+            sign_in: SIGN_IN,
+            expires_at: 0,
+        };
+        let hash_of = |n: u32| -> [u8; 32] { Sha256::digest(n.to_be_bytes()).into() };
+        verified.insert(hash_of(0), claims);
+        for n in 1..10_000 {
+            verified.insert(hash_of(n), claims);
+            if n % 100 == 0 {
+                assert!(verified.get(&hash_of(0)).is_some(), "{n}");
+            }
+            assert!(verified.young.len() + verified.old.len() <= VERIFIED_MAX / SHARDS);
+        }
+        assert!(verified.get(&hash_of(1)).is_none());
+    }
+
+    #[test]
+    fn ended_sign_ins_are_forgotten_once_their_tokens_are_dead() {
+        let bench = AuthBench::default();
+        for n in 0..100 {
+            bench.clock.advance_ms(100_000);
+            bench.tokens.end(SignedOut {
+                user: USER,
+                sign_in: Uuid::from_u128(n),
+            });
+        }
+        let count = bench.tokens.ended.read().expect("not poisoned").until.len();
+        assert!(
+            count <= 11,
+            "{count} are remembered; ten lifetimes of 965 s have passed"
+        );
+        assert!(bench.tokens.is_ended(Uuid::from_u128(99)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_token_with_any_character_changed_is_refused(at in any::<prop::sample::Index>(), to in 0_usize..64) {
+            const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            runtime.block_on(async {
+                let bench = bench().await;
+                let mut token = bench.tokens.mint(USER, SIGN_IN).into_bytes();
+                let at = at.index(token.len());
+                prop_assume!(token[at] != b'.' && token[at] != ALPHABET[to]);
+                token[at] = ALPHABET[to];
+                let token = String::from_utf8(token).expect("ASCII");
+                prop_assert_eq!(bench.tokens.verify(&token).await, Err(Code::TokenInvalid));
+                Ok(())
+            })?;
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".{0,300}") {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let result = runtime.block_on(AuthBench::default().tokens.verify(&text));
+            prop_assert_eq!(result, Err(Code::TokenInvalid));
         }
     }
 }

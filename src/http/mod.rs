@@ -3,10 +3,19 @@
 //! Architecture invariant: nothing here decides about tasks. A change becomes an operation and goes to its feed; what is
 //! read comes from the feed's memory or from the log.
 
+pub mod feed;
+pub mod lists;
 pub mod operations;
 pub mod problem;
 pub mod request;
+pub mod rows;
+pub mod seats;
 pub mod sign_in;
+pub mod tasks;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod wire_tests;
 
 use std::sync::Arc;
 
@@ -20,11 +29,12 @@ use taskflow_actors::ports::{BoxFuture, Clock, ReadError, Store};
 use taskflow_actors::supervisor::Router;
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, UserId};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{SignIns, Tokens};
 use crate::config::Config;
 use crate::http::problem::Problem;
+use crate::http::seats::Seats;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::StatusClass;
 
@@ -55,6 +65,10 @@ pub struct Api {
     pub config: Arc<Config>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Event streams and long-polls that are open.
+    pub seats: Arc<Seats>,
+    /// Snapshots that are being loaded at once: each holds a feed in memory.
+    pub snapshots: Arc<Semaphore>,
     /// Turns true when the server shuts down: streams and long-polls end then.
     pub closing: watch::Receiver<bool>,
 }
@@ -81,12 +95,30 @@ macro_rules! resources {
 
 // In the order in which they are tried: what is hot stands first.
 resources! {
+    "/api/v1/tasks" { POST tasks::create, GET tasks::page }
     "/api/v1/operations" { POST operations::submit }
+    "/api/v1/changes" { GET feed::changes }
+    "/api/v1/events" { GET feed::events }
+    "/api/v1/snapshot" { GET feed::snapshot }
+    "/api/v1/tasks/{id}" { GET tasks::get, PATCH tasks::patch, DELETE tasks::delete }
+    "/api/v1/tasks/{id}/complete" { POST tasks::complete }
+    "/api/v1/tasks/{id}/reopen" { POST tasks::reopen }
+    "/api/v1/tasks/{id}/move" { POST tasks::r#move }
+    "/api/v1/tasks/{id}/restore" { POST tasks::restore }
+    "/api/v1/lists" { GET lists::lists, POST lists::create_list }
+    "/api/v1/lists/{id}" { GET lists::list, PATCH lists::patch_list, DELETE lists::delete_list }
+    "/api/v1/lists/{id}/move" { POST lists::move_list }
+    "/api/v1/lists/{id}/restore" { POST lists::restore_list }
+    "/api/v1/labels" { GET lists::labels, POST lists::create_label }
+    "/api/v1/labels/{id}" { GET lists::label, PATCH lists::patch_label, DELETE lists::delete_label }
+    "/api/v1/labels/{id}/restore" { POST lists::restore_label }
+    "/api/v1/settings" { GET lists::settings, PATCH lists::patch_settings }
     "/api/v1/auth/refresh" { POST sign_in::refresh }
     "/api/v1/auth/login" { POST sign_in::login }
     "/api/v1/auth/register" { POST sign_in::register }
     "/api/v1/auth/logout" { POST sign_in::logout }
     "/.well-known/jwks.json" { GET sign_in::jwks }
+    "/openapi.json" { GET openapi }
 }
 
 /// Configures the application of the client port; its data is `web::Data<Api>`.
@@ -98,6 +130,13 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
             .configure(resources)
             .default_service(not_found),
     );
+}
+
+/// `GET /openapi.json`
+async fn openapi() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(include_str!("openapi.json"))
 }
 
 fn method_not_allowed(methods: &[&str]) -> HttpResponse {
@@ -171,6 +210,7 @@ fn allow_preflight(headers: &mut HeaderMap, origin: &HeaderValue) {
 }
 
 /// What a client is told when the store cannot be read.
+#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err takes")]
 pub(crate) fn read_code(error: ReadError) -> Code {
     match error {
         ReadError::Unavailable(_) => {

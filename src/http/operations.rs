@@ -1,11 +1,13 @@
 //! `POST /api/v1/operations`, and how every other change becomes an operation.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use taskflow_protocol::limits::OPERATIONS_A_MESSAGE_MAX;
-use taskflow_protocol::message::{Accepted, Command, Operation, OperationResult, Operations, Outcome, Results};
+use taskflow_actors::domain::{Entry, State};
+use taskflow_actors::supervisor::Settled;
+use taskflow_protocol::message::{Accepted, Command, Operation, OperationResult, Outcome, Results};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, OperationId, UserId};
 
@@ -21,19 +23,19 @@ pub async fn submit(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
     let caller = request::caller(&api, &http).await?;
     let encoding = request::encoding(&http)?;
     let bytes = request::body(&http, payload).await?;
-    let body: Operations = request::decode(encoding, &bytes)?;
+    // One bad operation does not take its neighbours with it, as on the socket.
+    let (body, refused) = encoding.decode_operations(&bytes)?;
     if body.feed.is_some_and(|feed| feed != caller.user) {
         return Err(Problem::new(Code::FeedNotFound).field("feed"));
     }
-    if body.operations.len() > OPERATIONS_A_MESSAGE_MAX {
-        return Err(Problem::new(Code::TooManyOperations).field("operations"));
+    let mut results = match body.operations.is_empty() {
+        true => Vec::new(),
+        false => submit_all(&api, caller.user, body.operations).await?.results,
+    };
+    // In the order of the operations: the places are ascending, so each one is right when it is filled.
+    for (place, refusal) in refused {
+        results.insert(place.min(results.len()), refusal);
     }
-    if body.operations.is_empty() {
-        return Err(Problem::new(Code::InvalidField)
-            .field("operations")
-            .because("there is none"));
-    }
-    let results = submit_all(&api, caller.user, body.operations).await?;
     let content_type = match encoding {
         Encoding::Json => "application/json",
         Encoding::MsgPack => "application/msgpack",
@@ -42,10 +44,44 @@ pub async fn submit(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
     Ok(HttpResponse::Ok().content_type(content_type).body(answer))
 }
 
-async fn submit_all(api: &Api, user: UserId, operations: Vec<Operation>) -> Result<Vec<OperationResult>, Problem> {
-    let answer = api.router.ask(user, user, operations);
-    let answer = tokio::time::timeout(Duration::from_secs(ANSWER_SECONDS_MAX), answer).await;
-    answer.map_err(|_| Code::OutcomeUnknown.into())
+async fn submit_all(api: &Api, user: UserId, operations: Vec<Operation>) -> Result<Settled, Problem> {
+    let within = Duration::from_secs(ANSWER_SECONDS_MAX);
+    let ask = async {
+        let again = operations.clone();
+        let settled = api.router.ask(user, user, operations).await;
+        if settled.results.iter().any(is_feed_missing) {
+            born(api, user).await?;
+            return Ok(api.router.ask(user, user, again).await);
+        }
+        Ok(settled)
+    };
+    tokio::time::timeout(within, ask)
+        .await
+        .unwrap_or_else(|_| Err(Code::OutcomeUnknown.into()))
+}
+
+fn is_feed_missing(result: &OperationResult) -> bool {
+    matches!(&result.outcome, Outcome::Refused(error) if error.code == Code::FeedNotFound)
+}
+
+/// Gives a user the feed that is missing: a registration was cut short, or the operator minted a token for a new user.
+pub async fn born(api: &Api, user: UserId) -> Result<(), Code> {
+    api.router.birth(user, "UTC".to_owned(), "en".to_owned()).await
+}
+
+/// Looks at the user's feed.
+pub async fn view<T: Send + 'static>(
+    api: &Api,
+    user: UserId,
+    look: impl FnOnce(&State) -> T + Clone + Send + 'static,
+) -> Result<T, Code> {
+    match api.router.view(user, look.clone()).await {
+        Err(Code::FeedNotFound) => {
+            born(api, user).await?;
+            api.router.view(user, look).await
+        }
+        found => found,
+    }
 }
 
 /// The id of the request's operation: from `Idempotency-Key`, or a new one.
@@ -56,20 +92,21 @@ pub fn operation_id(api: &Api, http: &HttpRequest) -> Result<OperationId, Proble
     }
 }
 
-/// Submits one command and waits until it is durable.
+/// Submits one command and waits until it is durable. With the answer come the entries that were committed with it,
+/// unless it was given before.
 pub async fn submit_one(
     api: &Api,
     user: UserId,
     id: OperationId,
     base: Option<Seq>,
     command: Command,
-) -> Result<Accepted, Problem> {
+) -> Result<(Accepted, Option<Arc<[Entry]>>), Problem> {
     let operation = Operation { id, base, command };
-    let results = submit_all(api, user, vec![operation]).await;
+    let settled = submit_all(api, user, vec![operation]).await;
     // Who sent no id gets ours: repeating the request under it is then safe.
-    let mut results = results.map_err(|problem| problem.operation(id))?;
-    match results.pop().map(|result| result.outcome) {
-        Some(Outcome::Accepted(accepted)) => Ok(accepted),
+    let mut settled = settled.map_err(|problem| problem.operation(id))?;
+    match settled.results.pop().map(|result| result.outcome) {
+        Some(Outcome::Accepted(accepted)) => Ok((accepted, settled.entries)),
         Some(Outcome::Refused(error)) => Err(Problem::from(error)),
         Some(Outcome::Conflict(conflict)) => Err(Problem::new(Code::VersionConflict).row(conflict.row)),
         Some(Outcome::Unknown(error)) => Err(Problem::from(error).operation(id)),

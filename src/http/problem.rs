@@ -88,9 +88,7 @@ impl Problem {
     pub fn code(&self) -> Code {
         self.0.code
     }
-}
 
-impl Problem {
     /// The document.
     pub fn json(&self) -> Vec<u8> {
         let inner = &*self.0;
@@ -130,7 +128,9 @@ impl From<ErrorBody> for Problem {
 
 impl From<taskflow_protocol::DecodeError> for Problem {
     fn from(error: taskflow_protocol::DecodeError) -> Self {
-        Self::new(error.code).because(error.detail)
+        let mut problem = Self::new(error.code).because(error.detail);
+        problem.0.field = error.field;
+        problem
     }
 }
 
@@ -146,12 +146,11 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse {
-        let code = self.0.code;
-        let retry_after_ms = code.retry_after_ms();
+        let code = self.code();
         let mut response = HttpResponse::build(self.status_code());
         response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON)));
         response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
-        if let Some(after_ms) = retry_after_ms {
+        if let Some(after_ms) = code.retry_after_ms() {
             response.insert_header((header::RETRY_AFTER, after_ms.div_ceil(1_000)));
         }
         if self.status_code() == StatusCode::UNAUTHORIZED {

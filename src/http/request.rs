@@ -113,10 +113,13 @@ pub async fn document_or_default<T: DeserializeOwned + Default>(
 /// Reads a document that is here already.
 pub fn decode<T: DeserializeOwned>(encoding: Encoding, bytes: &[u8]) -> Result<T, Problem> {
     encoding.decode(bytes).map_err(|error| {
-        if encoding == Encoding::Json && error.code == Code::Malformed && std::str::from_utf8(bytes).is_err() {
-            return Problem::new(Code::InvalidUtf8).because(error.detail);
-        }
-        Problem::from(error)
+        // The slow way, for bad input only: a document that is whole has a wrong field, one that is not is malformed.
+        let problem = match encoding.decode::<serde_json::Value>(bytes) {
+            Ok(_) => return Problem::new(Code::InvalidField).because(error.detail),
+            Err(_) if encoding == Encoding::Json && std::str::from_utf8(bytes).is_err() => Code::InvalidUtf8,
+            Err(_) => Code::Malformed,
+        };
+        Problem::new(problem).because(error.detail)
     })
 }
 

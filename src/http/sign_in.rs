@@ -65,7 +65,7 @@ const LOCALE: &str = "en";
 /// `POST /api/v1/auth/register`
 pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     if api.config.registration == Registration::Closed {
-        return Err(Problem::new(Code::NotFound).because("this server takes no new accounts"));
+        return Err(Problem::new(Code::RegistrationClosed));
     }
     let body: Register = request::document(&http, payload).await?;
     let made = async {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use taskflow_actors::cursor::Cursor;
 use taskflow_actors::domain::Entry;
-use taskflow_actors::feed::{decode_row, rebuild};
+use taskflow_actors::feed::rebuild;
 use taskflow_actors::ports::{Head, LogPage, ReadError};
 use taskflow_protocol::limits::CATCH_UP_BYTES;
 use taskflow_protocol::message::{Entries, ErrorBody, FollowMode, Following, ResetReason, ServerMessage};
@@ -18,8 +18,11 @@ use taskflow_protocol::{Code, UserId};
 
 use super::connection::Connection;
 use super::worker::Worker;
-use crate::follow::{self, Decision};
+use crate::follow::{self, Decision, entries_after};
 use crate::snapshot;
+
+/// Stored bytes of entries that go in one frame of a catch-up: about 50 KiB of JSON, so that answers get between.
+const CATCH_UP_FRAME_BYTES: usize = 64 * 1024;
 
 /// What ends a catch-up early.
 enum End {
@@ -78,7 +81,7 @@ async fn from_cursor(connection: &Connection, worker: &Worker, feed: UserId) -> 
             };
             connection.say(worker, &ServerMessage::Following(following));
             set_position(connection, feed, page.head, cursor.seq)?;
-            send_page(connection, worker, feed, &page)?;
+            send_page(connection, worker, feed, &page).await?;
         }
     }
     read_to_the_end(connection, worker, feed).await
@@ -126,10 +129,9 @@ async fn reset(connection: &Connection, worker: &Worker, feed: UserId, reason: R
     };
     connection.say(worker, &ServerMessage::Following(following));
     for piece in snapshot::pieces(&rebuilt.state, head) {
-        if !connection.has_room().await {
+        if !connection.say_with_room(worker, &ServerMessage::Snapshot(piece)).await {
             return Err(End::Gone);
         }
-        connection.say(worker, &ServerMessage::Snapshot(piece));
     }
     drop(rebuilt);
     set_position(connection, feed, head, head.seq)?;
@@ -146,9 +148,6 @@ async fn read_to_the_end(connection: &Connection, worker: &Worker, feed: UserId)
         let Some(position) = position.ok_or(End::Gone)? else {
             return Ok(());
         };
-        if !connection.has_room().await {
-            return Err(End::Gone);
-        }
         let page = read(worker, feed, position)
             .await?
             .ok_or(End::Failed(Code::FeedNotFound))?;
@@ -162,7 +161,7 @@ async fn read_to_the_end(connection: &Connection, worker: &Worker, feed: UserId)
                 .ok_or(End::Gone)?;
             return Box::pin(reset(connection, worker, feed, reason)).await;
         }
-        send_page(connection, worker, feed, &page)?;
+        send_page(connection, worker, feed, &page).await?;
     }
 }
 
@@ -191,9 +190,9 @@ fn set_position(connection: &Connection, feed: UserId, head: Head, position: Seq
     set.ok_or(End::Gone)
 }
 
-/// Sends the entries of a page after the connection's position, and moves it. Nobody is sent past a hole or an entry
-/// that does not decode.
-fn send_page(connection: &Connection, worker: &Worker, feed: UserId, page: &LogPage) -> Result<(), End> {
+/// Sends the entries of a page after the connection's position, in frames of moderate size, and moves it. Nobody is sent
+/// past a hole or an entry that does not decode.
+async fn send_page(connection: &Connection, worker: &Worker, feed: UserId, page: &LogPage) -> Result<(), End> {
     let position = connection
         .with_followed(feed, |followed| followed.position)
         .ok_or(End::Gone)?;
@@ -201,38 +200,40 @@ fn send_page(connection: &Connection, worker: &Worker, feed: UserId, page: &LogP
         tracing::error!(user.id = %feed, problem, "stored feed needs attention");
         End::Failed(Code::FeedDamaged)
     })?;
-    let Some(last) = entries.last().map(|entry| entry.seq) else {
-        // The log ends where the follower is; what was published above it was read already.
-        connection
-            .with_followed(feed, |followed| followed.published = followed.position)
-            .ok_or(End::Gone)?;
-        return Ok(());
-    };
-    let cursor = Cursor {
-        epoch: page.head.epoch,
-        seq: last,
-    }
-    .text();
-    let entries = entries.iter().map(Entry::wire).collect();
-    connection.say(worker, &ServerMessage::Entries(Entries { feed, entries, cursor }));
-    connection
-        .with_followed(feed, |followed| followed.position = last)
-        .ok_or(End::Gone)
-}
-
-/// The entries of a page after `position`, checked to be dense.
-pub fn entries_after(feed: UserId, page: &LogPage, position: Seq) -> Result<Vec<Entry>, String> {
-    let mut entries = Vec::new();
-    for row in &page.rows {
-        entries.extend(decode_row(feed, row)?.into_iter().filter(|entry| entry.seq > position));
-    }
-    for (entry, expected) in entries.iter().zip(position + 1..) {
-        if entry.seq != expected {
-            return Err(format!("entry {expected} is missing from the log"));
+    let published = connection.with_followed(feed, |followed| {
+        followed.published = if entries.is_empty() {
+            // The log ends where the follower is; what was published above it was read already.
+            followed.position
+        } else {
+            // A page holds only so many bytes: up to the head there may be more, whether or not it is published now.
+            followed.published.max(page.head.seq)
+        };
+    });
+    published.ok_or(End::Gone)?;
+    let mut rest = entries.as_slice();
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            bytes += entry.stored_bytes_max();
+            bytes <= CATCH_UP_FRAME_BYTES
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (now, later) = rest.split_at(count);
+        rest = later;
+        let last = now[count - 1].seq;
+        let cursor = Cursor {
+            epoch: page.head.epoch,
+            seq: last,
         }
+        .text();
+        let entries = now.iter().map(Entry::wire).collect();
+        let message = ServerMessage::Entries(Entries { feed, entries, cursor });
+        if !connection.say_with_room(worker, &message).await {
+            return Err(End::Gone);
+        }
+        connection
+            .with_followed(feed, |followed| followed.position = last)
+            .ok_or(End::Gone)?;
     }
-    if entries.is_empty() && page.head.seq > position {
-        return Err(format!("entry {} is missing from the log", position + 1));
-    }
-    Ok(entries)
+    Ok(())
 }

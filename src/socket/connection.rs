@@ -16,7 +16,7 @@ use taskflow_actors::session::Event;
 use taskflow_actors::supervisor::{ReplyTo, Submission};
 use taskflow_protocol::codec::Decoded;
 use taskflow_protocol::limits::{
-    CLIENT_NAME_BYTES_MAX, FOLLOWS_A_CONNECTION_MAX, MESSAGE_BYTES_MAX, OPERATIONS_A_MESSAGE_MAX,
+    CLIENT_NAME_BYTES_MAX, FOLLOWS_A_CONNECTION_MAX, HELLO_TIMEOUT_MS, MESSAGE_BYTES_MAX, OPERATIONS_A_MESSAGE_MAX,
 };
 use taskflow_protocol::message::{
     ClientMessage, ErrorBody, Follow, Hello, OperationResult, Operations, ProtocolRange, Reconnect, Refreshed,
@@ -32,6 +32,7 @@ use super::hub::{Delivery, results_frame};
 use super::outbound::{Full, Outbound};
 use super::worker::Worker;
 use crate::auth::Claims;
+use crate::http::seats::Seat;
 use crate::telemetry::metrics::Eviction;
 
 /// Messages handled in one turn of a connection, so that a flooding client leaves its neighbours their turns.
@@ -43,6 +44,9 @@ const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// How long a connection may take to read its last words and close, in seconds; then it is cut.
 const CLOSE_GRACE_S: u32 = 5;
 
+/// How long a client may take to say hello, in seconds.
+const HELLO_TIMEOUT_S: u32 = (HELLO_TIMEOUT_MS / 1000) as u32;
+
 /// Up to this many waiting bytes a catch-up or snapshot goes on; above it waits for the socket. A quarter of the queue,
 /// so that live answers always find room.
 const PIPELINE_BYTES: usize = 512 * 1024;
@@ -50,8 +54,8 @@ const PIPELINE_BYTES: usize = 512 * 1024;
 /// Where a connection is in its life.
 #[derive(Debug)]
 enum Phase {
-    /// Waits for `hello`. The token came with the handshake, or comes with it.
-    Hello(Option<String>),
+    /// Waits for `hello`, until this second. The token came with the handshake, or comes with it.
+    Hello { token: Option<String>, until_s: u32 },
     /// The token is being checked, or the session asked.
     Joining(Box<Hello>),
     /// Everything works.
@@ -97,8 +101,8 @@ struct State {
     user: UserId,
     sign_in: Uuid,
     expires_at: UnixMs,
-    /// The session counts this connection.
-    joined: bool,
+    /// The session knows this connection, and it counts among its user's.
+    seat: Option<Seat>,
     /// Whole messages may be among the bytes that the decoder keeps: they came while the token was checked.
     held: bool,
     follows: Vec<Followed>,
@@ -114,14 +118,18 @@ impl Connection {
         early: &[u8],
     ) -> Self {
         let mut decoder = Decoder::new(encoding);
-        decoder.end(early);
+        let keep = |_: &mut Decoder, _: &mut BytesMut| Ok::<_, Ended>(());
+        drop(decoder.feed(&mut BytesMut::from(early), keep));
         Self {
             id,
             stream,
             encoding,
             last_read: Cell::new(now_s),
             state: RefCell::new(State {
-                phase: Phase::Hello(token),
+                phase: Phase::Hello {
+                    token,
+                    until_s: now_s + HELLO_TIMEOUT_S,
+                },
                 decoder,
                 outbound: Outbound::default(),
                 task: None,
@@ -129,7 +137,7 @@ impl Connection {
                 user: UserId(Uuid::nil()),
                 sign_in: Uuid::nil(),
                 expires_at: 0,
-                joined: false,
+                seat: None,
                 held: !early.is_empty(),
                 follows: Vec::new(),
             }),
@@ -148,17 +156,22 @@ impl Connection {
         self.state.borrow().outbound.bytes()
     }
 
-    /// Whether the connection still takes part in the conversation.
-    pub fn is_open(&self) -> bool {
-        matches!(self.state.borrow().phase, Phase::Open)
-    }
-
     // ---------------------------------------------------------------------------------------------------- the way out
 
     /// Queues a message; a full queue ends the connection.
     pub fn say(&self, worker: &Worker, message: &ServerMessage) {
         let frame = frame::message(self.encoding, &self.encoding.encode(message));
         self.send(worker, &frame);
+    }
+
+    /// Queues a message of a catch-up, when there is room for it. `false`: the connection is over.
+    pub async fn say_with_room(&self, worker: &Worker, message: &ServerMessage) -> bool {
+        let frame = frame::message(self.encoding, &self.encoding.encode(message));
+        let room = self.has_room(frame.len()).await;
+        if room {
+            self.send(worker, &frame);
+        }
+        room
     }
 
     /// Sends a frame, at once if nothing waits before it.
@@ -275,14 +288,16 @@ impl Connection {
         wake(&state.task);
     }
 
-    /// Waits until a catch-up may queue more. `false`: the connection is over.
-    pub async fn has_room(&self) -> bool {
+    /// Waits until a catch-up may queue so many bytes more: a frame larger than the pipeline waits until it is alone.
+    /// `false`: the connection is over.
+    pub async fn has_room(&self, bytes: usize) -> bool {
         poll_fn(|context| {
             let mut state = self.state();
             if !matches!(state.phase, Phase::Open) {
                 return Poll::Ready(false);
             }
-            if state.outbound.bytes() < PIPELINE_BYTES {
+            let waiting = state.outbound.bytes();
+            if waiting == 0 || waiting + bytes <= PIPELINE_BYTES {
                 return Poll::Ready(true);
             }
             state.drained = Some(context.waker().clone());
@@ -362,7 +377,7 @@ impl Connection {
 
     fn take(self: &Rc<Self>, worker: &Rc<Worker>, message: &[u8]) {
         let decoded = self.encoding.decode_client(message);
-        let in_hello = matches!(self.state.borrow().phase, Phase::Hello(_));
+        let in_hello = matches!(self.state.borrow().phase, Phase::Hello { .. });
         match decoded {
             Ok(Decoded::Message(ClientMessage::Hello(hello))) if in_hello => self.hello(worker, hello),
             Err(error) if in_hello => {
@@ -423,7 +438,10 @@ impl Connection {
             return self.close(worker, Code::HelloExpected);
         }
         let mut state = self.state();
-        let Phase::Hello(from_handshake) = &mut state.phase else {
+        let Phase::Hello {
+            token: from_handshake, ..
+        } = &mut state.phase
+        else {
             return;
         };
         let Some(token) = hello.token.take().or(from_handshake.take()) else {
@@ -445,10 +463,16 @@ impl Connection {
         if !matches!(state.phase, Phase::Joining(_)) {
             return;
         }
+        match worker.gateway.seats.take_for_socket(claims.user) {
+            Ok(seat) => state.seat = Some(seat),
+            Err(code) => {
+                drop(state);
+                return self.close(worker, code);
+            }
+        }
         state.user = claims.user;
         state.sign_in = claims.sign_in;
         state.expires_at = claims.expires_at;
-        state.joined = true;
         drop(state);
         worker.gateway.sessions.join(claims.user, self.id, claims.sign_in);
     }
@@ -590,7 +614,7 @@ impl Connection {
     pub fn heartbeat(&self, worker: &Worker, beats: &[Bytes; 2]) {
         let silent_s = worker.now_s().saturating_sub(self.last_read.get());
         let state = self.state.borrow();
-        let expired = state.joined && worker.gateway.clock.now_ms() >= state.expires_at;
+        let expired = state.seat.is_some() && worker.gateway.clock.now_ms() >= state.expires_at;
         let open = matches!(state.phase, Phase::Open);
         drop(state);
         if silent_s > worker.gateway.heartbeat_timeout_s {
@@ -610,11 +634,11 @@ impl Connection {
     }
 
     /// Once a second, for connections that are at a beginning or an end: are they there too long?
-    pub fn check_phase(&self, worker: &Worker, hello_timeout_s: u32) -> bool {
+    pub fn check_phase(&self, worker: &Worker) -> bool {
         let now = worker.now_s();
         let waiting_for_hello = match self.state.borrow().phase {
             Phase::Closing(until) if now >= until => None,
-            Phase::Hello(_) => Some(now.saturating_sub(self.last_read.get()) >= hello_timeout_s),
+            Phase::Hello { until_s, .. } => Some(now >= until_s),
             Phase::Closing(_) | Phase::Joining(_) => Some(false),
             Phase::Open | Phase::Dead => return false,
         };
@@ -634,16 +658,16 @@ impl Connection {
     /// Runs the connection until it ends, then takes it out of everything it was in.
     pub async fn run(self: Rc<Self>, worker: Rc<Worker>) {
         poll_fn(|context| self.poll(&worker, context)).await;
-        let (user, joined, follows) = {
+        let (user, seat, follows) = {
             let mut state = self.state();
             state.phase = Phase::Dead;
             wake(&state.drained);
-            (state.user, state.joined, std::mem::take(&mut state.follows))
+            (state.user, state.seat.take(), std::mem::take(&mut state.follows))
         };
         for followed in follows {
             worker.unfollow(followed.feed, self.id.slot);
         }
-        if joined {
+        if seat.is_some() {
             worker.gateway.sessions.leave(user, self.id);
         }
         worker.remove(self.id);
@@ -662,7 +686,7 @@ impl Connection {
                     Poll::Ready(_) => return Poll::Ready(()),
                 }
             }
-            if state.outbound.bytes() < PIPELINE_BYTES
+            if state.outbound.bytes() < PIPELINE_BYTES / 2
                 && let Some(waiting) = state.drained.take()
             {
                 waiting.wake();
@@ -713,51 +737,66 @@ impl Connection {
         }
     }
 
-    /// Takes the messages in these bytes. `true`: the connection is over.
+    /// Takes the messages in these bytes, after those that were kept. `true`: the connection is over.
     fn take_bytes(self: &Rc<Self>, worker: &Rc<Worker>, bytes: &mut BytesMut, taken: &mut usize) -> bool {
-        self.state().decoder.begin(bytes);
+        // Out of its place while it works: handling a message may borrow the rest of the state.
+        let mut decoder = std::mem::replace(&mut self.state().decoder, Decoder::new(self.encoding));
+        let ended = decoder
+            .feed(bytes, |decoder, bytes| self.take_each(worker, decoder, bytes, taken))
+            .is_err();
+        self.state().decoder = decoder;
+        ended
+    }
+
+    fn take_each(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        decoder: &mut Decoder,
+        bytes: &mut BytesMut,
+        taken: &mut usize,
+    ) -> Result<(), Ended> {
         loop {
-            let phase = self.state.borrow();
-            let closing = match phase.phase {
-                Phase::Dead => return true,
-                Phase::Closing(_) => true,
-                // The rest of what was read waits for the answer; `admitted` wakes the task.
-                Phase::Joining(_) => {
-                    drop(phase);
-                    self.state().held = true;
-                    break;
+            let closing = {
+                let mut state = self.state();
+                match state.phase {
+                    Phase::Dead => return Err(Ended),
+                    Phase::Closing(_) => true,
+                    Phase::Joining(_) => {
+                        // The rest of what was read waits for the answer; `admitted` wakes the task.
+                        state.held = true;
+                        return Ok(());
+                    }
+                    Phase::Hello { .. } | Phase::Open => false,
                 }
-                Phase::Hello(_) | Phase::Open => false,
             };
-            drop(phase);
-            let next = self.state().decoder.next(bytes);
-            match next {
-                Ok(None) => break,
+            match decoder.next(bytes) {
+                Ok(None) => return Ok(()),
                 Ok(Some(Incoming::Close(code))) => {
                     if !closing {
                         self.close_with(worker, &[], code.unwrap_or(1000), "");
                     }
-                    return true;
+                    return Err(Ended);
                 }
                 Ok(Some(_)) if closing => {}
                 Ok(Some(Incoming::Message(message))) => self.take(worker, &message),
                 Ok(Some(Incoming::Ping(payload))) => self.send(worker, &frame::pong(&payload)),
                 Ok(Some(Incoming::Pong)) => {}
                 // The stream of frames is broken: nothing after this can be read.
-                Err(_) if closing => return true,
+                Err(_) if closing => return Err(Ended),
                 Err(code) => {
                     worker.gateway.metrics.evictions.of(Eviction::Protocol).increment(1);
                     self.close(worker, code);
                     bytes.clear();
-                    break;
+                    return Ok(());
                 }
             }
             *taken += 1;
         }
-        self.state().decoder.end(bytes);
-        false
     }
 }
+
+/// There is nothing more to read.
+struct Ended;
 
 fn wake(waker: &Option<Waker>) {
     if let Some(waker) = waker {

@@ -55,30 +55,48 @@ impl Decoder {
         }
     }
 
-    /// Puts kept bytes before new ones. Call once after each read, before [`Decoder::next`].
-    pub fn begin(&mut self, read: &mut BytesMut) {
-        if let Some(partial) = &mut self.partial
-            && !partial.bytes.is_empty()
-        {
-            let mut joined = std::mem::take(&mut partial.bytes);
-            joined.extend_from_slice(read);
-            *read = joined;
-        }
-    }
-
-    /// Keeps what is left for the next read, and gives up memory that is not needed.
-    pub fn end(&mut self, rest: &[u8]) {
-        if !rest.is_empty() {
-            self.partial.get_or_insert_default().bytes = BytesMut::from(rest);
-        } else if self.partial.as_ref().is_some_and(|partial| partial.fragments.is_none()) {
+    /// Takes bytes that were just read; `each` gets what they say, and says whether to go on. Leaves nothing in `read`:
+    /// what is incomplete is kept here.
+    pub fn feed<E>(
+        &mut self,
+        read: &mut BytesMut,
+        mut each: impl FnMut(&mut Self, &mut BytesMut) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut kept = self
+            .partial
+            .as_mut()
+            .map(|partial| std::mem::take(&mut partial.bytes))
+            .unwrap_or_default();
+        let result = if kept.is_empty() {
+            let result = each(self, read);
+            if !read.is_empty() {
+                self.partial.get_or_insert_default().bytes = BytesMut::from(&read[..]);
+            }
+            result
+        } else {
+            // Grown, not copied: a message that comes byte by byte costs no more than one that comes at once.
+            kept.extend_from_slice(read);
+            let result = each(self, &mut kept);
+            if !kept.is_empty() {
+                self.partial.get_or_insert_default().bytes = kept;
+            }
+            result
+        };
+        read.clear();
+        let idle = |partial: &Box<Partial>| partial.bytes.is_empty() && partial.fragments.is_none();
+        if self.partial.as_ref().is_some_and(idle) {
             self.partial = None;
         }
+        result
     }
 
     /// Takes the next message or control frame out of `bytes`; `None`: more bytes are needed.
     pub fn next(&mut self, bytes: &mut BytesMut) -> Result<Option<Incoming>, Code> {
         loop {
-            check_header(bytes)?;
+            // The parser would reserve what the header promises; bytes are cheaper to promise than to send.
+            if check_header(bytes)?.is_none_or(|length| bytes.len() < length) {
+                return Ok(None);
+            }
             let parsed = Parser::parse(bytes, true, FRAME_BYTES_MAX).map_err(|_| Code::FramingError)?;
             let Some((finished, opcode, payload)) = parsed else {
                 return Ok(None);
@@ -159,9 +177,10 @@ impl Fragments {
     }
 }
 
-/// Refuses what can be refused from the header alone, before its payload is waited for.
-fn check_header(bytes: &[u8]) -> Result<(), Code> {
-    let [first, second, ..] = bytes else { return Ok(()) };
+/// Refuses what can be refused from the header alone, before its payload is waited for. Gives the length of the whole
+/// frame, if the header is all there.
+fn check_header(bytes: &[u8]) -> Result<Option<usize>, Code> {
+    let [first, second, ..] = bytes else { return Ok(None) };
     let (opcode, short) = (first & 0x0f, second & 0x7f);
     if first & 0x70 != 0 || second & 0x80 == 0 || !matches!(opcode, 0..=2 | 8..=10) {
         return Err(Code::FramingError);
@@ -169,20 +188,20 @@ fn check_header(bytes: &[u8]) -> Result<(), Code> {
     if opcode >= 8 && (short > 125 || first & 0x80 == 0) {
         return Err(Code::FramingError);
     }
-    let length = match (short, bytes) {
-        (126, [_, _, a, b, ..]) => u64::from(u16::from_be_bytes([*a, *b])),
-        (127, [_, _, a, b, c, d, e, f, g, h, ..]) => u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
-        (126 | 127, _) => return Ok(()),
-        _ => u64::from(short),
+    let (header, length) = match (short, bytes) {
+        (126, [_, _, a, b, ..]) => (4, u64::from(u16::from_be_bytes([*a, *b]))),
+        (127, [_, _, a, b, c, d, e, f, g, h, ..]) => (10, u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])),
+        (126 | 127, _) => return Ok(None),
+        _ => (2, u64::from(short)),
     };
     if length > i64::MAX as u64 {
         return Err(Code::FramingError);
     }
     if length > FRAME_BYTES_MAX as u64 {
-        Err(Code::TooLarge)
-    } else {
-        Ok(())
+        return Err(Code::TooLarge);
     }
+    const MASK: usize = 4;
+    Ok(Some(header + MASK + length as usize))
 }
 
 /// Checks the payload of a close frame (section 5.5.1 and 7.4).
@@ -245,4 +264,218 @@ fn frame(opcode: u8, payload: &[u8]) -> Bytes {
     }
     bytes.extend_from_slice(payload);
     Bytes::from(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A frame as a client sends it: masked.
+    fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = frame(first & 0x0f, payload).to_vec();
+        bytes[0] = first;
+        let header = bytes.len() - payload.len();
+        bytes[1] |= 0x80;
+        let mask = [0x12, 0x34, 0x56, 0x78];
+        bytes.splice(header..header, mask);
+        for (index, byte) in bytes[header + 4..].iter_mut().enumerate() {
+            *byte ^= mask[index % 4];
+        }
+        bytes
+    }
+
+    /// What a decoder says to bytes that arrive in these pieces.
+    fn decode(encoding: Encoding, pieces: &[&[u8]]) -> Result<Vec<Incoming>, Code> {
+        let mut decoder = Decoder::new(encoding);
+        let mut all = Vec::new();
+        for piece in pieces {
+            decoder.feed(&mut BytesMut::from(*piece), |decoder, bytes| {
+                while let Some(incoming) = decoder.next(bytes)? {
+                    all.push(incoming);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(all)
+    }
+
+    fn text(bytes: &[u8]) -> Result<Vec<Incoming>, Code> {
+        decode(Encoding::Json, &[bytes])
+    }
+
+    fn message(payload: &[u8]) -> Incoming {
+        Incoming::Message(BytesMut::from(payload))
+    }
+
+    #[test]
+    fn a_message_is_the_same_in_however_many_pieces_it_arrives() {
+        let frames = [
+            client_frame(0x81, b"hello"),
+            client_frame(0x89, b"?"),
+            client_frame(0x81, &[b'x'; 300]),
+        ]
+        .concat();
+        let expected = text(&frames);
+        assert_eq!(expected.as_ref().map(Vec::len), Ok(3));
+        for cut in 1..frames.len() {
+            assert_eq!(
+                decode(Encoding::Json, &[&frames[..cut], &frames[cut..]]),
+                expected,
+                "cut at {cut}"
+            );
+        }
+        let single: Vec<&[u8]> = frames.chunks(1).collect();
+        assert_eq!(decode(Encoding::Json, &single), expected);
+    }
+
+    #[test]
+    fn fragments_are_joined_and_control_frames_may_come_between() {
+        let frames = [
+            client_frame(0x01, b"he"),
+            client_frame(0x89, b"ping"),
+            client_frame(0x00, b"ll"),
+            client_frame(0x80, b"o"),
+        ];
+        let expected = vec![Incoming::Ping(BytesMut::from(&b"ping"[..])), message(b"hello")];
+        assert_eq!(text(&frames.concat()), Ok(expected));
+    }
+
+    #[test]
+    fn what_breaks_the_framing_is_refused() {
+        let cases: [(&str, Vec<u8>); 14] = [
+            ("reserved bit", client_frame(0xc1, b"x")),
+            ("unmasked", frame(1, b"x").to_vec()),
+            ("reserved opcode", client_frame(0x83, b"x")),
+            ("reserved control opcode", client_frame(0x8b, b"x")),
+            ("fragmented ping", client_frame(0x09, b"x")),
+            ("long ping", client_frame(0x89, &[0; 126])),
+            ("continuation of nothing", client_frame(0x80, b"x")),
+            (
+                "a new message within a message",
+                [client_frame(0x01, b"a"), client_frame(0x81, b"b")].concat(),
+            ),
+            ("close with one byte", client_frame(0x88, b"x")),
+            ("close with code 999", client_frame(0x88, &999u16.to_be_bytes())),
+            ("close with code 1005", client_frame(0x88, &1005u16.to_be_bytes())),
+            ("close with code 1006", client_frame(0x88, &1006u16.to_be_bytes())),
+            ("close with code 5000", client_frame(0x88, &5000u16.to_be_bytes())),
+            (
+                "a length with the highest bit",
+                vec![0x81, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0],
+            ),
+        ];
+        for (name, bytes) in cases {
+            assert_eq!(text(&bytes), Err(Code::FramingError), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_before_its_payload_comes() {
+        let mut header = vec![0x81, 0xff];
+        header.extend_from_slice(&(FRAME_BYTES_MAX as u64 + 1).to_be_bytes());
+        assert_eq!(text(&header), Err(Code::TooLarge));
+        let half = vec![b'x'; MESSAGE_BYTES_MAX / 2 + 1];
+        assert_eq!(
+            text(&[client_frame(0x01, &half), client_frame(0x80, &half)].concat()),
+            Err(Code::TooLarge)
+        );
+        let whole = vec![b'x'; MESSAGE_BYTES_MAX];
+        assert_eq!(text(&client_frame(0x81, &whole)), Ok(vec![message(&whole)]));
+    }
+
+    #[test]
+    fn a_message_of_countless_empty_fragments_is_refused() {
+        let mut bytes = client_frame(0x01, b"");
+        for _ in 0..FRAGMENTS_MAX {
+            bytes.extend(client_frame(0x00, b""));
+        }
+        assert_eq!(text(&bytes), Err(Code::TooLarge));
+    }
+
+    #[test]
+    fn text_is_utf8_and_a_fragment_may_end_within_a_character() {
+        let euro = "€".as_bytes();
+        assert_eq!(text(&client_frame(0x81, &euro[..2])), Err(Code::InvalidUtf8));
+        let whole = [
+            client_frame(0x01, &euro[..1]),
+            client_frame(0x00, &euro[1..2]),
+            client_frame(0x80, &euro[2..]),
+        ];
+        assert_eq!(text(&whole.concat()), Ok(vec![message(euro)]));
+        // What can no longer become valid is refused at once, not at the end.
+        assert_eq!(text(&client_frame(0x01, b"\xff")), Err(Code::InvalidUtf8));
+        let cut = [client_frame(0x01, &euro[..1]), client_frame(0x80, b"")];
+        assert_eq!(text(&cut.concat()), Err(Code::InvalidUtf8));
+        assert_eq!(text(&client_frame(0x88, b"\x03\xe8\xff")), Err(Code::InvalidUtf8));
+    }
+
+    #[test]
+    fn the_agreed_encoding_is_the_only_one() {
+        assert_eq!(text(&client_frame(0x82, b"x")), Err(Code::WrongEncoding));
+        assert_eq!(
+            decode(Encoding::MsgPack, &[&client_frame(0x81, b"x")]),
+            Err(Code::WrongEncoding)
+        );
+        assert_eq!(
+            decode(Encoding::MsgPack, &[&client_frame(0x82, b"\xff")]),
+            Ok(vec![message(b"\xff")])
+        );
+    }
+
+    #[test]
+    fn close_codes_that_exist_are_taken() {
+        for code in [1000, 1001, 1003, 1007, 1011, 1014, 3000, 3999, 4000, 4999u16] {
+            let close = client_frame(0x88, &code.to_be_bytes());
+            assert_eq!(text(&close), Ok(vec![Incoming::Close(Some(code))]));
+        }
+        assert_eq!(text(&client_frame(0x88, b"")), Ok(vec![Incoming::Close(None)]));
+    }
+
+    #[test]
+    fn nothing_is_kept_between_whole_messages() {
+        let mut decoder = Decoder::new(Encoding::Json);
+        for piece in [client_frame(0x01, b"a"), client_frame(0x80, b"b")] {
+            let all = |decoder: &mut Decoder, bytes: &mut BytesMut| {
+                while decoder.next(bytes)?.is_some() {}
+                Ok::<_, Code>(())
+            };
+            decoder.feed(&mut BytesMut::from(&piece[..]), all).expect("valid");
+        }
+        assert!(decoder.partial.is_none());
+    }
+
+    #[test]
+    fn a_close_reason_is_cut_between_characters() {
+        let bytes = close(1000, &"é".repeat(100));
+        assert!(bytes.len() <= 2 + 125);
+        assert!(std::str::from_utf8(&bytes[4..]).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused_in_any_pieces(bytes in proptest::collection::vec(any::<u8>(), 0..600), cut in 0usize..600) {
+            let whole = text(&bytes);
+            let cut = cut.min(bytes.len());
+            let pieces = decode(Encoding::Json, &[&bytes[..cut], &bytes[cut..]]);
+            // Whether in one piece or two, the verdict is the same.
+            prop_assert_eq!(whole, pieces);
+        }
+
+        #[test]
+        fn any_fragmentation_gives_the_message(payload in ".{0,200}", cuts in proptest::collection::vec(0usize..800, 0..6)) {
+            let bytes = payload.as_bytes();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            cuts.sort_unstable();
+            cuts.insert(0, 0);
+            cuts.push(bytes.len());
+            let last = cuts.len() - 2;
+            let frames: Vec<u8> = cuts.windows(2).enumerate().flat_map(|(index, cut)| {
+                let opcode = if index == 0 { 1 } else { 0 } | if index == last { 0x80 } else { 0 };
+                client_frame(opcode, &bytes[cut[0]..cut[1]])
+            }).collect();
+            prop_assert_eq!(text(&frames), Ok(vec![message(bytes)]));
+        }
+    }
 }

@@ -109,8 +109,10 @@ pub struct Hub {
     workers: Vec<WorkerQueue>,
     starting: Mutex<Vec<Option<mpsc::UnboundedReceiver<ToWorker>>>>,
     interests: Vec<Mutex<HashMap<UserId, Interest>>>,
-    /// WebSockets of all workers.
+    /// WebSockets of all workers, those included whose handshake is under way.
     pub connections: AtomicUsize,
+    /// The server stops: new connections go elsewhere.
+    pub draining: AtomicBool,
 }
 
 /// A worker's end of its queue.
@@ -144,6 +146,7 @@ impl Hub {
             starting: Mutex::new(receivers),
             interests: (0..SHARDS).map(|_| Mutex::default()).collect(),
             connections: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
         }
     }
 
@@ -197,6 +200,7 @@ impl Changes for Hub {
 impl Hub {
     /// Tells every worker to send its connections away.
     pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
         for queue in self.queues() {
             drop(queue.sender.send(ToWorker::Drain));
         }

@@ -9,11 +9,11 @@ use actix_http::header::{self, HeaderMap};
 use actix_http::{HttpMessage, ws};
 use actix_http::{Request, h1};
 use socket2::SockRef;
-use taskflow_protocol::limits::TOKEN_BYTES_MAX;
 use taskflow_protocol::message::ErrorBody;
 use taskflow_protocol::{Code, Encoding, SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK, SUBPROTOCOL_TOKEN_PREFIX};
 use tokio::net::TcpStream;
 
+use super::hub::Hub;
 use super::worker::Worker;
 use crate::config::Config;
 use crate::http::problem::{PROBLEM_JSON, Problem};
@@ -47,7 +47,22 @@ pub async fn accept(
 ) {
     let parts = framed.into_parts();
     let stream = parts.io;
+    // The answers to requests that were pipelined before this one.
+    if write(&stream, &parts.write_buf).await.is_err() {
+        return;
+    }
     let agreed = match agree(&worker, &config, &request) {
+        Ok(agreed) => check_token(&worker, agreed).await,
+        refused => refused,
+    };
+    // Counted before the answer is on its way: handshakes at the same moment must not all find the last place.
+    let agreed = agreed.and_then(|agreed| {
+        Ok((
+            agreed,
+            Counted::more(worker.gateway.hub.clone(), config.connections_max)?,
+        ))
+    });
+    let (agreed, counted) = match agreed {
         Ok(agreed) => agreed,
         Err(error) => {
             let limited = matches!(error.code, Code::ServerBusy | Code::ShuttingDown);
@@ -81,7 +96,35 @@ pub async fn accept(
     );
     if write(&stream, response.as_bytes()).await.is_ok() {
         worker.gateway.metrics.handshakes.of(Handshake::Accepted).increment(1);
+        counted.hand_over();
         worker.adopt(stream, agreed.encoding, agreed.token, &parts.read_buf);
+    }
+}
+
+/// One connection more in the count of all; taken out again when it is dropped, unless a worker takes that over.
+struct Counted(Option<Arc<Hub>>);
+
+impl Counted {
+    fn more(hub: Arc<Hub>, connections_max: usize) -> Result<Self, ErrorBody> {
+        let before = hub.connections.fetch_add(1, Ordering::Relaxed);
+        let counted = Self(Some(hub));
+        if before < connections_max {
+            Ok(counted)
+        } else {
+            Err(ErrorBody::new(Code::ServerBusy))
+        }
+    }
+
+    fn hand_over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(hub) = &self.0 {
+            hub.connections.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -104,15 +147,22 @@ fn agree(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, 
             return Err(ErrorBody::new(Code::OriginRefused));
         }
     }
-    if worker.gateway.hub.connections.load(Ordering::Relaxed) >= config.connections_max {
-        return Err(ErrorBody::new(Code::ServerBusy));
-    }
     let mut agreed = negotiate(headers)?;
     if let Some(bearer) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) {
-        agreed.token = bearer.strip_prefix("Bearer ").map(str::to_owned);
+        // The scheme's name is in any case (RFC 9110, section 11.1). Another scheme is not ours: the token may be in hello.
+        let token = bearer
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        agreed.token = token.map(|(_, token)| token.trim().to_owned()).or(agreed.token);
     }
-    if agreed.token.as_ref().is_some_and(|token| token.len() > TOKEN_BYTES_MAX) {
-        return Err(ErrorBody::new(Code::TokenInvalid));
+    Ok(agreed)
+}
+
+/// A token that came with the handshake is checked before the upgrade: whoever may not come in gets an HTTP status. The
+/// answer is remembered, so that `hello` does not check the signature again.
+async fn check_token(worker: &Worker, agreed: Agreed) -> Result<Agreed, ErrorBody> {
+    if let Some(token) = &agreed.token {
+        worker.gateway.tokens.verify(token).await.map_err(ErrorBody::new)?;
     }
     Ok(agreed)
 }

@@ -13,7 +13,7 @@ use slab::Slab;
 use taskflow_actors::ports::{Clock, ConnectionId, Store};
 use taskflow_actors::session::{Decision, Sessions};
 use taskflow_actors::supervisor::Router;
-use taskflow_protocol::limits::{HELLO_TIMEOUT_MS, OUTBOUND_BYTES_TOTAL_MAX};
+use taskflow_protocol::limits::OUTBOUND_BYTES_TOTAL_MAX;
 use taskflow_protocol::message::{Empty, ErrorBody, ServerMessage};
 use taskflow_protocol::{Code, Encoding, UserId};
 use tokio::net::TcpStream;
@@ -26,6 +26,7 @@ use super::frame;
 use super::hub::{Delivery, Hub, ToWorker, WorkerInbox};
 use super::outbound::TOTAL_BYTES;
 use crate::auth::{Claims, Tokens};
+use crate::http::seats::Seats;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Eviction;
 
@@ -41,6 +42,8 @@ pub struct Gateway {
     pub tokens: Arc<Tokens>,
     /// The users that are here.
     pub sessions: Sessions,
+    /// How many connections each of them has, event streams and long-polls included.
+    pub seats: Arc<Seats>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The figures.
@@ -49,7 +52,7 @@ pub struct Gateway {
     pub build: String,
     /// See [`taskflow_protocol::limits::HEARTBEAT_MS`].
     pub heartbeat_ms: u32,
-    /// See [`taskflow_protocol::limits::HEARTBEAT_TIMEOUT_MS`].
+    /// Seconds without a byte from the client after which it is gone: two and a half heartbeats.
     pub heartbeat_timeout_s: u32,
     /// See [`taskflow_protocol::limits::OUTBOUND_BYTES_MAX`].
     pub outbound_bytes_max: usize,
@@ -93,7 +96,6 @@ pub struct Worker {
     next_generation: Cell<u32>,
     begun: Instant,
     now_s: Cell<u32>,
-    draining: Cell<bool>,
 }
 
 impl Worker {
@@ -110,7 +112,6 @@ impl Worker {
             next_generation: Cell::new(0),
             begun: Instant::now(),
             now_s: Cell::new(0),
-            draining: Cell::new(false),
         });
         spawn(worker.clone().deliver_all(inbox));
         spawn(worker.clone().turn_wheel());
@@ -124,10 +125,10 @@ impl Worker {
 
     /// Whether new connections are to be sent elsewhere.
     pub fn is_draining(&self) -> bool {
-        self.draining.get()
+        self.gateway.hub.draining.load(Ordering::Acquire)
     }
 
-    /// Takes a socket whose handshake is done. `early` are bytes that came right behind it.
+    /// Takes a socket whose handshake is done, and which is counted already. `early` are bytes that came right behind it.
     pub fn adopt(self: &Rc<Self>, stream: TcpStream, encoding: Encoding, token: Option<String>, early: &[u8]) {
         let generation = self.next_generation.get();
         self.next_generation.set(generation.wrapping_add(1));
@@ -144,7 +145,6 @@ impl Worker {
         if let Some(slot) = self.slots.borrow_mut().get_mut(slot as usize) {
             slot.connection = Some(connection.clone());
         }
-        self.gateway.hub.connections.fetch_add(1, Ordering::Relaxed);
         self.gateway.metrics.connections.increment(1.0);
         self.watch(slot);
         spawn(connection.run(self.clone()));
@@ -340,7 +340,6 @@ impl Worker {
     }
 
     fn drain(&self) {
-        self.draining.set(true);
         let all: Vec<_> = self
             .slots
             .borrow()
@@ -367,9 +366,8 @@ impl Worker {
             group = (group + 1) % groups;
             let watched = self.watched.take();
             let still = watched.into_iter().filter(|slot| {
-                let hello_timeout_s = (HELLO_TIMEOUT_MS / 1000) as u32;
                 self.in_slot(*slot)
-                    .is_some_and(|connection| connection.check_phase(&self, hello_timeout_s))
+                    .is_some_and(|connection| connection.check_phase(&self))
             });
             let still: Vec<u32> = still.collect();
             self.watched.borrow_mut().extend(still);

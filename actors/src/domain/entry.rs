@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use taskflow_protocol::values::{Seq, UnixMs};
 use taskflow_protocol::{LabelId, ListId, OperationId, TaskId, UserId, message, model};
 
-use super::fields::{LabelChange, ListChange, SettingsChange, TaskChange};
+use super::fields::{LabelChange, ListChange, SettingsChange, TaskChange, Was};
 use super::row::{Label, List, Settings, Task};
 
 /// One committed step of a feed.
@@ -159,26 +159,29 @@ impl Change {
         }
     }
 
-    /// Texts are the only parts without a small bound; everything else of a change together is under 1,024 bytes.
+    /// The texts and labels, and a bound of everything else together.
     fn stored_bytes_max(&self) -> usize {
-        let texts = match self {
-            Self::TaskPut(put) => {
-                let task = &put.task;
-                let moved = put.moved.as_ref().map_or(0, change_texts);
-                task.title.len() + task.notes.len() + task.rank.len() + 18 * task.labels.len() + moved
-            }
-            Self::TaskSet(set) => change_texts(&set.change),
-            // Names, colours, ranks and zones, old and new.
-            _ => 1_024,
-        };
-        1_024 + texts
+        match self {
+            Self::TaskPut(put) => task_bytes_max(&put.task) + put.moved.as_ref().map_or(0, task_change_bytes_max),
+            Self::TaskSet(set) => 64 + task_change_bytes_max(&set.change),
+            // A name of 250 bytes and a rank of 200 at most, each old and new, a colour, times.
+            Self::ListPut(_) | Self::ListSet(_) | Self::LabelPut(_) | Self::LabelSet(_) => 1_024,
+            // Zone and locale, 64 bytes at most, each old and new.
+            Self::SettingsPut(_) | Self::SettingsSet(_) => 384,
+        }
     }
 }
 
-fn change_texts(change: &TaskChange) -> usize {
-    let text = |was: &Option<super::fields::Was<String>>| was.as_ref().map_or(0, |was| was.new.len() + was.old.len());
+/// Beside texts and labels: 17 keys, three ids, four stamps and times, a due with a zone name.
+fn task_bytes_max(task: &Task) -> usize {
+    448 + task.title.len() + task.notes.len() + task.rank.len() + 18 * task.labels.len()
+}
+
+/// Beside texts and labels, old and new: 13 keys, four ids, four stamps and times, two dues with zone names.
+fn task_change_bytes_max(change: &TaskChange) -> usize {
+    let text = |was: &Option<Was<String>>| was.as_ref().map_or(0, |was| was.new.len() + was.old.len());
     let labels = change.labels.as_ref().map_or(0, |was| was.new.len() + was.old.len());
-    text(&change.title) + text(&change.notes) + text(&change.rank) + 18 * labels
+    640 + text(&change.title) + text(&change.notes) + text(&change.rank) + 18 * labels
 }
 
 impl TaskPut {

@@ -1,31 +1,30 @@
 //! Which fields of a row a change touched: what each was, and what it is now.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use taskflow_protocol::values::{Due, Priority, Status, UnixMs, WeekStart};
 use taskflow_protocol::{LabelId, ListId, TaskId, model};
 
 use super::row::{Label, List, Settings, Stamp, Task};
 
 /// A field's new and old value. Stored as a pair, new before old.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "(T, T)", into = "(T, T)")]
-#[serde(bound(serialize = "T: Serialize + Clone", deserialize = "T: Deserialize<'de>"))]
-pub struct Was<T: Clone> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Was<T> {
     /// The value afterwards.
     pub new: T,
     /// The value before: undo needs it; clients are not sent it.
     pub old: T,
 }
 
-impl<T: Clone> From<(T, T)> for Was<T> {
-    fn from((new, old): (T, T)) -> Self {
-        Self { new, old }
+impl<T: Serialize> Serialize for Was<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.new, &self.old).serialize(serializer)
     }
 }
 
-impl<T: Clone> From<Was<T>> for (T, T) {
-    fn from(was: Was<T>) -> Self {
-        (was.new, was.old)
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Was<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (new, old) = Deserialize::deserialize(deserializer)?;
+        Ok(Self { new, old })
     }
 }
 

@@ -227,6 +227,14 @@ impl State {
         order.into_iter().flatten().filter_map(|(_, id)| self.task(*id))
     }
 
+    /// As [`Self::tasks_in`], but only what comes after this place: a page does not walk over the pages before it.
+    pub fn tasks_in_after(&self, list: ListId, rank: &str, id: TaskId) -> impl Iterator<Item = &Arc<Task>> + '_ {
+        let order = self.rows.task_order.get(&list);
+        let rest = (Bound::Excluded((rank.to_owned(), id)), Bound::Unbounded);
+        let rest = order.into_iter().flat_map(move |order| order.range(rest.clone()));
+        rest.filter_map(|(_, id)| self.task(*id))
+    }
+
     /// The direct subtasks of a task by id, those in the bin included.
     pub fn subtasks(&self, parent: TaskId) -> impl Iterator<Item = &Arc<Task>> + '_ {
         self.rows.subtasks(parent).filter_map(|id| self.task(id))

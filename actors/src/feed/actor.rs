@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use taskflow_protocol::message::{ErrorBody, OperationResult, Outcome};
@@ -12,7 +12,7 @@ use taskflow_protocol::{Code, OperationId, UserId};
 use super::{Effect, Feed, Message as Step, SubmissionId};
 use crate::domain::State;
 use crate::ports::{BoxFuture, Publication};
-use crate::supervisor::{Permit, Ports, ReplyTo, Submission, Table};
+use crate::supervisor::{Permit, Ports, ReplyTo, Settled, Submission, Table};
 
 /// What a feed's mailbox takes. Every one carries a permit, so the mailbox is bounded by what the router hands out.
 #[derive(actix::Message)]
@@ -82,26 +82,38 @@ impl FeedActor {
     fn ask(&mut self, reply: ReplyTo, ids: Vec<OperationId>, permit: Permit) -> SubmissionId {
         let submission = SubmissionId(self.next_submission);
         self.next_submission += 1;
-        self.asked.insert(submission, Asked { reply, ids, _permit: permit });
+        self.asked.insert(
+            submission,
+            Asked {
+                reply,
+                ids,
+                _permit: permit,
+            },
+        );
         submission
     }
 
     fn step(&mut self, step: Step, ctx: &mut Context<Self>) {
-        let now = self.ports.clock.now_ms();
         // A panic in here must end this feed only: the state is thrown away with the actor, and comes back from the store.
-        match catch_unwind(AssertUnwindSafe(|| self.feed.handle(step, now))) {
-            Ok(effects) => {
-                for effect in effects {
-                    self.carry_out(effect, ctx);
-                }
-                self.serve_looks();
-            }
-            Err(_) => {
-                tracing::error!(user.id = %self.user, "feed panicked");
-                self.table.failed(self.user, now);
-                ctx.stop();
-            }
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            let now = self.ports.clock.now_ms();
+            self.feed.handle(step, now)
+        }));
+        let Ok(effects) = handled else {
+            return self.panicked(ctx);
+        };
+        for effect in effects {
+            self.carry_out(effect, ctx);
         }
+        if catch_unwind(AssertUnwindSafe(|| self.serve_looks())).is_err() {
+            self.panicked(ctx);
+        }
+    }
+
+    fn panicked(&self, ctx: &mut Context<Self>) {
+        tracing::error!(user.id = %self.user, "feed panicked");
+        self.table.failed(self.user);
+        ctx.stop();
     }
 
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
@@ -112,9 +124,14 @@ impl FeedActor {
                 self.later(load, Step::Loaded, ctx);
             }
             Effect::Append(append) => {
-                let id = append.append_id;
+                let (id, begun) = (append.append_id, Instant::now());
                 let done = store.append(append);
-                self.later(done, move |result| Step::Appended(id, result), ctx);
+                let observer = self.ports.observer.clone();
+                let step = move |result| {
+                    observer.appended(begun.elapsed());
+                    Step::Appended(id, result)
+                };
+                self.later(done, step, ctx);
             }
             Effect::ReadBack(after) => {
                 let read = store.read_log(self.user, after, 1);
@@ -132,45 +149,61 @@ impl FeedActor {
                 let trimmed = store.trim(self.user, retention);
                 self.later(trimmed, Step::Trimmed, ctx);
             }
-            Effect::Publish { epoch, entries, settled } => {
+            Effect::Publish {
+                epoch,
+                entries,
+                settled,
+            } => {
                 let mut answers = Vec::new();
                 for (submission, results) in settled {
                     self.ports.observer.settled(&results);
                     match self.asked.remove(&submission).map(|asked| asked.reply) {
                         Some(ReplyTo::Connection(connection)) => answers.push((connection, results)),
-                        Some(ReplyTo::Waiter(waiter)) => drop(waiter.send(results)),
+                        Some(ReplyTo::Waiter(waiter)) => {
+                            let entries = Some(entries.clone());
+                            drop(waiter.send(Settled { results, entries }));
+                        }
                         None => {}
                     }
                 }
-                self.ports.push.publish(Publication { feed: self.user, epoch, entries, answers });
+                self.ports.push.publish(Publication {
+                    feed: self.user,
+                    epoch,
+                    entries,
+                    answers,
+                });
             }
             Effect::Settled(submission, results) => {
                 self.ports.observer.settled(&results);
-                if let Some(asked) = self.asked.remove(&submission) {
-                    self.answer(asked.reply, results);
+                // The permit is given back first: who hears the answer may ask again at once.
+                if let Some(reply) = self.asked.remove(&submission).map(|asked| asked.reply) {
+                    self.answer(reply, results);
                 }
             }
             Effect::After(ms, timer) => {
-                ctx.run_later(Duration::from_millis(ms), move |actor, ctx| actor.step(Step::Timer(timer), ctx));
+                ctx.run_later(Duration::from_millis(ms), move |actor, ctx| {
+                    actor.step(Step::Timer(timer), ctx)
+                });
             }
-            Effect::Report(what) => tracing::error!(user.id = %self.user, problem = what, "stored feed needs attention"),
+            Effect::Report(what) => {
+                tracing::error!(user.id = %self.user, problem = what, "stored feed needs attention")
+            }
         }
     }
 
     fn answer(&self, reply: ReplyTo, results: Vec<OperationResult>) {
         match reply {
             ReplyTo::Connection(connection) => self.ports.push.answer(connection, results),
-            ReplyTo::Waiter(waiter) => drop(waiter.send(results)),
+            ReplyTo::Waiter(waiter) => drop(waiter.send(Settled::from(results))),
         }
     }
 
-    fn later<T: 'static>(
-        &self,
-        future: BoxFuture<T>,
-        step: impl FnOnce(T) -> Step + 'static,
-        ctx: &mut Context<Self>,
-    ) {
-        ctx.spawn(future.into_actor(self).map(move |result, actor, ctx| actor.step(step(result), ctx)));
+    fn later<T: 'static>(&self, future: BoxFuture<T>, step: impl FnOnce(T) -> Step + 'static, ctx: &mut Context<Self>) {
+        ctx.spawn(
+            future
+                .into_actor(self)
+                .map(move |result, actor, ctx| actor.step(step(result), ctx)),
+        );
     }
 
     fn serve_looks(&mut self) {
@@ -205,10 +238,14 @@ impl Actor for FeedActor {
         self.ports.observer.feed_stopped();
         for (_, asked) in std::mem::take(&mut self.asked) {
             let unknown = || Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown));
-            let results = asked.ids.into_iter().map(|id| OperationResult { id, outcome: unknown() }).collect();
+            let results = asked
+                .ids
+                .into_iter()
+                .map(|id| OperationResult { id, outcome: unknown() })
+                .collect();
             match asked.reply {
                 ReplyTo::Connection(connection) => self.ports.push.answer(connection, results),
-                ReplyTo::Waiter(waiter) => drop(waiter.send(results)),
+                ReplyTo::Waiter(waiter) => drop(waiter.send(Settled::from(results))),
             }
         }
         for (look, _permit) in self.looks.drain(..) {
@@ -223,15 +260,39 @@ impl Handler<Envelope> for FeedActor {
     fn handle(&mut self, Envelope { request, permit }: Envelope, ctx: &mut Self::Context) {
         self.active = true;
         match request {
-            Request::Submit(Submission { author, operations, reply, .. }) => {
+            Request::Submit(Submission {
+                author,
+                operations,
+                reply,
+                ..
+            }) => {
                 let ids = operations.iter().map(|operation| operation.id).collect();
                 let submission = self.ask(reply, ids, permit);
-                self.step(Step::Submit { submission, author, operations }, ctx);
+                self.step(
+                    Step::Submit {
+                        submission,
+                        author,
+                        operations,
+                    },
+                    ctx,
+                );
             }
-            Request::Birth { time_zone, locale, reply } => {
+            Request::Birth {
+                time_zone,
+                locale,
+                reply,
+            } => {
                 let submission = self.ask(reply, vec![OperationId(self.user.0)], permit);
                 let epoch = (self.ports.new_epoch)();
-                self.step(Step::Birth { submission, epoch, time_zone, locale }, ctx);
+                self.step(
+                    Step::Birth {
+                        submission,
+                        epoch,
+                        time_zone,
+                        locale,
+                    },
+                    ctx,
+                );
             }
             Request::Look(look) => {
                 self.looks.push((look, permit));

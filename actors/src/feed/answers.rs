@@ -22,7 +22,8 @@ impl Answers {
 
     /// Remembers the operation that made this entry.
     pub fn insert(&mut self, entry: &Entry) {
-        self.by_id.insert((entry.author, entry.operation), (entry.operation_hash, entry.seq));
+        self.by_id
+            .insert((entry.author, entry.operation), (entry.operation_hash, entry.seq));
         self.by_time.push_back((entry.time, entry.author, entry.operation));
     }
 

@@ -275,11 +275,25 @@ impl Feed {
     pub fn handle(&mut self, message: Message, now: UnixMs) -> Vec<Effect> {
         let mut effects = Vec::new();
         match message {
-            Message::Submit { submission, author, operations } => {
+            Message::Submit {
+                submission,
+                author,
+                operations,
+            } => {
                 self.enqueue(submission, author, operations, &mut effects);
             }
-            Message::Birth { submission, epoch, time_zone, locale } => {
-                self.births.push(Birth { submission, epoch, time_zone, locale });
+            Message::Birth {
+                submission,
+                epoch,
+                time_zone,
+                locale,
+            } => {
+                self.births.push(Birth {
+                    submission,
+                    epoch,
+                    time_zone,
+                    locale,
+                });
             }
             Message::Wake => {}
             Message::Loaded(result) => self.loaded(result, now, &mut effects),
@@ -314,9 +328,20 @@ impl Feed {
             return;
         }
         let count = operations.len();
-        self.open.insert(submission, Open { results: (0..count).map(|_| None).collect(), left: count });
+        self.open.insert(
+            submission,
+            Open {
+                results: (0..count).map(|_| None).collect(),
+                left: count,
+            },
+        );
         for (index, operation) in operations.into_iter().enumerate() {
-            self.waiting.push_back(Waiting { submission, index, author, operation });
+            self.waiting.push_back(Waiting {
+                submission,
+                index,
+                author,
+                operation,
+            });
         }
     }
 
@@ -325,7 +350,9 @@ impl Feed {
         match self.phase {
             Phase::Cold => {
                 self.phase = Phase::Loading;
-                effects.push(Effect::Load { ids_since: now - limits::OPERATION_IDS_KEPT_MS });
+                effects.push(Effect::Load {
+                    ids_since: now - limits::OPERATION_IDS_KEPT_MS,
+                });
             }
             Phase::Loading => {}
             Phase::Damaged => self.refuse_all(Code::FeedDamaged, effects),
@@ -352,7 +379,10 @@ impl Feed {
             Err(refusal) => {
                 let birth = self.births.remove(0);
                 let id = OperationId(self.user.0);
-                let result = OperationResult { id, outcome: refusal.outcome() };
+                let result = OperationResult {
+                    id,
+                    outcome: refusal.outcome(),
+                };
                 effects.push(Effect::Settled(birth.submission, vec![result]));
                 return self.proceed_absent(now, effects);
             }
@@ -377,7 +407,9 @@ impl Feed {
         while let Some(waiting) = self.waiting.pop_front() {
             let id = waiting.operation.id;
             let known = self.answers.get(waiting.author, id).or_else(|| {
-                made.get(&id).filter(|(author, ..)| *author == waiting.author).map(|(_, hash, seq)| (*hash, *seq))
+                made.get(&id)
+                    .filter(|(author, ..)| *author == waiting.author)
+                    .map(|(_, hash, seq)| (*hash, *seq))
             });
             if let Some((hash, seq)) = known {
                 let outcome = if hash == domain::operation_hash(&waiting.operation) {
@@ -402,7 +434,10 @@ impl Feed {
             let entry = match draft.judge(waiting.author, time, &waiting.operation, undone.as_ref()) {
                 Ok(entry) => entry,
                 Err(refusal) => {
-                    judged.push(Judged { waiting, outcome: refusal.outcome() });
+                    judged.push(Judged {
+                        waiting,
+                        outcome: refusal.outcome(),
+                    });
                     continue;
                 }
             };
@@ -414,18 +449,28 @@ impl Feed {
             }
             bytes += size;
             made.insert(id, (waiting.author, entry.operation_hash, entry.seq));
-            judged.push(Judged { waiting, outcome: Outcome::Accepted(Accepted { seq: entry.seq }) });
+            judged.push(Judged {
+                waiting,
+                outcome: Outcome::Accepted(Accepted { seq: entry.seq }),
+            });
             entries.push(entry);
         }
         if entries.is_empty() {
             let settled = self.settle(judged);
-            effects.extend(settled.into_iter().map(|(submission, results)| Effect::Settled(submission, results)));
+            effects.extend(
+                settled
+                    .into_iter()
+                    .map(|(submission, results)| Effect::Settled(submission, results)),
+            );
             match fetch {
                 Some(seq) => {
                     self.fetching = true;
                     effects.push(Effect::ReadEntry(seq));
                 }
-                None => debug_assert!(self.waiting.is_empty(), "an empty draft ends only at the end, or at a fetch"),
+                None => debug_assert!(
+                    self.waiting.is_empty(),
+                    "an empty draft ends only at the end, or at a fetch"
+                ),
             }
             return;
         }
@@ -452,12 +497,21 @@ impl Feed {
         };
         self.next_append_id = self.next_append_id.wrapping_add(1);
         effects.push(Effect::Append(append.clone()));
-        self.in_flight = Some(InFlight { append, entries, judged, unknown: false });
+        self.in_flight = Some(InFlight {
+            append,
+            entries,
+            judged,
+            unknown: false,
+        });
     }
 
     /// Finds the entry that an undo names. `Ok(None)`: there is none to be had.
     fn entry_to_undo(&self, seq: Seq, made: &[Entry], head: Head) -> Result<Option<Entry>, NotHere> {
-        let newest = made.iter().rev().chain(self.recent.iter().rev()).find(|entry| entry.seq == seq);
+        let newest = made
+            .iter()
+            .rev()
+            .chain(self.recent.iter().rev())
+            .find(|entry| entry.seq == seq);
         if let Some(entry) = newest {
             return Ok(Some(entry.clone()));
         }
@@ -485,13 +539,7 @@ impl Feed {
         }
     }
 
-    fn appended(
-        &mut self,
-        append_id: u64,
-        result: Result<(), AppendError>,
-        now: UnixMs,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn appended(&mut self, append_id: u64, result: Result<(), AppendError>, now: UnixMs, effects: &mut Vec<Effect>) {
         let Some(in_flight) = &mut self.in_flight else { return };
         if in_flight.append.append_id != append_id {
             return;
@@ -562,7 +610,11 @@ impl Feed {
             outcome: Outcome::Refused(ErrorBody::new(code)),
         });
         let settled = self.settle(judged.collect());
-        effects.extend(settled.into_iter().map(|(submission, results)| Effect::Settled(submission, results)));
+        effects.extend(
+            settled
+                .into_iter()
+                .map(|(submission, results)| Effect::Settled(submission, results)),
+        );
         if in_flight.append.base == 0 {
             self.refuse_births(code, effects);
         }
@@ -570,7 +622,12 @@ impl Feed {
 
     /// The commit in flight is durable.
     fn commit(&mut self, now: UnixMs, effects: &mut Vec<Effect>) {
-        let InFlight { append, entries, judged, .. } = self.in_flight.take().expect("a commit is in flight");
+        let InFlight {
+            append,
+            entries,
+            judged,
+            ..
+        } = self.in_flight.take().expect("a commit is in flight");
         let head = Head {
             epoch: append.epoch,
             seq: append.last,
@@ -589,7 +646,11 @@ impl Feed {
         self.answers.forget_before(now - limits::OPERATION_IDS_KEPT_MS);
         self.commits_since_trim += 1;
         let settled = self.settle(judged);
-        effects.push(Effect::Publish { epoch: append.epoch, entries: entries.into(), settled });
+        effects.push(Effect::Publish {
+            epoch: append.epoch,
+            entries: entries.into(),
+            settled,
+        });
         self.set_flush_timer(effects);
     }
 
@@ -604,11 +665,19 @@ impl Feed {
     fn settle(&mut self, judged: Vec<Judged>) -> Vec<(SubmissionId, Vec<OperationResult>)> {
         let mut complete = Vec::new();
         for Judged { waiting, outcome } in judged {
-            let Some(open) = self.open.get_mut(&waiting.submission) else { continue };
-            open.results[waiting.index] = Some(OperationResult { id: waiting.operation.id, outcome });
+            let Some(open) = self.open.get_mut(&waiting.submission) else {
+                continue;
+            };
+            open.results[waiting.index] = Some(OperationResult {
+                id: waiting.operation.id,
+                outcome,
+            });
             open.left -= 1;
             if open.left == 0 {
-                let open = self.open.remove(&waiting.submission).expect("it was found a line above");
+                let open = self
+                    .open
+                    .remove(&waiting.submission)
+                    .expect("it was found a line above");
                 complete.push((waiting.submission, open.results.into_iter().flatten().collect()));
             }
         }
@@ -616,19 +685,27 @@ impl Feed {
     }
 
     fn refuse_all(&mut self, code: Code, effects: &mut Vec<Effect>) {
-        let judged = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .map(|waiting| Judged { waiting, outcome: Outcome::Refused(ErrorBody::new(code)) });
+        let judged = std::mem::take(&mut self.waiting).into_iter().map(|waiting| Judged {
+            waiting,
+            outcome: Outcome::Refused(ErrorBody::new(code)),
+        });
         let judged: Vec<_> = judged.collect();
         let settled = self.settle(judged);
-        effects.extend(settled.into_iter().map(|(submission, results)| Effect::Settled(submission, results)));
+        effects.extend(
+            settled
+                .into_iter()
+                .map(|(submission, results)| Effect::Settled(submission, results)),
+        );
         self.refuse_births(code, effects);
     }
 
     fn refuse_births(&mut self, code: Code, effects: &mut Vec<Effect>) {
         for birth in std::mem::take(&mut self.births) {
             let outcome = Outcome::Refused(ErrorBody::new(code));
-            let result = OperationResult { id: OperationId(self.user.0), outcome };
+            let result = OperationResult {
+                id: OperationId(self.user.0),
+                outcome,
+            };
             effects.push(Effect::Settled(birth.submission, vec![result]));
         }
     }
@@ -756,7 +833,10 @@ pub fn rebuild(user: UserId, loaded: &Loaded, mut report: impl FnMut(String)) ->
     let mut state = State::new(user);
     for row in &loaded.rows {
         if let Err(error) = state.load_row(row) {
-            report(format!("feed {user}: row {:?} does not decode and is left out: {error}", row.key));
+            report(format!(
+                "feed {user}: row {:?} does not decode and is left out: {error}",
+                row.key
+            ));
         }
     }
     let mut entries = Vec::new();
@@ -772,7 +852,11 @@ pub fn rebuild(user: UserId, loaded: &Loaded, mut report: impl FnMut(String)) ->
         expected += 1;
     }
     if expected != loaded.head.seq + 1 {
-        return Err(format!("feed {user}: the log ends at {} but its head is {}", expected - 1, loaded.head.seq));
+        return Err(format!(
+            "feed {user}: the log ends at {} but its head is {}",
+            expected - 1,
+            loaded.head.seq
+        ));
     }
     state.loaded_upto(loaded.head.seq);
     Ok(Rebuilt { state, entries })

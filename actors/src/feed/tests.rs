@@ -18,7 +18,11 @@ fn user() -> UserId {
 }
 
 fn operation(id: u128, command: Command) -> Operation {
-    Operation { id: OperationId(Uuid::from_u128(id)), base: None, command }
+    Operation {
+        id: OperationId(Uuid::from_u128(id)),
+        base: None,
+        command,
+    }
 }
 
 fn create(id: u128, title: &str) -> Operation {
@@ -40,7 +44,12 @@ fn create(id: u128, title: &str) -> Operation {
 }
 
 fn complete(id: u128, task: u128) -> Operation {
-    operation(id, Command::TaskComplete(TaskRef { task: TaskId(Uuid::from_u128(task)) }))
+    operation(
+        id,
+        Command::TaskComplete(TaskRef {
+            task: TaskId(Uuid::from_u128(task)),
+        }),
+    )
 }
 
 fn undo(id: u128, seq: Seq) -> Operation {
@@ -91,7 +100,12 @@ impl Harness {
 
     /// The same store, another life of the feed.
     fn restarted(self) -> Self {
-        Self { feed: Feed::new(user(), 9_000), now: self.now, next: self.next, ..Self::unborn(self.store) }
+        Self {
+            feed: Feed::new(user(), 9_000),
+            now: self.now,
+            next: self.next,
+            ..Self::unborn(self.store)
+        }
     }
 
     fn now_or_never<T>(future: crate::ports::BoxFuture<T>) -> T {
@@ -136,7 +150,8 @@ impl Harness {
                 }
                 Effect::Publish { entries, settled, .. } => {
                     self.published.extend(entries.iter().cloned());
-                    self.results.extend(settled.into_iter().map(|(submission, results)| (submission.0, results)));
+                    self.results
+                        .extend(settled.into_iter().map(|(submission, results)| (submission.0, results)));
                 }
                 Effect::Settled(submission, results) => drop(self.results.insert(submission.0, results)),
                 Effect::After(_, timer) => self.timers.push(timer),
@@ -147,13 +162,25 @@ impl Harness {
 
     fn submit_message(&mut self, operations: Vec<Operation>) -> (u64, Message) {
         self.next += 1;
-        (self.next, Message::Submit { submission: SubmissionId(self.next), author: user(), operations })
+        (
+            self.next,
+            Message::Submit {
+                submission: SubmissionId(self.next),
+                author: user(),
+                operations,
+            },
+        )
     }
 
     fn submit(&mut self, operations: Vec<Operation>) -> Vec<Outcome> {
         let (id, message) = self.submit_message(operations);
         self.send(message);
-        self.results.remove(&id).expect("answered").into_iter().map(|result| result.outcome).collect()
+        self.results
+            .remove(&id)
+            .expect("answered")
+            .into_iter()
+            .map(|result| result.outcome)
+            .collect()
     }
 
     fn ring(&mut self, timer: Timer) {
@@ -162,7 +189,11 @@ impl Harness {
     }
 
     fn log_length(&self) -> usize {
-        Self::now_or_never(self.store.read_log(user(), 0, usize::MAX)).expect("readable").expect("born").rows.len()
+        Self::now_or_never(self.store.read_log(user(), 0, usize::MAX))
+            .expect("readable")
+            .expect("born")
+            .rows
+            .len()
     }
 }
 
@@ -209,12 +240,19 @@ fn operations_made_while_an_append_is_in_flight_go_in_one_later_commit() {
     assert!(matches!(held.as_slice(), [Effect::Append(_)]));
     for id in 2..=4 {
         let (_, more) = harness.submit_message(vec![create(id, "more")]);
-        assert!(harness.feed.handle(more, NOW).is_empty(), "nothing leaves while the append is in flight");
+        assert!(
+            harness.feed.handle(more, NOW).is_empty(),
+            "nothing leaves while the append is in flight"
+        );
     }
     let appends_before = harness.appends;
     harness.carry_out(std::mem::take(&mut held));
     assert_eq!(harness.appends - appends_before, 2);
-    assert_eq!(harness.log_length(), 3, "birth, the first, and one commit for the other three");
+    assert_eq!(
+        harness.log_length(),
+        3,
+        "birth, the first, and one commit for the other three"
+    );
     assert_eq!(harness.results.len(), 5, "all four were answered, and the birth");
 }
 
@@ -223,9 +261,18 @@ fn a_refusal_judged_on_what_is_in_flight_waits_for_it() {
     let mut harness = Harness::new();
     let (id, both) = harness.submit_message(vec![create(1, "x"), create(1, "y")]);
     let effects = harness.feed.handle(both, NOW);
-    assert!(matches!(effects.as_slice(), [Effect::Append(_)]), "no answer leaves before the append is durable");
+    assert!(
+        matches!(effects.as_slice(), [Effect::Append(_)]),
+        "no answer leaves before the append is durable"
+    );
     harness.carry_out(effects);
-    let outcomes: Vec<_> = harness.results.remove(&id).expect("answered").into_iter().map(|r| r.outcome).collect();
+    let outcomes: Vec<_> = harness
+        .results
+        .remove(&id)
+        .expect("answered")
+        .into_iter()
+        .map(|r| r.outcome)
+        .collect();
     assert_eq!(codes(&outcomes), [None, Some(Code::OperationIdReused)]);
 }
 
@@ -236,7 +283,10 @@ fn the_same_operation_gets_the_same_answer_also_after_a_restart() {
     assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
     let mut harness = harness.restarted();
     assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
-    assert_eq!(codes(&harness.submit(vec![create(1, "other")])), [Some(Code::OperationIdReused)]);
+    assert_eq!(
+        codes(&harness.submit(vec![create(1, "other")])),
+        [Some(Code::OperationIdReused)]
+    );
     assert_eq!(harness.log_length(), 2);
 }
 
@@ -270,8 +320,15 @@ fn an_append_whose_answer_was_lost_is_found_and_published_once() {
     let mut harness = Harness::new();
     harness.store.fail_next([Failure::AnswerLost]);
     assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
-    assert_eq!((harness.appends, harness.reads_back), (2, 1), "it was read back, not appended again");
-    assert_eq!(harness.published.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(
+        (harness.appends, harness.reads_back),
+        (2, 1),
+        "it was read back, not appended again"
+    );
+    assert_eq!(
+        harness.published.iter().map(|entry| entry.seq).collect::<Vec<_>>(),
+        [1, 2]
+    );
 }
 
 #[test]
@@ -288,11 +345,15 @@ fn a_failed_read_back_repeats_the_read_and_never_the_append() {
     let mut harness = Harness::new();
     let (_, message) = harness.submit_message(vec![create(1, "x")]);
     let effects = harness.feed.handle(message, NOW);
-    let [Effect::Append(append)] = effects.as_slice() else { panic!("one append") };
+    let [Effect::Append(append)] = effects.as_slice() else {
+        panic!("one append")
+    };
     let lost = Err(AppendError::Unavailable("x".to_owned()));
     let effects = harness.feed.handle(Message::Appended(append.append_id, lost), NOW);
     assert!(matches!(effects.as_slice(), [Effect::ReadBack(1)]));
-    let effects = harness.feed.handle(Message::ReadBack(Err(ReadError::Unavailable("x".to_owned()))), NOW);
+    let effects = harness
+        .feed
+        .handle(Message::ReadBack(Err(ReadError::Unavailable("x".to_owned()))), NOW);
     assert!(matches!(effects.as_slice(), [Effect::After(_, Timer::Retry)]));
     let effects = harness.feed.handle(Message::Timer(Timer::Retry), NOW);
     assert!(matches!(effects.as_slice(), [Effect::ReadBack(1)]));
@@ -304,8 +365,19 @@ fn a_full_store_refuses_with_its_code_and_loses_nothing_before_or_after() {
     harness.submit(vec![create(1, "x")]);
     harness.store.fail_next([Failure::Full]);
     assert_eq!(codes(&harness.submit(vec![create(2, "y")])), [Some(Code::StoreFull)]);
-    assert!(harness.feed.state().expect("readable").task(TaskId(Uuid::from_u128(1))).is_some());
-    assert_eq!(harness.submit(vec![create(2, "y")]), [accepted(3)], "the same id may be sent again");
+    assert!(
+        harness
+            .feed
+            .state()
+            .expect("readable")
+            .task(TaskId(Uuid::from_u128(1)))
+            .is_some()
+    );
+    assert_eq!(
+        harness.submit(vec![create(2, "y")]),
+        [accepted(3)],
+        "the same id may be sent again"
+    );
 }
 
 #[test]
@@ -314,10 +386,16 @@ fn a_commit_of_another_writer_is_loaded_and_the_operations_are_judged_anew() {
     harness.submit(vec![create(1, "x")]);
     // Another life of the same feed commits behind this one's back.
     let store = std::mem::take(&mut harness.store);
-    let mut other = Harness { next: 50, ..Harness::unborn(store) };
+    let mut other = Harness {
+        next: 50,
+        ..Harness::unborn(store)
+    };
     assert_eq!(other.submit(vec![complete(5, 1)]), [accepted(3)]);
     harness.store = std::mem::take(&mut other.store);
-    assert_eq!(harness.submit(vec![create(6, "y"), complete(5, 1)]), [accepted(4), accepted(3)]);
+    assert_eq!(
+        harness.submit(vec![create(6, "y"), complete(5, 1)]),
+        [accepted(4), accepted(3)]
+    );
     assert_eq!(harness.feed.state().expect("ready").seq(), 4);
 }
 
@@ -328,14 +406,22 @@ fn rows_are_written_later_together_and_a_restart_needs_the_log_only_after_them()
     harness.submit(vec![complete(2, 1)]);
     assert_eq!(harness.timers, [Timer::Flush], "one timer for all of them");
     harness.ring(Timer::Flush);
-    let head = Harness::now_or_never(harness.store.head(user())).expect("readable").expect("born");
+    let head = Harness::now_or_never(harness.store.head(user()))
+        .expect("readable")
+        .expect("born");
     assert_eq!((head.seq, head.rows_upto), (3, 3));
     assert!(harness.feed.is_idle());
     harness.submit(vec![create(3, "late")]);
-    let before = format!("{:?}", harness.feed.state().expect("ready").all_tasks().collect::<Vec<_>>());
+    let before = format!(
+        "{:?}",
+        harness.feed.state().expect("ready").all_tasks().collect::<Vec<_>>()
+    );
     let mut harness = harness.restarted();
     harness.send(Message::Wake);
-    let after = format!("{:?}", harness.feed.state().expect("ready").all_tasks().collect::<Vec<_>>());
+    let after = format!(
+        "{:?}",
+        harness.feed.state().expect("ready").all_tasks().collect::<Vec<_>>()
+    );
     assert_eq!(before, after);
 }
 
@@ -348,8 +434,20 @@ fn an_old_entry_is_read_from_the_log_to_be_undone() {
     }
     let head = harness.feed.state().expect("ready").seq();
     // What waits behind the undo is judged after it.
-    assert_eq!(harness.submit(vec![undo(900, 2), complete(901, 1)])[0], accepted(head + 1));
-    assert!(harness.feed.state().expect("ready").task(TaskId(Uuid::from_u128(1))).expect("kept").deleted_at.is_some());
+    assert_eq!(
+        harness.submit(vec![undo(900, 2), complete(901, 1)])[0],
+        accepted(head + 1)
+    );
+    assert!(
+        harness
+            .feed
+            .state()
+            .expect("ready")
+            .task(TaskId(Uuid::from_u128(1)))
+            .expect("kept")
+            .deleted_at
+            .is_some()
+    );
     assert_eq!(codes(&harness.submit(vec![undo(902, 10_000)])), [Some(Code::UndoGone)]);
 }
 
@@ -400,7 +498,10 @@ fn operations_that_do_not_fit_in_one_commit_go_in_the_next() {
     });
     let outcomes = harness.submit(operations.collect());
     assert_eq!(outcomes, (2..=61).map(accepted).collect::<Vec<_>>());
-    let rows = Harness::now_or_never(harness.store.read_log(user(), 0, usize::MAX)).expect("readable").expect("born").rows;
+    let rows = Harness::now_or_never(harness.store.read_log(user(), 0, usize::MAX))
+        .expect("readable")
+        .expect("born")
+        .rows;
     assert!(rows.iter().all(|row| row.body.len() <= limits::COMMIT_BYTES_MAX));
     assert!(rows.len() > 3, "{}", rows.len());
 }

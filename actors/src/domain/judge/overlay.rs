@@ -154,6 +154,22 @@ impl<'a> Overlay<'a> {
         self.tasks_touched.iter()
     }
 
+    /// A task as it was before the operation under way.
+    pub(super) fn task_before(&self, id: TaskId) -> Option<&Arc<Task>> {
+        match self.tasks_touched.before.get(&id) {
+            Some(before) => before.as_ref(),
+            None => self.task(id),
+        }
+    }
+
+    /// A list as it was before the operation under way.
+    pub(super) fn list_before(&self, id: ListId) -> Option<&Arc<List>> {
+        match self.lists_touched.before.get(&id) {
+            Some(before) => before.as_ref(),
+            None => self.list(id),
+        }
+    }
+
     /// Refuses if the operation under way left more rows than a feed may hold. What it did not add to, it may leave.
     pub(super) fn check_counts(&self) -> Result<(), Refusal> {
         let (now, before) = (&self.counts, &self.counts_before);

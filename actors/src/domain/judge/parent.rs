@@ -44,7 +44,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// All subtasks of a task, level by level, those in the bin included; and how many levels there are.
+    /// All subtasks of a task, level by level and by id, those in the bin included; and how many levels there are.
     pub(super) fn subtree(&self, task: TaskId) -> (Vec<TaskId>, usize) {
         let mut all = Vec::new();
         let mut level = vec![task];
@@ -55,6 +55,8 @@ impl Draft<'_> {
             if level.is_empty() {
                 break;
             }
+            // The same order whatever the draft has touched: the entry's changes come in it.
+            level.sort_unstable();
             levels += 1;
             all.extend_from_slice(&level);
         }

@@ -83,8 +83,8 @@ impl<Id: OrderedId> Neighbours<'_, Id> {
 
     /// The rank for a place; `beside` is the rank of the row that the place names. A row that is there already keeps its
     /// present rank. Between equal ranks there is no room: then the place is before or after all of them.
-    fn rank(&self, place: Place<&str>, present: Option<&str>) -> Judged<String> {
-        let (low, high) = match place {
+    fn rank(&self, place: &Place<&str>, present: Option<&str>) -> Judged<String> {
+        let (low, high) = match *place {
             Place::First => (None, self.above(None)),
             Place::Last => (self.below(None), None),
             Place::Before(beside) => (self.below(Some(beside)), Some(beside)),
@@ -132,7 +132,7 @@ impl Draft<'_> {
                 Some(beside) => Ok(beside.rank.as_str()),
             }
         };
-        neighbours.rank(name(place, beside)?, present)
+        neighbours.rank(&name(place, beside)?, present)
     }
 
     /// The rank of a list for a place; `list` is the one that is moved, where there is one already.
@@ -154,7 +154,7 @@ impl Draft<'_> {
                 Some(beside) => Ok(beside.rank.as_str()),
             }
         };
-        neighbours.rank(name(place, beside)?, present.map(|present| present.rank.as_str()))
+        neighbours.rank(&name(place, beside)?, present.map(|present| present.rank.as_str()))
     }
 }
 

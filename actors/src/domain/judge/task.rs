@@ -118,10 +118,7 @@ impl Draft<'_> {
         }
         let (subtasks, levels) = self.subtree(task.id);
         if let Some(parent) = to.parent {
-            // A parent above which it is already makes nothing deeper.
-            if to.parent != task.parent || list != task.list {
-                self.check_parent(parent, list, Some(task.id), levels)?;
-            }
+            self.check_parent(parent, list, Some(task.id), levels)?;
         }
         task.rank = self.task_rank(&to.place, list, Some(task.id))?;
         task.parent = to.parent;

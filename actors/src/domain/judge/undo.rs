@@ -4,6 +4,8 @@
 //! still has the value that the entry gave it. For a row that was made, that is every field. Then the rules are asked
 //! again, because the rest of the feed has moved on.
 
+use std::sync::Arc;
+
 use taskflow_protocol::message::Undo;
 use taskflow_protocol::{Code, TaskId};
 
@@ -17,7 +19,8 @@ impl Draft<'_> {
         let Some(entry) = of.filter(|entry| entry.seq == undo.seq) else {
             return refuse(Code::UndoGone, "seq");
         };
-        for change in entry.changes.iter().rev() {
+        // Each is of another row, so their order does not matter.
+        for change in &entry.changes {
             self.invert(change)?;
         }
         self.check_undone_tasks()
@@ -97,6 +100,7 @@ impl Draft<'_> {
     fn revert_task(&mut self, id: TaskId, change: &TaskChange) -> Judged {
         let task = self.overlay.task(id).filter(|task| change.holds_in(task));
         let mut task = Task::clone(task.ok_or_else(conflict)?);
+        // Moves are asked later: a subtask in the bin goes along with its parent.
         if task.is_deleted() && change.deleted_at.is_none() && change.list.is_none() {
             return refuse(Code::RowDeleted, "task");
         }
@@ -112,15 +116,13 @@ impl Draft<'_> {
             let (Some(before), Some(after)) = (before, self.overlay.task(id)) else {
                 continue;
             };
-            self.check_list_of(before)?;
+            // A list that this undo itself puts in the bin, or takes out, is no obstacle.
+            let is_deleted = |list: Option<&Arc<List>>| list.is_none_or(|list| list.is_deleted());
+            if is_deleted(self.overlay.list_before(before.list)) && is_deleted(self.overlay.list(before.list)) {
+                return refuse(Code::RowDeleted, "list");
+            }
             if after.list != before.list {
-                self.check_list_takes_tasks(after.list)?;
-                // A subtask that it got since, or lost, cannot go where it goes.
-                let left_behind =
-                    |subtask: TaskId| self.overlay.task(subtask).is_some_and(|row| row.list != after.list);
-                if self.overlay.subtasks(id).any(left_behind) {
-                    return Err(conflict());
-                }
+                self.check_undone_move(before, after)?;
             }
             if let Some(parent) = after.parent
                 && (after.parent != before.parent || after.list != before.list)
@@ -130,6 +132,23 @@ impl Draft<'_> {
             for label in after.labels.iter().filter(|label| !before.labels.contains(label)) {
                 self.check_label(*label)?;
             }
+        }
+        Ok(())
+    }
+
+    fn check_undone_move(&self, before: &Task, after: &Task) -> Judged {
+        self.check_list_takes_tasks(after.list)?;
+        let goes_along = after.parent.is_some_and(|parent| {
+            let lists = (self.overlay.task_before(parent), self.overlay.task(parent));
+            matches!(lists, (Some(before), Some(after)) if before.list != after.list)
+        });
+        if before.is_deleted() && after.is_deleted() && !goes_along {
+            return refuse(Code::RowDeleted, "task");
+        }
+        // A subtask that it got since cannot go where it goes.
+        let left_behind = |subtask: TaskId| self.overlay.task(subtask).is_some_and(|row| row.list != after.list);
+        if self.overlay.subtasks(after.id).any(left_behind) {
+            return Err(conflict());
         }
         Ok(())
     }

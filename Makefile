@@ -1,0 +1,60 @@
+# What can be done here. `make` alone says it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# Where the Rust installer puts cargo; a shell that was open before does not know it yet.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+# Seconds that each fuzzing loop goes on: `make test FUZZ_SECONDS=5` for the impatient.
+FUZZ_SECONDS ?= 60
+# More arguments: `make run ARGS="--listen 127.0.0.1:9000"`, `make bench SCENARIO=creates ARGS=--quick`.
+ARGS ?=
+
+.PHONY: help
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+.PHONY: setup
+setup: ## Install what the others need, from the ordinary package managers
+	@scripts/setup
+
+.PHONY: run
+run: setup ## Build and start one node on http://127.0.0.1:8080, data in ./data
+	cargo run --release --quiet --bin taskflow -- serve $(ARGS)
+
+.PHONY: test
+test: setup ## Everything that must pass before a change lands
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --workspace --locked --no-fail-fast
+
+.PHONY: check
+check: setup ## The quick loop: format, lints, layering, unit tests; no server
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo test --locked --test layering
+	FUZZ_SECONDS=1 cargo test --locked -p taskflow-protocol -p taskflow-actors
+	cargo test --locked --lib
+
+.PHONY: verify
+verify: setup ## The slow proofs that `make test` has no time for
+	FUZZ_SECONDS=600 cargo test --release --locked -p taskflow-protocol --test mutations -- --nocapture
+	scripts/fuzz 600
+
+bench: setup ## Measure: the load scenarios against a node of their own, a table and a JSON file at the end
+include loadtest/bench.mk
+
+.PHONY: deny
+deny: setup ## Licences, advisories, sources and layering by cargo-deny (asks the advisory database)
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check
+
+.PHONY: docs-tables
+docs-tables: setup ## Write the generated tables into docs/protocol.md and docs/operations.md
+	UPDATE_DOCS=1 cargo test --locked -p taskflow-protocol --test docs -- --ignored
+	UPDATE_DOCS=1 cargo test --locked --test operations_page -- --ignored
+
+.PHONY: golden
+golden: setup ## Write the golden files of new variants; what is there stays as it is
+	cargo run --locked -p taskflow-protocol --example golden

@@ -1,0 +1,258 @@
+//! Feeds as real actix actors: they start on first use, stop when idle, and a panic in one is nobody else's business.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use actix_rt::{Arbiter, System};
+use taskflow_actors::memory::MemoryStore;
+use taskflow_actors::ports::{
+    Append, AppendError, BoxFuture, Clock, ConnectionId, Epoch, Head, Loaded, LogPage, Publication, Push, ReadError,
+    Retention, Store, StoredRow,
+};
+use taskflow_actors::supervisor::{Observer, Ports, Router, Supervisor};
+use taskflow_protocol::limits::FEED_UNSAVED_OPERATIONS_MAX;
+use taskflow_protocol::message::{Accepted, Command, Operation, OperationResult, Outcome};
+use taskflow_protocol::model::SettingsFields;
+use taskflow_protocol::values::{Seq, UnixMs};
+use taskflow_protocol::{Code, OperationId, UserId};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+/// A clock that panics when it is told to: the feed that reads it next is the one that panics.
+#[derive(Default)]
+struct Bomb(AtomicBool);
+
+impl Clock for Bomb {
+    fn now_ms(&self) -> UnixMs {
+        assert!(!self.0.swap(false, Ordering::SeqCst), "planted");
+        1_800_000_000_000
+    }
+}
+
+/// Counts what starts and stops.
+#[derive(Default)]
+struct Counts {
+    started: AtomicUsize,
+    stopped: AtomicUsize,
+    panicked: AtomicUsize,
+}
+
+impl Observer for Counts {
+    fn feed_started(&self) {
+        self.started.fetch_add(1, Ordering::SeqCst);
+    }
+    fn feed_stopped(&self) {
+        self.stopped.fetch_add(1, Ordering::SeqCst);
+    }
+    fn feed_panicked(&self) {
+        self.panicked.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+struct NoConnections;
+
+impl Push for NoConnections {
+    fn publish(&self, _: Publication) {}
+    fn answer(&self, _: ConnectionId, _: Vec<OperationResult>) {}
+}
+
+/// A store whose appends wait until the gate has a permit for them.
+struct Gated {
+    store: Arc<MemoryStore>,
+    gate: Arc<Semaphore>,
+}
+
+impl Store for Gated {
+    fn append(&self, append: Append) -> BoxFuture<Result<(), AppendError>> {
+        let (store, gate) = (self.store.clone(), self.gate.clone());
+        Box::pin(async move {
+            gate.acquire().await.expect("never closed").forget();
+            store.append(append).await
+        })
+    }
+    fn head(&self, feed: UserId) -> BoxFuture<Result<Option<Head>, ReadError>> {
+        self.store.head(feed)
+    }
+    fn read_log(&self, feed: UserId, after: Seq, bytes_max: usize) -> BoxFuture<Result<Option<LogPage>, ReadError>> {
+        self.store.read_log(feed, after, bytes_max)
+    }
+    fn load(&self, feed: UserId, ids_since: UnixMs) -> BoxFuture<Result<Option<Loaded>, ReadError>> {
+        self.store.load(feed, ids_since)
+    }
+    fn write_rows(&self, feed: UserId, rows: Vec<StoredRow>, upto: Seq) -> BoxFuture<Result<(), AppendError>> {
+        self.store.write_rows(feed, rows, upto)
+    }
+    fn trim(&self, feed: UserId, retention: Retention) -> BoxFuture<Result<Option<Head>, AppendError>> {
+        self.store.trim(feed, retention)
+    }
+}
+
+struct Node {
+    router: Router,
+    counts: Arc<Counts>,
+    bomb: Arc<Bomb>,
+    gate: Arc<Semaphore>,
+}
+
+fn with_node<F: Future<Output = ()>>(feed_idle: Duration, test: impl FnOnce(Node) -> F) {
+    System::new().block_on(async {
+        let (counts, bomb) = (Arc::new(Counts::default()), Arc::new(Bomb::default()));
+        let gate = Arc::new(Semaphore::new(1_000_000));
+        let ports = Ports {
+            store: Arc::new(Gated {
+                store: Arc::default(),
+                gate: gate.clone(),
+            }),
+            push: Arc::new(NoConnections),
+            clock: bomb.clone(),
+            observer: counts.clone(),
+            new_epoch: Box::new(|| Epoch(7)),
+            feed_idle,
+        };
+        let arbiters = [Arbiter::new(), Arbiter::new()];
+        let router = Supervisor::start(ports, arbiters.iter().map(Arbiter::handle).collect(), || 1);
+        test(Node {
+            router,
+            counts,
+            bomb,
+            gate,
+        })
+        .await;
+        arbiters.iter().for_each(|arbiter| drop(arbiter.stop()));
+    });
+}
+
+fn user(number: u128) -> UserId {
+    UserId(Uuid::from_u128(number))
+}
+
+fn operation(id: u128) -> Operation {
+    let locale = SettingsFields {
+        locale: Some("de".to_owned()),
+        ..Default::default()
+    };
+    Operation {
+        id: OperationId(Uuid::from_u128(1_000_000 + id)),
+        base: None,
+        command: Command::SettingsPatch(locale),
+    }
+}
+
+async fn born(node: &Node, number: u128) -> UserId {
+    let user = user(number);
+    node.router
+        .birth(user, "UTC".to_owned(), "en".to_owned())
+        .await
+        .expect("born");
+    user
+}
+
+async fn ask(node: &Node, user: UserId, id: u128) -> Outcome {
+    node.router
+        .ask(user, user, vec![operation(id)])
+        .await
+        .results
+        .pop()
+        .expect("one answer")
+        .outcome
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait)
+        .await
+        .expect("it came true");
+}
+
+fn code(outcome: &Outcome) -> Option<Code> {
+    match outcome {
+        Outcome::Refused(error) | Outcome::Unknown(error) => Some(error.code),
+        Outcome::Accepted(_) | Outcome::Conflict(_) => None,
+    }
+}
+
+#[test]
+fn a_panic_restarts_one_feed_from_the_store_and_nobody_else_notices() {
+    with_node(Duration::from_secs(60), async |node| {
+        let (hurt, other) = (born(&node, 1).await, born(&node, 2).await);
+        assert_eq!(ask(&node, hurt, 1).await, Outcome::Accepted(Accepted { seq: 2 }));
+        node.bomb.0.store(true, Ordering::SeqCst);
+        assert_eq!(code(&ask(&node, hurt, 2).await), Some(Code::OutcomeUnknown));
+        assert_eq!(node.counts.panicked.load(Ordering::SeqCst), 1);
+        // While it rests, it says so; its neighbour works.
+        assert_eq!(code(&ask(&node, hurt, 3).await), Some(Code::FeedUnavailable));
+        assert_eq!(ask(&node, other, 4).await, Outcome::Accepted(Accepted { seq: 2 }));
+        let back = async {
+            loop {
+                let outcome = ask(&node, hurt, 1).await;
+                if code(&outcome) != Some(Code::FeedUnavailable) {
+                    break outcome;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let outcome = tokio::time::timeout(Duration::from_secs(10), back)
+            .await
+            .expect("it came back");
+        assert_eq!(
+            outcome,
+            Outcome::Accepted(Accepted { seq: 2 }),
+            "the answer from before the panic"
+        );
+        assert_eq!(ask(&node, hurt, 5).await, Outcome::Accepted(Accepted { seq: 3 }));
+    });
+}
+
+#[test]
+fn an_idle_feed_stops_and_comes_back_on_the_next_use() {
+    with_node(Duration::from_millis(30), async |node| {
+        let user = born(&node, 1).await;
+        assert_eq!(ask(&node, user, 1).await, Outcome::Accepted(Accepted { seq: 2 }));
+        until(|| node.counts.stopped.load(Ordering::SeqCst) == 1).await;
+        assert_eq!(ask(&node, user, 2).await, Outcome::Accepted(Accepted { seq: 3 }));
+        assert_eq!(node.counts.started.load(Ordering::SeqCst), 2);
+        let seq = node.router.view(user, |state| state.seq()).await;
+        assert_eq!(seq, Ok(3));
+    });
+}
+
+#[test]
+fn more_operations_than_a_feed_may_hold_are_refused_and_the_others_are_not_lost() {
+    with_node(Duration::from_secs(60), async |node| {
+        let user = born(&node, 1).await;
+        let permits = node.gate.available_permits();
+        node.gate.forget_permits(permits);
+        let asks = (0..FEED_UNSAVED_OPERATIONS_MAX as u128 + 10).map(|id| ask(&node, user, 100 + id));
+        let answers = futures_util::future::join_all(asks);
+        let open = async {
+            // The refusals come at once; the rest only when the store goes on.
+            node.gate.add_permits(1_000);
+        };
+        let (answers, ()) = futures_util::future::join(answers, open).await;
+        let refused = answers
+            .iter()
+            .filter(|outcome| code(outcome) == Some(Code::FeedOverloaded))
+            .count();
+        let accepted = answers.iter().filter(|outcome| code(outcome).is_none()).count();
+        assert_eq!((refused, accepted), (10, FEED_UNSAVED_OPERATIONS_MAX));
+        // All permits came back.
+        assert_eq!(code(&ask(&node, user, 1).await), None);
+    });
+}
+
+#[test]
+fn a_feed_that_was_never_born_is_not_found() {
+    with_node(Duration::from_secs(60), async |node| {
+        assert_eq!(code(&ask(&node, user(9), 1).await), Some(Code::FeedNotFound));
+        assert_eq!(
+            node.router.view(user(9), |state| state.seq()).await,
+            Err(Code::FeedNotFound)
+        );
+    });
+}

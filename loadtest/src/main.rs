@@ -1,0 +1,160 @@
+//! Puts TaskFlow under load beside reference servers, and writes down what it measured.
+//!
+//! Architecture invariant: knows TaskFlow by its protocol, its command line and its ports only.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool talks to its terminal"
+)]
+
+mod board;
+mod clock;
+mod machine;
+mod net;
+mod process;
+mod record;
+mod replica;
+mod report;
+mod scenarios;
+mod server;
+mod stats;
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use tokio::task::LocalSet;
+
+use crate::record::Record;
+use crate::scenarios::Scenario;
+use crate::server::Bench;
+
+/// Where the report is kept.
+const REPORT: &str = "loadtest/REPORT.md";
+
+#[derive(Parser)]
+#[command(about = "Load scenarios for TaskFlow, measured beside reference servers")]
+struct Arguments {
+    /// A scenario (idle-memory, fanout, creates, latency, kill9, cold-snapshot, storm, backlog-memory, slow-reader), `all`
+    /// of them, or `report`: write the report from what was measured.
+    what: What,
+    /// The server; absent: the one that was built beside this program.
+    #[arg(long, env = "SERVER_BIN")]
+    server_bin: Option<PathBuf>,
+    /// The reference servers.
+    #[arg(
+        long,
+        env = "REFERENCE_BIN",
+        default_value = "loadtest/reference/target/release/taskflow-reference"
+    )]
+    reference_bin: PathBuf,
+    /// A folder of the bench's own, on the disk that is to be measured.
+    #[arg(long, default_value = "target/loadtest")]
+    work: PathBuf,
+    /// Where results are kept; those of quick runs stay in the work folder.
+    #[arg(long, default_value = "loadtest/results")]
+    results: PathBuf,
+    /// Small and short: shows that everything runs, measures nothing.
+    #[arg(long)]
+    quick: bool,
+    /// How often each server is measured; absent: as often as the scenario thinks right.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// What the random moments and choices of `kill9` follow from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Percent of all cores above which what other programs use makes a round void; quick runs bear anything.
+    #[arg(long, default_value_t = 10.0)]
+    foreign_percent_max: f64,
+    /// The servers of scenarios that compare several, such as `taskflow,r,e,a`; absent: those of the issue.
+    #[arg(long, value_delimiter = ',')]
+    subjects: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum What {
+    One(Scenario),
+    All,
+    Report,
+}
+
+impl FromStr for What {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "all" => Ok(Self::All),
+            "report" => Ok(Self::Report),
+            scenario => Scenario::from_str(scenario, false).map(Self::One),
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let chosen: &[Scenario] = match &arguments.what {
+        What::One(scenario) => std::slice::from_ref(scenario),
+        What::All => Scenario::value_variants(),
+        What::Report => &[],
+    };
+    std::fs::create_dir_all(&arguments.work)?;
+    let work = arguments.work.canonicalize()?;
+    let results = if arguments.quick {
+        work.join("results")
+    } else {
+        arguments.results
+    };
+    let server_binary = match arguments.server_bin {
+        Some(path) => path,
+        None => std::env::current_exe()?.with_file_name("taskflow"),
+    };
+    let mut bench = Bench {
+        server_binary,
+        reference_binary: arguments.reference_bin,
+        work,
+        quick: arguments.quick,
+        rounds: arguments.rounds,
+        seed: arguments.seed,
+        foreign_percent_max: if arguments.quick {
+            100.0
+        } else {
+            arguments.foreign_percent_max
+        },
+        subjects: arguments.subjects,
+        commands: Vec::new(),
+    };
+    for scenario in chosen {
+        let record = measure(*scenario, &mut bench)?;
+        record.save(&results)?;
+        println!("{}", report::table(&record));
+    }
+    if !matches!(arguments.what, What::One(_)) {
+        write_report(&results, arguments.quick)?;
+    }
+    Ok(())
+}
+
+/// One thread for the client: its CPU is then one number, and nothing is shared between connections but that thread.
+fn measure(scenario: Scenario, bench: &mut Bench) -> Result<Record> {
+    println!("{} …", scenario.name());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let record = LocalSet::new().block_on(&runtime, scenario.run(bench));
+    process::pin_this_thread(None)?;
+    record.with_context(|| format!("the scenario {} failed", scenario.name()))
+}
+
+fn write_report(results: &Path, quick: bool) -> Result<()> {
+    let mut records = Vec::new();
+    for scenario in Scenario::value_variants() {
+        records.extend(Record::load(results, &scenario.name())?);
+    }
+    let path = if quick {
+        results.join("REPORT.md")
+    } else {
+        PathBuf::from(REPORT)
+    };
+    std::fs::write(&path, report::whole(&records)).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("{}", path.display());
+    Ok(())
+}

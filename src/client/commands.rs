@@ -1,0 +1,565 @@
+//! The commands that do one thing and end.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use taskflow_actors::ports::Clock;
+use taskflow_protocol::message::{Batch, Command, LabelCreate, ListCreate, TaskCreate, TaskMove, TaskPatch, TaskRef};
+use taskflow_protocol::model::TaskFields;
+use taskflow_protocol::values::{Due, Priority};
+use taskflow_protocol::{LabelId, ListId, OperationId, TaskId};
+use tokio::time::Instant;
+
+use super::auth::{self, AuthError, Tokens};
+use super::connection::{Client, GaveUp, Happening, Status};
+use super::find::{self, Among, short_id};
+use super::profile::{Account, Profile};
+use super::replica::{Event, Rows, is_open};
+use super::text::{self, printable};
+use super::{Add, Edit, List, Lists, Logout, Pending, Place, SignIn, What, dates, say, warn};
+use crate::clock::SystemClock;
+
+/// Milliseconds that a command waits for the server before it says what it can do without. A restart takes less.
+pub(super) const PATIENCE_MS: u64 = 5_000;
+
+/// How to sign in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// With a new account.
+    Register,
+    /// With an old one.
+    Login,
+}
+
+/// `register` and `login`.
+pub async fn sign_in(args: SignIn, door: Door) -> anyhow::Result<ExitCode> {
+    let profile = Profile::open(args.place.profile)?;
+    let before = profile.account()?;
+    let known = before.as_ref().map(|account| account.server.clone());
+    let server = args
+        .server
+        .or(known)
+        .unwrap_or_else(|| super::SERVER_DEFAULT.to_owned());
+    let server = server.trim_end_matches('/').to_owned();
+    if !(server.starts_with("http://") || server.starts_with("https://")) {
+        bail!("{server} is not an http:// or https:// address.");
+    }
+    let email = args.email.trim().to_owned();
+    if let Some(account) = &before
+        && (account.email != email || account.server != server || door == Door::Register)
+    {
+        bail!(
+            "{} is signed in here ({}). Use `taskflow logout` first, or another folder with --profile.",
+            account.email,
+            account.server
+        );
+    }
+    let password = super::password(args.password_stdin, door == Door::Register)?;
+    let (address, name) = (server.clone(), email.clone());
+    let tokens = tokio::task::spawn_blocking(move || match door {
+        Door::Register => auth::register(&address, &name, &password),
+        Door::Login => auth::login(&address, &name, &password),
+    })
+    .await??;
+    let account = account(server, email, tokens, before);
+    profile.change_account(|_| Ok((Some(account.clone()), ())))?;
+    say(&format!("Signed in as {} at {}.", account.email, account.server))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn account(server: String, email: String, tokens: Tokens, before: Option<Account>) -> Account {
+    Account {
+        server,
+        email,
+        user: before.and_then(|account| account.user),
+        access_token: tokens.access_token,
+        refresh_token: tokens.refresh_token,
+        expires_at: SystemClock
+            .now_ms()
+            .saturating_add(tokens.expires_in.saturating_mul(1000)),
+    }
+}
+
+/// `logout`.
+pub async fn logout(args: Logout) -> anyhow::Result<ExitCode> {
+    let profile = Profile::open(args.place.profile)?;
+    let Some(account) = profile.account()? else {
+        say("Nobody is signed in here.")?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let waiting = profile.waiting()?;
+    if waiting > 0 && !args.force {
+        bail!("{waiting} changes were not sent yet. Use `taskflow list` to send them, or --force to forget them.");
+    }
+    let (server, token) = (account.server.clone(), account.refresh_token.clone());
+    let ended = tokio::task::spawn_blocking(move || auth::logout(&server, &token)).await?;
+    profile.forget()?;
+    if let Err(error @ AuthError::Unreachable(_)) = ended {
+        warn(&format!(
+            "{error} Everything is forgotten here; the sign-in at the server ends by itself."
+        ));
+    }
+    say(&format!("{} is signed out.", account.email))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `whoami`.
+pub fn whoami(place: Place) -> anyhow::Result<ExitCode> {
+    let profile = Profile::open(place.profile)?;
+    let Some(account) = profile.account()? else {
+        bail!(
+            "Nobody is signed in here. Use `taskflow register --server URL EMAIL` or `taskflow login --server URL EMAIL`."
+        );
+    };
+    say(&format!(
+        "{} at {} (kept in {})",
+        account.email,
+        account.server,
+        profile.folder().display()
+    ))?;
+    let waiting = profile.waiting()?;
+    if waiting > 0 {
+        say(&format!("{waiting} changes wait to be sent."))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `list`.
+pub async fn list(args: List) -> anyhow::Result<ExitCode> {
+    let mut client = Client::open(Profile::open(args.place.profile)?, super::encoding())?;
+    let live = until_live(&mut client).await?;
+    if !live && client.replica().position().is_none() {
+        bail!("{}", not_live(&client));
+    }
+    if live {
+        until_settled(&mut client, None).await?;
+    }
+    let lines = text::overview(client.replica().rows(), args.all);
+    if lines.is_empty() {
+        say("Nothing to do. Use `taskflow add \"…\"` to add a task.")?;
+    }
+    for line in lines {
+        say(&line)?;
+    }
+    if !live {
+        warn(&format!("This is what was known here. {}", not_live(&client)));
+    }
+    remind_of_parked(&client);
+    client.close().await?;
+    Ok(if live { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `lists`.
+pub async fn lists(args: Lists) -> anyhow::Result<ExitCode> {
+    let mut client = Client::open(Profile::open(args.place.profile)?, super::encoding())?;
+    let live = until_live(&mut client).await?;
+    if let Some(name) = args.add {
+        if client
+            .replica()
+            .rows()
+            .lists_in_order()
+            .iter()
+            .any(|list| list.name == name)
+        {
+            bail!("There is a list \"{}\" already.", printable(&name));
+        }
+        let list = ListId(client.new_id());
+        let create = ListCreate {
+            list,
+            name,
+            color: None,
+            place: Default::default(),
+        };
+        let id = client.submit(Command::ListCreate(create))?;
+        let code = conclude(&mut client, id, &short_id(list.0)).await?;
+        client.close().await?;
+        return Ok(code);
+    }
+    if !live && client.replica().position().is_none() {
+        bail!("{}", not_live(&client));
+    }
+    let rows = client.replica().rows();
+    for list in rows.lists_in_order() {
+        let open = rows
+            .tasks_in_order(list.id)
+            .into_iter()
+            .filter(|(_, task)| is_open(task))
+            .count();
+        let archived = if list.archived { ", archived" } else { "" };
+        say(&format!(
+            "{}  {} ({open} open{archived})",
+            short_id(list.id.0),
+            printable(&list.name)
+        ))?;
+    }
+    if !live {
+        warn(&format!("This is what was known here. {}", not_live(&client)));
+    }
+    client.close().await?;
+    Ok(if live { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `add`.
+pub async fn add(args: Add) -> anyhow::Result<ExitCode> {
+    let mut client = Client::open(Profile::open(args.place.profile.clone())?, super::encoding())?;
+    until_live(&mut client).await?;
+    let (command, task) = add_command(&client, args)?;
+    let id = client.submit(command)?;
+    let code = conclude(&mut client, id, &short_id(task.0)).await?;
+    client.close().await?;
+    Ok(code)
+}
+
+fn add_command(client: &Client, args: Add) -> anyhow::Result<(Command, TaskId)> {
+    let rows = client.replica().rows();
+    let (due, deadline) = (args.due.as_deref(), args.deadline.as_deref());
+    let due = due.map(|text| read_due(rows, text)).transpose()?;
+    let deadline = deadline.map(|text| read_day(rows, text)).transpose()?;
+    let known = client.replica().position().is_some();
+    if !known && (args.list.is_some() || args.parent.is_some() || !args.labels.is_empty()) {
+        // Without a copy there is nothing to look names up in.
+        bail!("{}", not_live(client));
+    }
+    let parent = args
+        .parent
+        .map(|what| find::task(rows, &what, Among::Open))
+        .transpose()
+        .map_err(GaveUp)?;
+    let list = match (&args.list, parent) {
+        (Some(name), _) => Some(find::list(rows, name).map_err(GaveUp)?.id),
+        (None, Some(parent)) => Some(parent.list),
+        (None, None) => None,
+    };
+    let mut commands = Vec::new();
+    let mut labels = Vec::new();
+    for name in args.labels {
+        let name = name.trim_start_matches('@').to_owned();
+        let label = find::label(rows, &name).map_or_else(|| LabelId(client.new_id()), |label| label.id);
+        if !rows.label_shown(label) {
+            commands.push(Command::LabelCreate(LabelCreate {
+                label,
+                name,
+                color: None,
+            }));
+        }
+        labels.push(label);
+    }
+    let task = TaskId(client.new_id());
+    commands.push(Command::TaskCreate(TaskCreate {
+        task,
+        list,
+        title: args.title,
+        notes: args.notes.unwrap_or_default(),
+        status: Default::default(),
+        priority: args.priority.map_or(Priority::None, Priority::from),
+        due,
+        deadline,
+        duration_minutes: None,
+        labels,
+        parent: parent.map(|parent| parent.id),
+        place: Default::default(),
+    }));
+    Ok((one(commands), task))
+}
+
+/// One command, or a batch of several.
+fn one(mut commands: Vec<Command>) -> Command {
+    match commands.len() {
+        1 => commands.remove(0),
+        _ => Command::Batch(Batch { commands }),
+    }
+}
+
+fn read_due(rows: &Rows, text: &str) -> anyhow::Result<Due> {
+    dates::due(text, today(rows)).ok_or_else(|| {
+        let text = printable(text);
+        GaveUp(format!(
+            "\"{text}\" is not a date. Write 2026-12-01, \"2026-12-01 15:30\", today or tomorrow."
+        ))
+        .into()
+    })
+}
+
+fn read_day(rows: &Rows, text: &str) -> anyhow::Result<String> {
+    dates::day(text, today(rows)).ok_or_else(|| {
+        GaveUp(format!(
+            "\"{}\" is not a day. Write 2026-12-01, today or tomorrow.",
+            printable(text)
+        ))
+        .into()
+    })
+}
+
+fn today(rows: &Rows) -> jiff::civil::Date {
+    let zone = rows
+        .settings
+        .as_ref()
+        .map_or("UTC", |settings| settings.time_zone.as_str());
+    dates::today(SystemClock.now_ms(), zone)
+}
+
+/// What to do with a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Complete it.
+    Done,
+    /// Open it again.
+    Reopen,
+    /// Put it in the bin.
+    Delete,
+}
+
+/// `done`, `reopen` and `delete`.
+pub async fn change(args: What, verb: Verb) -> anyhow::Result<ExitCode> {
+    let mut client = Client::open(Profile::open(args.place.profile)?, super::encoding())?;
+    let live = until_live(&mut client).await?;
+    if !live && client.replica().position().is_none() {
+        bail!("{}", not_live(&client));
+    }
+    let rows = client.replica().rows();
+    let found = match verb {
+        Verb::Done => find::task(rows, &args.what, Among::Open),
+        Verb::Reopen => find::task(rows, &args.what, Among::Closed),
+        Verb::Delete => find::task(rows, &args.what, Among::Open)
+            .or_else(|open| find::task(rows, &args.what, Among::Closed).map_err(|_| open)),
+    };
+    let task = found.map_err(GaveUp)?;
+    let named = TaskRef { task: task.id };
+    let (command, word) = match verb {
+        Verb::Done => (Command::TaskComplete(named), "done"),
+        Verb::Reopen => (Command::TaskReopen(named), "reopened"),
+        Verb::Delete => (Command::TaskDelete(named), "deleted"),
+    };
+    let said = format!("{}  {word}: {}", short_id(task.id.0), printable(&task.title));
+    let id = client.submit(command)?;
+    let code = conclude(&mut client, id, &said).await?;
+    client.close().await?;
+    Ok(code)
+}
+
+/// `edit`.
+pub async fn edit(args: Edit) -> anyhow::Result<ExitCode> {
+    let mut client = Client::open(Profile::open(args.place.profile)?, super::encoding())?;
+    let live = until_live(&mut client).await?;
+    if !live && client.replica().position().is_none() {
+        bail!("{}", not_live(&client));
+    }
+    let rows = client.replica().rows();
+    let task = find::task(rows, &args.what, Among::Open).map_err(GaveUp)?;
+    let or_none = |text: &String| (!text.eq_ignore_ascii_case("none")).then(|| text.clone());
+    let set = TaskFields {
+        title: args.title,
+        notes: args.notes,
+        priority: args.priority.map(Priority::from),
+        due: args
+            .due
+            .map(|text| or_none(&text).map(|text| read_due(rows, &text)).transpose())
+            .transpose()?,
+        deadline: args
+            .deadline
+            .map(|text| or_none(&text).map(|text| read_day(rows, &text)).transpose())
+            .transpose()?,
+        ..TaskFields::default()
+    };
+    let mut commands = Vec::new();
+    if set != TaskFields::default() {
+        commands.push(Command::TaskPatch(TaskPatch { task: task.id, set }));
+    }
+    if let Some(name) = args.list {
+        commands.push(Command::TaskMove(TaskMove {
+            task: task.id,
+            list: Some(find::list(rows, &name).map_err(GaveUp)?.id),
+            parent: None,
+            place: Default::default(),
+        }));
+    }
+    let said = format!("{}  changed", short_id(task.id.0));
+    let id = client.submit(one(commands))?;
+    let code = conclude(&mut client, id, &said).await?;
+    client.close().await?;
+    Ok(code)
+}
+
+/// `pending`.
+pub async fn pending(args: Pending) -> anyhow::Result<ExitCode> {
+    let mut client = Client::open(Profile::open(args.place.profile)?, super::encoding())?;
+    let live = until_live(&mut client).await?;
+    if live {
+        until_settled(&mut client, None).await?;
+    }
+    if args.send && !live {
+        bail!("{}", not_live(&client));
+    }
+    let parked: Vec<String> = client
+        .parked()
+        .iter()
+        .map(|(reason, operation)| {
+            format!(
+                "{} ({reason})",
+                text::command_line(client.replica().rows(), &operation.command)
+            )
+        })
+        .collect();
+    let mut code = ExitCode::SUCCESS;
+    if args.send || args.forget {
+        for (id, line) in client.decide_parked(args.send)?.into_iter().zip(&parked) {
+            if conclude(&mut client, id, line).await? != ExitCode::SUCCESS {
+                code = ExitCode::FAILURE;
+            }
+        }
+    } else {
+        for line in &parked {
+            say(line)?;
+        }
+        for pending in client.replica().pending() {
+            say(&format!(
+                "{} (not sent yet)",
+                text::command_line(client.replica().rows(), &pending.operation.command)
+            ))?;
+        }
+        if !parked.is_empty() {
+            warn(
+                "These were not sent again, because they may have been done already. Look, then use --send or --forget.",
+            );
+        } else if client.replica().pending().is_empty() {
+            say("Everything was sent.")?;
+        }
+    }
+    client.close().await?;
+    Ok(code)
+}
+
+/// Tells of changes that wait for a decision.
+fn remind_of_parked(client: &Client) {
+    match client.parked().len() {
+        0 => {}
+        count => warn(&format!("{count} changes were not sent; see `taskflow pending`.")),
+    }
+}
+
+/// Why the client is not live, as a sentence.
+pub(super) fn not_live(client: &Client) -> String {
+    match client.status() {
+        Status::Waiting(_, why) => why.clone(),
+        Status::Connecting | Status::CatchingUp(..) | Status::Live => {
+            format!("The server at {} takes too long to answer.", client.account().server)
+        }
+    }
+}
+
+/// Connects and catches up, within the patience of a person. Whether it is live.
+pub(super) async fn until_live(client: &mut Client) -> anyhow::Result<bool> {
+    let patience = Instant::now() + Duration::from_millis(PATIENCE_MS);
+    let mut told = false;
+    while *client.status() != Status::Live {
+        match client.next(Some(patience)).await? {
+            Happening::Tick => return Ok(false),
+            Happening::Interrupted => return Err(GaveUp("Interrupted.".to_owned()).into()),
+            Happening::Status(Status::Waiting(_, why)) if !told => {
+                told = true;
+                warn(&format!("{why} Trying again…"));
+            }
+            Happening::Event(event) => tell_of_earlier(client, &event),
+            Happening::Status(_) => {}
+        }
+        // Catching up may take longer than that, as long as something comes.
+        if Instant::now() >= patience && !matches!(client.status(), Status::CatchingUp(..)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// What became of operations of earlier runs.
+pub(super) fn tell_of_earlier(client: &Client, event: &Event) {
+    let rows = client.replica().rows();
+    match event {
+        Event::Refused(operation, error) => {
+            let what = text::command_line(rows, &operation.command);
+            warn(&format!(
+                "An earlier change was refused ({what}): {}",
+                printable(&error.message)
+            ));
+        }
+        Event::Conflict(operation, _) => {
+            let what = text::command_line(rows, &operation.command);
+            warn(&format!(
+                "An earlier change was not made ({what}): the row has changed meanwhile."
+            ));
+        }
+        Event::Parked(operation, _) => {
+            let what = text::command_line(rows, &operation.command);
+            warn(&format!(
+                "An earlier change was not sent again ({what}); see `taskflow pending`."
+            ));
+        }
+        _ => {}
+    }
+}
+
+/// How an operation ended.
+enum Settled {
+    Done,
+    Refused(String),
+    NotYet,
+}
+
+/// Waits until this operation, or every one, is settled.
+async fn until_settled(client: &mut Client, id: Option<OperationId>) -> anyhow::Result<Settled> {
+    let patience = Instant::now() + Duration::from_millis(PATIENCE_MS);
+    loop {
+        let waits = client
+            .replica()
+            .pending()
+            .iter()
+            .any(|pending| id.is_none_or(|id| pending.operation.id == id));
+        if id.is_none() && !waits {
+            return Ok(Settled::Done);
+        }
+        match client.next(Some(patience)).await? {
+            Happening::Tick | Happening::Interrupted => return Ok(Settled::NotYet),
+            Happening::Event(Event::Retired(retired, _)) if Some(retired) == id => return Ok(Settled::Done),
+            Happening::Event(Event::Refused(operation, error)) if Some(operation.id) == id => {
+                return Ok(Settled::Refused(error.message));
+            }
+            Happening::Event(Event::Conflict(operation, _)) if Some(operation.id) == id => {
+                return Ok(Settled::Refused(
+                    "The row has changed meanwhile; look at it and try again.".to_owned(),
+                ));
+            }
+            Happening::Event(event) => tell_of_earlier(client, &event),
+            Happening::Status(_) => {}
+        }
+        if Instant::now() >= patience {
+            return Ok(Settled::NotYet);
+        }
+    }
+}
+
+/// Waits for the operation, and says `said` once it is durable.
+///
+/// Where the server cannot be reached the change is durable here, and the next command brings it there: that is a
+/// success, or a script would do it twice.
+async fn conclude(client: &mut Client, id: OperationId, said: &str) -> anyhow::Result<ExitCode> {
+    let settled = match client.status() {
+        // The patience was used up before.
+        Status::Waiting(..) => Settled::NotYet,
+        _ => until_settled(client, Some(id)).await?,
+    };
+    match settled {
+        Settled::Done => {
+            say(said)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Settled::Refused(message) => bail!("{}", printable(&message)),
+        Settled::NotYet => {
+            say(said)?;
+            warn(&format!(
+                "{} The change is kept here; the next command sends it.",
+                not_live(client)
+            ));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What a file says, in our words: lists of tasks, and what does not fit.
+//!
+//! Architecture invariant: readers turn text into this and do no I/O; nothing here knows ids or the server.
+
+use taskflow_protocol::values::{Due, Priority, Status};
+
+/// What was read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outline {
+    /// In the order of the file.
+    pub lists: Vec<OutlineList>,
+    /// What could not be carried over, or not as it was.
+    pub remarks: Vec<Remark>,
+}
+
+/// A list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutlineList {
+    /// Absent: the inbox.
+    pub name: Option<String>,
+    /// Put away.
+    pub archived: bool,
+    /// In an order in which parents come before their parts.
+    pub tasks: Vec<OutlineTask>,
+}
+
+/// A task.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OutlineTask {
+    /// Where it stands in the file, for a person: `line 14`.
+    pub place: String,
+    /// One line.
+    pub title: String,
+    /// Paragraphs of Markdown, to be joined by empty lines.
+    pub notes: Vec<String>,
+    /// Where it stands.
+    pub status: Status,
+    /// How much it matters.
+    pub priority: Priority,
+    /// When to do it.
+    pub due: Option<Due>,
+    /// `YYYY-MM-DD`.
+    pub deadline: Option<String>,
+    /// In minutes.
+    pub duration_minutes: Option<u32>,
+    /// Names, without the @.
+    pub labels: Vec<String>,
+    /// Index of the parent, earlier in the same list.
+    pub parent: Option<usize>,
+}
+
+/// Something that was lost or changed on the way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remark {
+    /// Where in the file.
+    pub place: String,
+    /// What, as a sentence without its full stop.
+    pub what: String,
+}
+
+impl Outline {
+    /// Notes that something was lost or changed.
+    pub fn remark(&mut self, place: &str, what: impl Into<String>) {
+        self.remarks.push(Remark {
+            place: place.to_owned(),
+            what: what.into(),
+        });
+    }
+
+    /// The list of this name, made if it is new; its index.
+    pub fn list(&mut self, name: Option<&str>) -> usize {
+        if let Some(at) = self.lists.iter().position(|list| list.name.as_deref() == name) {
+            return at;
+        }
+        self.lists.push(OutlineList {
+            name: name.map(str::to_owned),
+            archived: false,
+            tasks: Vec::new(),
+        });
+        self.lists.len() - 1
+    }
+}
+
+/// Takes the words with this mark from the end of a title, and finds those in the middle without taking them: there they
+/// belong to the sentence.
+pub fn take_marked(title: &str, marks: &[char]) -> (String, Vec<String>) {
+    let marked = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().is_some_and(|first| marks.contains(&first)) && letters.next().is_some()
+    };
+    let words: Vec<&str> = title.split_whitespace().collect();
+    let found = words
+        .iter()
+        .filter(|word| marked(word))
+        .map(|word| (*word).to_owned())
+        .collect();
+    let kept = words.iter().rposition(|word| !marked(word)).map_or(0, |last| last + 1);
+    if kept == words.len() {
+        // Untouched, its inner spaces too.
+        return (title.trim().to_owned(), found);
+    }
+    (words[..kept].join(" "), found)
+}

@@ -1,0 +1,363 @@
+//! The terminal client: `taskflow add`, `taskflow watch` and the like.
+//!
+//! It is an ordinary client of the public protocol (`docs/protocol.md`) and knows nothing of the server beside it.
+//!
+//! Architecture invariant: of this workspace only `taskflow-protocol` and the clock are used here. [`replica`],
+//! [`backoff`], [`find`], [`text`], [`dates`] and the readers under [`import`] decide and do no I/O; [`connection`],
+//! [`profile`] and [`auth`] carry out; the commands are what is between them and a person.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use taskflow_protocol::Encoding;
+use taskflow_protocol::values::Priority;
+
+pub mod auth;
+pub mod backoff;
+mod commands;
+pub mod connection;
+pub mod dates;
+pub mod find;
+pub mod import;
+pub mod profile;
+pub mod replica;
+#[cfg(test)]
+mod samples;
+pub mod text;
+mod watch;
+
+/// How this program calls itself to the server.
+pub const CLIENT_NAME: &str = concat!("taskflow/", env!("CARGO_PKG_VERSION"));
+
+/// The address that `make run` serves.
+const SERVER_DEFAULT: &str = "http://127.0.0.1:8080";
+
+/// The commands of the terminal client.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Make an account and sign in with it.
+    Register(SignIn),
+    /// Sign in.
+    Login(SignIn),
+    /// Sign out and forget what is kept here.
+    Logout(Logout),
+    /// Say who is signed in here, and where.
+    Whoami(Place),
+    /// Show your tasks live, until Ctrl-C.
+    Watch(Watch),
+    /// Show your open tasks.
+    List(List),
+    /// Show your lists, or add one.
+    Lists(Lists),
+    /// Add a task.
+    Add(Add),
+    /// Complete a task.
+    Done(What),
+    /// Open a completed task again.
+    Reopen(What),
+    /// Change a task.
+    Edit(Edit),
+    /// Put a task, with its subtasks, in the bin.
+    Delete(What),
+    /// Bring tasks from Todoist (CSV or JSON) or todo.txt. Running it again doubles nothing.
+    Import(Import),
+    /// Show changes that were not sent, because sending them late could double them.
+    Pending(Pending),
+}
+
+/// Where the client keeps what it knows.
+#[derive(Clone, Debug, Args)]
+pub struct Place {
+    /// Folder for the sign-in and the copy of your tasks; use two to be two users. [default: ~/.config/taskflow]
+    #[arg(long, env = "TASKFLOW_PROFILE", value_name = "DIR", hide_env_values = true)]
+    pub profile: Option<PathBuf>,
+}
+
+/// See [`ClientCommand::Register`].
+#[derive(Debug, Args)]
+pub struct SignIn {
+    /// Your e-mail address.
+    pub email: String,
+    /// The server. [default: the one used last, or http://127.0.0.1:8080]
+    #[arg(long, env = "TASKFLOW_SERVER", value_name = "URL")]
+    pub server: Option<String>,
+    /// Read the password from the first line of standard input. (TASKFLOW_PASSWORD works too.)
+    #[arg(long)]
+    pub password_stdin: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`ClientCommand::Logout`].
+#[derive(Debug, Args)]
+pub struct Logout {
+    /// Forget changes that were not sent, too.
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`ClientCommand::Watch`].
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// One line for each change, also on a terminal.
+    #[arg(long)]
+    pub log: bool,
+    /// Each entry as one line of JSON; what is known from before is not repeated.
+    #[arg(long, conflicts_with = "log")]
+    pub json: bool,
+    /// Show closed tasks and archived lists too.
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`ClientCommand::List`].
+#[derive(Debug, Args)]
+pub struct List {
+    /// Show closed tasks and archived lists too.
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`ClientCommand::Lists`].
+#[derive(Debug, Args)]
+pub struct Lists {
+    /// Add a list with this name.
+    #[arg(long, value_name = "NAME")]
+    pub add: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`ClientCommand::Add`].
+#[derive(Debug, Args)]
+pub struct Add {
+    /// What is to be done.
+    pub title: String,
+    /// The list. [default: the inbox]
+    #[arg(long, value_name = "NAME")]
+    pub list: Option<String>,
+    /// When: 2026-12-01, "2026-12-01 15:30", today or tomorrow.
+    #[arg(long, value_name = "WHEN")]
+    pub due: Option<String>,
+    /// The day after which it is too late.
+    #[arg(long, value_name = "DAY")]
+    pub deadline: Option<String>,
+    /// How much it matters.
+    #[arg(long, value_enum)]
+    pub priority: Option<PriorityWord>,
+    /// A label; one that does not exist is made. May be given several times.
+    #[arg(long = "label", value_name = "NAME")]
+    pub labels: Vec<String>,
+    /// More about it, in Markdown.
+    #[arg(long)]
+    pub notes: Option<String>,
+    /// The task that it is a part of: its id, or its title.
+    #[arg(long, value_name = "TASK", conflicts_with = "list")]
+    pub parent: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// Names a task.
+#[derive(Debug, Args)]
+pub struct What {
+    /// Its title or a part of it, or its id or the beginning or end of it.
+    pub what: String,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`ClientCommand::Edit`].
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
+pub struct Edit {
+    /// Its title or a part of it, or its id or the beginning or end of it.
+    pub what: String,
+    /// The new title.
+    #[arg(long, group = "change")]
+    pub title: Option<String>,
+    /// The new notes.
+    #[arg(long, group = "change")]
+    pub notes: Option<String>,
+    /// The new due date, or none.
+    #[arg(long, value_name = "WHEN", group = "change")]
+    pub due: Option<String>,
+    /// The new deadline, or none.
+    #[arg(long, value_name = "DAY", group = "change")]
+    pub deadline: Option<String>,
+    /// The new priority.
+    #[arg(long, value_enum, group = "change")]
+    pub priority: Option<PriorityWord>,
+    /// The list to move it to.
+    #[arg(long, value_name = "NAME", group = "change")]
+    pub list: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`ClientCommand::Import`].
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The files.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// What they are.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub format: import::Format,
+    /// Put everything in this list; it is made if there is none. [default: as the file says]
+    #[arg(long, value_name = "NAME")]
+    pub list: Option<String>,
+    /// Bring tasks of an earlier import once more that are in the bin by now.
+    #[arg(long)]
+    pub again: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`ClientCommand::Pending`].
+#[derive(Debug, Args)]
+pub struct Pending {
+    /// Send them now.
+    #[arg(long)]
+    pub send: bool,
+    /// Forget them.
+    #[arg(long, conflicts_with = "send")]
+    pub forget: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// A priority on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "the words say it, and clap would show it")]
+pub enum PriorityWord {
+    None,
+    Low,
+    Medium,
+    High,
+    Urgent,
+}
+
+impl From<PriorityWord> for Priority {
+    fn from(word: PriorityWord) -> Self {
+        match word {
+            PriorityWord::None => Self::None,
+            PriorityWord::Low => Self::Low,
+            PriorityWord::Medium => Self::Medium,
+            PriorityWord::High => Self::High,
+            PriorityWord::Urgent => Self::Urgent,
+        }
+    }
+}
+
+/// Runs a command of the client.
+///
+/// # Errors
+///
+/// None that a person has to read: those are printed, and the exit code says that it failed. An error is a defect.
+pub fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(Box::pin(dispatch(command)));
+    // A request that still waits on another thread must not hold the program.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => Ok(code),
+        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            warn(&format!("taskflow: {error:#}"));
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+async fn dispatch(command: ClientCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ClientCommand::Register(args) => commands::sign_in(args, commands::Door::Register).await,
+        ClientCommand::Login(args) => commands::sign_in(args, commands::Door::Login).await,
+        ClientCommand::Logout(args) => commands::logout(args).await,
+        ClientCommand::Whoami(place) => commands::whoami(place),
+        ClientCommand::Watch(args) => watch::run(args).await,
+        ClientCommand::List(args) => commands::list(args).await,
+        ClientCommand::Lists(args) => commands::lists(args).await,
+        ClientCommand::Add(args) => commands::add(args).await,
+        ClientCommand::Done(args) => commands::change(args, commands::Verb::Done).await,
+        ClientCommand::Reopen(args) => commands::change(args, commands::Verb::Reopen).await,
+        ClientCommand::Delete(args) => commands::change(args, commands::Verb::Delete).await,
+        ClientCommand::Edit(args) => commands::edit(args).await,
+        ClientCommand::Import(args) => import::run(args).await,
+        ClientCommand::Pending(args) => commands::pending(args).await,
+    }
+}
+
+/// MessagePack, unless a person wants to read along on the wire.
+fn encoding() -> Encoding {
+    match std::env::var("TASKFLOW_ENCODING") {
+        Ok(name) if name == "json" => Encoding::Json,
+        _ => Encoding::MsgPack,
+    }
+}
+
+/// A line on standard output.
+fn say(line: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// A line on standard error. If that is closed, there is nobody to tell.
+fn warn(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// The password: from standard input, from the environment, or typed without being shown.
+fn password(from_stdin: bool, twice: bool) -> anyhow::Result<String> {
+    if from_stdin {
+        let mut text = String::new();
+        // A password has 256 characters at most; a whole file piped in by mistake is not read into memory.
+        std::io::stdin().lock().take(4096).read_to_string(&mut text)?;
+        return Ok(text.lines().next().unwrap_or_default().to_owned());
+    }
+    if let Ok(password) = std::env::var("TASKFLOW_PASSWORD") {
+        return Ok(password);
+    }
+    if !std::io::stdin().is_terminal() {
+        anyhow::bail!("There is no terminal to ask for the password on. Use --password-stdin or TASKFLOW_PASSWORD.");
+    }
+    let ask = |prompt: &str| -> anyhow::Result<String> {
+        let terminal = console::Term::stderr();
+        terminal.write_str(prompt)?;
+        Ok(terminal.read_secure_line()?)
+    };
+    let password = ask("Password (8 characters or more): ")?;
+    if twice && ask("Once more: ")? != password {
+        anyhow::bail!("The two passwords differ. Try again.");
+    }
+    Ok(password)
+}

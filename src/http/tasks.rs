@@ -1,0 +1,264 @@
+//! `/api/v1/tasks`
+
+use std::sync::Arc;
+
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use taskflow_actors::domain::{State, Task};
+use taskflow_protocol::limits::PAGE_ITEMS_MAX;
+use taskflow_protocol::message::{Command, Place, TaskCreate, TaskMove, TaskPatch, TaskRef};
+use taskflow_protocol::model::{self, TaskFields};
+use taskflow_protocol::values::{Due, Priority, Status};
+use taskflow_protocol::{Code, Encoding, LabelId, ListId, TaskId};
+use uuid::Uuid;
+
+use crate::http::problem::Problem;
+use crate::http::rows::{self, Name};
+use crate::http::{Api, operations, request};
+
+/// Tasks on a page where the client does not say.
+const PAGE_ITEMS_DEFAULT: usize = 100;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Query {
+    list: Option<ListId>,
+    status: Option<Status>,
+    limit: Option<usize>,
+    page: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Page {
+    items: Vec<model::Task>,
+    next: Option<String>,
+}
+
+/// Where a page begins: after this task. It holds the place, not the row, so it works when the task has gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PageToken {
+    list: ListId,
+    task: TaskId,
+    rank: String,
+}
+
+impl PageToken {
+    fn text(&self) -> String {
+        let bytes = [&self.list.bytes()[..], self.task.bytes(), self.rank.as_bytes()].concat();
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (list, rest) = bytes.split_at_checked(16)?;
+        let (task, rank) = rest.split_at_checked(16)?;
+        Some(Self {
+            list: ListId(Uuid::from_slice(list).ok()?),
+            task: TaskId(Uuid::from_slice(task).ok()?),
+            rank: String::from_utf8(rank.to_vec()).ok()?,
+        })
+    }
+}
+
+/// `GET /api/v1/tasks`: what is shown, list by list in their order, each in the order of the ranks.
+pub async fn page(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
+    let caller = request::caller(&api, &http).await?;
+    let query: Query = request::parameters(&http)?;
+    let limit = query.limit.unwrap_or(PAGE_ITEMS_DEFAULT);
+    if !(1..=PAGE_ITEMS_MAX).contains(&limit) {
+        let range = format_args!("{limit} is not between 1 and {PAGE_ITEMS_MAX}").to_string();
+        return Err(Problem::new(Code::ValueInvalid).field("limit").because(range));
+    }
+    let after = match query.page.as_deref().map(PageToken::parse) {
+        Some(None) => {
+            let problem = Problem::new(Code::InvalidField).field("page");
+            return Err(problem.because("it must be what `next` of the page before said"));
+        }
+        Some(token) => token,
+        None => None,
+    };
+    let look = move |state: &State| {
+        if query.list.is_some_and(|list| state.list(list).is_none()) {
+            return Err(Code::RowNotFound);
+        }
+        Ok(collect(state, query.list, query.status, limit, after.as_ref()))
+    };
+    let (tasks, next) = operations::view(&api, caller.user, look).await??;
+    let page = Page {
+        items: tasks.iter().map(|task| task.to_wire()).collect(),
+        next,
+    };
+    let answer = Encoding::Json.encode(&page);
+    Ok(HttpResponse::Ok().content_type("application/json").body(answer))
+}
+
+/// Runs on the feed's thread: it takes references, and looks at no list before the page's.
+fn collect(
+    state: &State,
+    only: Option<ListId>,
+    status: Option<Status>,
+    limit: usize,
+    after: Option<&PageToken>,
+) -> (Vec<Arc<Task>>, Option<String>) {
+    let lists = state.lists().filter(|list| !list.is_deleted());
+    let lists = lists
+        .filter(|list| only.is_none_or(|only| list.id == only))
+        .map(|list| list.id);
+    let first = after.map(|after| after.list);
+    let lists = lists.skip_while(|list| first.is_some_and(|first| *list != first));
+    let mut tasks: Vec<Arc<Task>> = Vec::new();
+    for list in lists {
+        let from = after.filter(|after| after.list == list);
+        let rest = from.map(|from| state.tasks_in_after(list, &from.rank, from.task));
+        let whole = from.is_none().then(|| state.tasks_in(list));
+        for task in rest.into_iter().flatten().chain(whole.into_iter().flatten()) {
+            let wanted = status.is_none_or(|status| task.status == status) && state.is_shown(task);
+            if !wanted {
+                continue;
+            }
+            if tasks.len() == limit {
+                let last = tasks.last().map(|last| PageToken {
+                    list: last.list,
+                    task: last.id,
+                    rank: last.rank.clone(),
+                });
+                return (tasks, last.map(|last| last.text()));
+            }
+            tasks.push(Arc::clone(task));
+        }
+    }
+    (tasks, None)
+}
+
+/// `TaskCreate`, but the id may be left to the server.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewTask {
+    id: Option<TaskId>,
+    title: String,
+    list: Option<ListId>,
+    #[serde(default)]
+    notes: String,
+    #[serde(default)]
+    status: Status,
+    #[serde(default)]
+    priority: Priority,
+    due: Option<Due>,
+    deadline: Option<String>,
+    duration_minutes: Option<u32>,
+    #[serde(default)]
+    labels: Vec<LabelId>,
+    parent: Option<TaskId>,
+    #[serde(default)]
+    place: Place<TaskId>,
+}
+
+/// `POST /api/v1/tasks`
+pub async fn create(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
+    let caller = request::caller(&api, &http).await?;
+    let body: NewTask = request::document(&http, payload).await?;
+    let operation = operations::operation_id(&api, &http)?;
+    // Without an id the task gets the operation's: sent again under the same key, it is the same operation.
+    let task = body.id.unwrap_or(TaskId(operation.0));
+    let command = Command::TaskCreate(TaskCreate {
+        task,
+        list: body.list,
+        title: body.title,
+        notes: body.notes,
+        status: body.status,
+        priority: body.priority,
+        due: body.due,
+        deadline: body.deadline,
+        duration_minutes: body.duration_minutes,
+        labels: body.labels,
+        parent: body.parent,
+        place: body.place,
+    });
+    rows::create(&api, caller.user, operation, Name::Task(task), command).await
+}
+
+/// `GET /api/v1/tasks/{id}`
+pub async fn get(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
+    let caller = request::caller(&api, &http).await?;
+    rows::get(&api, caller.user, Name::Task(request::id(&http)?)).await
+}
+
+/// `PATCH /api/v1/tasks/{id}`
+pub async fn patch(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
+    let caller = request::caller(&api, &http).await?;
+    let task = request::id(&http)?;
+    let set: TaskFields = request::document(&http, payload).await?;
+    let command = Command::TaskPatch(TaskPatch { task, set });
+    rows::change(&api, &http, caller.user, Name::Task(task), command).await
+}
+
+/// `DELETE /api/v1/tasks/{id}`
+pub async fn delete(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
+    let caller = request::caller(&api, &http).await?;
+    let task = request::id(&http)?;
+    rows::delete(&api, &http, caller.user, Command::TaskDelete(TaskRef { task })).await
+}
+
+/// `POST /api/v1/tasks/{id}/complete`
+pub async fn complete(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
+    refer(&api, &http, Command::TaskComplete).await
+}
+
+/// `POST /api/v1/tasks/{id}/reopen`
+pub async fn reopen(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
+    refer(&api, &http, Command::TaskReopen).await
+}
+
+/// `POST /api/v1/tasks/{id}/restore`
+pub async fn restore(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
+    refer(&api, &http, Command::TaskRestore).await
+}
+
+async fn refer(api: &Api, http: &HttpRequest, command: fn(TaskRef) -> Command) -> Result<HttpResponse, Problem> {
+    let caller = request::caller(api, http).await?;
+    let task = request::id(http)?;
+    rows::change(api, http, caller.user, Name::Task(task), command(TaskRef { task })).await
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Move {
+    list: Option<ListId>,
+    parent: Option<TaskId>,
+    place: Place<TaskId>,
+}
+
+/// `POST /api/v1/tasks/{id}/move`
+pub async fn r#move(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
+    let caller = request::caller(&api, &http).await?;
+    let task = request::id(&http)?;
+    let body: Move = request::document(&http, payload).await?;
+    let command = Command::TaskMove(TaskMove {
+        task,
+        list: body.list,
+        parent: body.parent,
+        place: body.place,
+    });
+    rows::change(&api, &http, caller.user, Name::Task(task), command).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_token_reads_back_and_nothing_else_does() {
+        let token = PageToken {
+            list: ListId(Uuid::from_u128(1)),
+            task: TaskId(Uuid::from_u128(2)),
+            rank: "a0V".to_owned(),
+        };
+        assert_eq!(PageToken::parse(&token.text()), Some(token));
+        for forged in ["", "x", "!!", "AAAA", "=", &URL_SAFE_NO_PAD.encode([0xff; 33])] {
+            assert_eq!(PageToken::parse(forged), None, "{forged}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Doubles for tests of the server's own parts: a clock that stands still, accounts in memory, an application over the
+//! real feeds on a store in memory.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use actix_rt::Arbiter;
+use actix_web::web;
+use taskflow_actors::memory::MemoryStore;
+use taskflow_actors::ports::{Account, AccountError, Accounts, BoxFuture, Clock, Epoch, SignIn};
+use taskflow_actors::supervisor::{Ports, Supervisor, Unobserved};
+use taskflow_protocol::UserId;
+use taskflow_protocol::values::UnixMs;
+use tokio::sync::{Semaphore, watch};
+use uuid::Uuid;
+
+use crate::auth::{Key, SignIns, Tokens};
+use crate::config::Config;
+use crate::http::Api;
+use crate::http::seats::Seats;
+use crate::socket::Hub;
+use crate::telemetry::Telemetry;
+
+/// A clock that stands still until it is set.
+#[derive(Debug)]
+pub struct TestClock(AtomicI64);
+
+impl TestClock {
+    /// Some moment in 2026.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicI64::new(1_780_000_000_000)))
+    }
+
+    /// Moves it on.
+    pub fn advance_ms(&self, by: i64) {
+        self.0.fetch_add(by, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now_ms(&self) -> UnixMs {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Accounts in memory, with the contract of [`Accounts`].
+#[derive(Debug, Default)]
+pub struct MemoryAccounts {
+    accounts: Mutex<HashMap<String, Account>>,
+    sign_ins: Mutex<HashMap<Uuid, SignIn>>,
+    /// How often a sign-in was looked up.
+    pub look_ups: AtomicUsize,
+    failure: Mutex<Option<AccountError>>,
+}
+
+impl MemoryAccounts {
+    /// Everything fails like this from now on; `None`: no more.
+    pub fn fail(&self, failure: Option<AccountError>) {
+        *lock(&self.failure) = failure;
+    }
+
+    fn answer<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, AccountError>,
+    ) -> BoxFuture<Result<T, AccountError>> {
+        let failure = lock(&self.failure).clone();
+        let result = failure.map_or_else(work, Err);
+        Box::pin(async move { result })
+    }
+}
+
+impl Accounts for MemoryAccounts {
+    fn create_account(&self, account: Account) -> BoxFuture<Result<(), AccountError>> {
+        self.answer(|| {
+            let mut accounts = lock(&self.accounts);
+            if accounts.contains_key(&account.email) {
+                return Err(AccountError::EmailTaken);
+            }
+            accounts.insert(account.email.clone(), account);
+            Ok(())
+        })
+    }
+
+    fn account_by_email(&self, email: String) -> BoxFuture<Result<Option<Account>, AccountError>> {
+        self.answer(|| Ok(lock(&self.accounts).get(&email).cloned()))
+    }
+
+    fn create_sign_in(&self, sign_in: SignIn) -> BoxFuture<Result<(), AccountError>> {
+        self.answer(|| {
+            lock(&self.sign_ins).insert(sign_in.id, sign_in);
+            Ok(())
+        })
+    }
+
+    fn sign_in(&self, id: Uuid) -> BoxFuture<Result<Option<SignIn>, AccountError>> {
+        self.look_ups.fetch_add(1, Ordering::SeqCst);
+        self.answer(|| Ok(lock(&self.sign_ins).get(&id).cloned()))
+    }
+
+    fn replace_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> BoxFuture<Result<bool, AccountError>> {
+        self.answer(|| {
+            let mut sign_ins = lock(&self.sign_ins);
+            match sign_ins.get_mut(&sign_in.id) {
+                Some(found) if found.secret_hash == expected => {
+                    *found = sign_in;
+                    Ok(true)
+                }
+                _ => Ok(false),
+            }
+        })
+    }
+
+    fn end_sign_in(&self, id: Uuid) -> BoxFuture<Result<(), AccountError>> {
+        self.answer(|| {
+            lock(&self.sign_ins).remove(&id);
+            Ok(())
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tokens over accounts in memory.
+pub struct AuthBench {
+    /// The clock.
+    pub clock: Arc<TestClock>,
+    /// The accounts.
+    pub accounts: Arc<MemoryAccounts>,
+    /// The key.
+    pub key: Arc<Key>,
+    /// The tokens.
+    pub tokens: Arc<Tokens>,
+}
+
+impl Default for AuthBench {
+    /// With a new key.
+    fn default() -> Self {
+        Self::with(Arc::new(Key::random()), TestClock::new(), Arc::default())
+    }
+}
+
+impl AuthBench {
+    /// As after a restart: the same key, clock and accounts, nothing in memory.
+    pub fn restarted(&self) -> Self {
+        Self::with(self.key.clone(), self.clock.clone(), self.accounts.clone())
+    }
+
+    fn with(key: Arc<Key>, clock: Arc<TestClock>, accounts: Arc<MemoryAccounts>) -> Self {
+        let tokens = Tokens::new(key.clone(), 900, clock.clone(), accounts.clone());
+        Self {
+            clock,
+            accounts,
+            key,
+            tokens: Arc::new(tokens),
+        }
+    }
+
+    /// Sign-ins over the same.
+    pub fn sign_ins(&self) -> SignIns {
+        SignIns::new(self.accounts.clone(), self.tokens.clone(), self.clock.clone(), 30)
+    }
+}
+
+/// The data of an application whose feeds run, and what a test turns to change it.
+pub struct ApiBench {
+    /// The data.
+    pub api: web::Data<Api>,
+    /// Sign-in.
+    pub auth: AuthBench,
+    /// The store under the feeds.
+    pub store: Arc<MemoryStore>,
+    /// Turns true when the server shuts down.
+    pub closing: watch::Sender<bool>,
+    arbiter: Arbiter,
+}
+
+impl ApiBench {
+    /// With these settings.
+    pub fn new(config: Config) -> Self {
+        let auth = AuthBench::default();
+        let store = Arc::new(MemoryStore::default());
+        let hub = Arc::new(Hub::new(1));
+        let arbiter = Arbiter::new();
+        let ports = Ports {
+            store: store.clone(),
+            push: hub.clone(),
+            clock: auth.clock.clone(),
+            observer: Arc::new(Unobserved),
+            new_epoch: Box::new(|| Epoch(rand::random())),
+            feed_idle: Duration::from_secs(60),
+        };
+        let router = Supervisor::start(ports, vec![arbiter.handle()], rand::random);
+        let (closing, closing_seen) = watch::channel(false);
+        let metrics = Telemetry::new().metrics;
+        let api = web::Data::new(Api {
+            tokens: auth.tokens.clone(),
+            sign_ins: auth.sign_ins(),
+            router,
+            store: store.clone(),
+            changes: hub,
+            clock: auth.clock.clone(),
+            seats: Arc::new(Seats::new(&config, metrics.clone(), || 0)),
+            config: Arc::new(config),
+            metrics,
+            snapshots: Arc::new(Semaphore::new(2)),
+            closing: closing_seen,
+        });
+        Self {
+            api,
+            auth,
+            store,
+            closing,
+            arbiter,
+        }
+    }
+
+    /// A user with a feed, and a token of the user's.
+    pub async fn user(&self) -> (UserId, String) {
+        let user = UserId(Uuid::from_bytes(rand::random()));
+        let birth = self
+            .api
+            .router
+            .birth(user, "Europe/Berlin".to_owned(), "de-AT".to_owned());
+        birth.await.expect("born");
+        let token = Tokens::mint_for_operator(&self.auth.key, user, self.auth.clock.now_ms(), 3_600);
+        (user, token)
+    }
+}
+
+impl Drop for ApiBench {
+    fn drop(&mut self) {
+        self.arbiter.stop();
+    }
+}
