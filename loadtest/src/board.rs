@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::clock;
-use crate::net::socket::{Socket, Writer};
+use crate::net::socket::{Seen, Socket, Writer};
 use crate::server::taskflow::{HEARTBEAT, is_heartbeat};
 
 /// What a publish is recognised by.
@@ -62,18 +62,21 @@ impl Board {
         tokio::task::spawn_local(async move {
             let seen = board.clone();
             // However it ends: that it ended is what counts.
-            let _ = socket.drive(move |text, writer| seen.read(text, writer)).await;
+            let _ = socket.drive(move |frame, writer| seen.read(frame, writer)).await;
             board.ended.set(board.ended.get() + 1);
             board.changed.notify_one();
         })
     }
 
-    fn read(&self, text: &[u8], writer: &Writer) {
-        if is_heartbeat(text) {
-            self.heartbeats.set(self.heartbeats.get() + 1);
-            writer.send_now(HEARTBEAT);
-            return;
-        }
+    fn read(&self, seen: Seen<'_>, writer: &Writer) {
+        let text = match seen {
+            Seen::Text(text) if !is_heartbeat(text) => text,
+            Seen::Text(_) => {
+                writer.send_now(HEARTBEAT);
+                return self.heartbeat();
+            }
+            Seen::Ping => return self.heartbeat(),
+        };
         let mut at = 0;
         while let Some(found) = memmem::find(&text[at..], MARK) {
             at += found + MARK.len();
@@ -82,6 +85,10 @@ impl Board {
                 self.frame_bytes.set(text.len());
             }
         }
+    }
+
+    fn heartbeat(&self) {
+        self.heartbeats.set(self.heartbeats.get() + 1);
     }
 
     fn arrived(&self, number: u32) {
@@ -117,7 +124,7 @@ impl Board {
         self.pushes.get()
     }
 
-    /// Heartbeats of the server that were answered.
+    /// Heartbeats of the server, or its pings, that were answered.
     pub fn heartbeats(&self) -> u64 {
         self.heartbeats.get()
     }

@@ -60,3 +60,28 @@ pub fn switching_protocols(key: &[u8]) -> String {
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {accept}\r\n\r\n"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_has_the_size_and_the_number_that_are_asked() {
+        for size in [64, 125, 126, 256, 4096] {
+            let push = Push::numbered(0x1234_abcd, size);
+            assert_eq!(push.text.len(), size);
+            assert!(push.text.contains("@@1234abcd"), "{}", push.text);
+            let head = if size < 126 { 2 } else { 4 };
+            assert_eq!(&push.frame[head..], push.text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn the_handshake_is_answered_as_in_the_example_of_rfc_6455() {
+        let answer = switching_protocols(b"dGhlIHNhbXBsZSBub25jZQ==");
+        assert!(
+            answer.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
+            "{answer}"
+        );
+    }
+}

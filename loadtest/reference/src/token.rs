@@ -60,3 +60,20 @@ fn now() -> u64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_names_its_user_until_it_expires_or_is_changed() {
+        let token = mint(7, 60);
+        assert_eq!(user(&token), Some(7));
+        assert_eq!(user_in_query(&format!("a=b&token={token}")), Some(7));
+        assert_eq!(user(&token.replace('.', "x")), None);
+        let other = mint(8, 60);
+        let (signed, _) = other.rsplit_once('.').unwrap();
+        let (_, signature) = token.rsplit_once('.').unwrap();
+        assert_eq!(user(&format!("{signed}.{signature}")), None);
+    }
+}

@@ -41,6 +41,15 @@ pub enum Event {
     Close(u16, String),
 }
 
+/// What passes by while a socket is driven.
+#[derive(Clone, Copy, Debug)]
+pub enum Seen<'a> {
+    /// A message.
+    Text(&'a [u8]),
+    /// A ping.
+    Ping,
+}
+
 /// The writing half; as many as are wanted.
 #[derive(Clone)]
 pub struct Writer(Rc<TcpStream>);
@@ -167,19 +176,22 @@ impl Socket {
         Ok((None, kept))
     }
 
-    /// Reads until the connection ends, and gives each text frame to `each` without copying it. For messages that come
-    /// in one frame.
-    pub async fn drive(mut self, mut each: impl FnMut(&[u8], &Writer)) -> io::Result<Event> {
+    /// Reads until the connection ends, and shows each frame to `each` without copying it. For messages that come in one
+    /// frame. Pings are answered.
+    pub async fn drive(mut self, mut each: impl FnMut(Seen<'_>, &Writer)) -> io::Result<Event> {
         self.forget_taken();
         let writer = self.writer();
         let mut parse = |bytes: &[u8]| -> io::Result<(usize, Option<Event>)> {
             let mut at = 0;
             while let Some(frame) = Frame::parse(&bytes[at..])? {
                 match frame.opcode {
-                    PING => writer.pong(frame.payload),
+                    PING => {
+                        writer.pong(frame.payload);
+                        each(Seen::Ping, &writer);
+                    }
                     PONG => {}
                     CLOSE => return Ok((at, Some(close(frame.payload)))),
-                    _ => each(frame.payload, &writer),
+                    _ => each(Seen::Text(frame.payload), &writer),
                 }
                 at += frame.bytes;
             }
@@ -347,7 +359,12 @@ mod tests {
         let bytes: Vec<u8> = (0..200u8).flat_map(|n| text(0x81, &[n; 130])).collect();
         let socket = serve(bytes.chunks(97).map(<[u8]>::to_vec).collect()).await;
         let mut seen = Vec::new();
-        let end = socket.drive(|frame, _| seen.push(frame[0])).await;
+        let end = socket
+            .drive(|frame, _| match frame {
+                Seen::Text(text) => seen.push(text[0]),
+                Seen::Ping => panic!("there was no ping"),
+            })
+            .await;
         assert_eq!(end.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(seen, (0..200).collect::<Vec<u8>>());
     }

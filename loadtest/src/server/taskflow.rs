@@ -22,7 +22,7 @@ use super::{Bench, User, free_address, output_of, parse_users, wait_until_listen
 use crate::clock;
 use crate::net::Dial;
 use crate::net::http::Http;
-use crate::net::socket::{Socket, Writer};
+use crate::net::socket::{Seen, Socket, Writer};
 use crate::process::Process;
 use crate::scenarios::open_many;
 
@@ -317,7 +317,8 @@ impl Author {
         }
         let not_accepted = Rc::new(Cell::new(0));
         let counted = not_accepted.clone();
-        tokio::task::spawn_local(socket.drive(move |text, writer| {
+        tokio::task::spawn_local(socket.drive(move |seen, writer| {
+            let Seen::Text(text) = seen else { return };
             if is_heartbeat(text) {
                 writer.send_now(HEARTBEAT);
             }

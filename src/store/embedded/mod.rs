@@ -72,6 +72,8 @@ pub struct Options {
     pub move_items: usize,
     /// Frames of the write-ahead log, of 4 KiB, after which a checkpoint is made.
     pub checkpoint_frames: u64,
+    /// Pause after a failure to move, for instance on a full disk.
+    pub move_retry: Duration,
     /// Heads of feeds that the writer remembers, of about 150 bytes.
     pub heads_max: usize,
     /// The SQLite file layer, by its registered name: tests bring one that loses and tears writes.
@@ -92,6 +94,7 @@ impl Default for Options {
             move_idle: Duration::from_millis(50),
             move_items: 512,
             checkpoint_frames: 2_000,
+            move_retry: Duration::from_secs(1),
             heads_max: 65_536,
             vfs: None,
         }
