@@ -2,7 +2,12 @@
 //!
 //! The `match` in [`reach`] is exhaustive: a new code does not compile without a way to it.
 
-#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, reason = "tests, helpers included, fail by panicking")]
+#![allow(
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "tests, helpers included, fail by panicking"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -34,9 +39,21 @@ fn check(code: Code, seen: &Seen) {
         Seen::Http(response) => {
             let body = response.json();
             assert_eq!(response.status, code.http_status(), "{code}: {response:?}");
-            assert_eq!(response.header("content-type"), Some("application/problem+json"), "{code}");
-            assert_eq!((&body["code"], &body["name"]), (&number, &json!(code.name())), "{code}: {body}");
-            assert_eq!((&body["title"], &body["status"]), (&json!(code.sentence()), &json!(code.http_status())), "{code}");
+            assert_eq!(
+                response.header("content-type"),
+                Some("application/problem+json"),
+                "{code}"
+            );
+            assert_eq!(
+                (&body["code"], &body["name"]),
+                (&number, &json!(code.name())),
+                "{code}: {body}"
+            );
+            assert_eq!(
+                (&body["title"], &body["status"]),
+                (&json!(code.sentence()), &json!(code.http_status())),
+                "{code}"
+            );
             assert_eq!(body["type"], format!("about:blank#{code}"));
             let wait = code.retry_after_ms();
             assert_eq!(body.get("retry_after_ms"), wait.map(|ms| json!(ms)).as_ref(), "{code}");
@@ -45,7 +62,11 @@ fn check(code: Code, seen: &Seen) {
         }
         Seen::Closed(ended, word) => {
             assert!(code.close_code().is_some(), "{code} does not close");
-            assert_eq!(*ended, Ended::Closed(code.close_code(), code.name().to_owned()), "{code}");
+            assert_eq!(
+                *ended,
+                Ended::Closed(code.close_code(), code.name().to_owned()),
+                "{code}"
+            );
             let word = word.as_ref();
             match code {
                 Code::TooLarge | Code::WrongEncoding | Code::InvalidUtf8 | Code::FramingError => {
@@ -54,16 +75,36 @@ fn check(code: Code, seen: &Seen) {
                 _ if code.action() == Action::Reconnect => {
                     let reconnect = &word.expect("a word before the end")["reconnect"];
                     assert_eq!(reconnect["code"], number, "{code}");
-                    assert_eq!(reconnect["after_ms"].as_u64(), code.retry_after_ms().map(u64::from), "{code}");
+                    assert_eq!(
+                        reconnect["after_ms"].as_u64(),
+                        code.retry_after_ms().map(u64::from),
+                        "{code}"
+                    );
                     assert!(reconnect["window_ms"].is_u64(), "{code}");
                 }
-                _ => check(code, &Seen::Error(word.expect("a word before the end")["error"].clone())),
+                _ => check(
+                    code,
+                    &Seen::Error(word.expect("a word before the end")["error"].clone()),
+                ),
             }
         }
         Seen::Error(error) => {
-            assert_eq!((&error["code"], &error["name"]), (&number, &json!(code.name())), "{code}: {error}");
-            assert!(error["message"].as_str().is_some_and(|text| text.ends_with(code.sentence())), "{code}: {error}");
-            assert_eq!(error.get("retry_after_ms"), code.retry_after_ms().map(|ms| json!(ms)).as_ref(), "{code}");
+            assert_eq!(
+                (&error["code"], &error["name"]),
+                (&number, &json!(code.name())),
+                "{code}: {error}"
+            );
+            assert!(
+                error["message"]
+                    .as_str()
+                    .is_some_and(|text| text.ends_with(code.sentence())),
+                "{code}: {error}"
+            );
+            assert_eq!(
+                error.get("retry_after_ms"),
+                code.retry_after_ms().map(|ms| json!(ms)).as_ref(),
+                "{code}"
+            );
         }
     }
 }
@@ -95,13 +136,20 @@ impl World {
 
     /// How a connection ends that gets these bytes, with or without a hello before.
     fn end(&self, is_open: bool, bytes: &[u8]) -> Seen {
-        let mut client = if is_open { self.client() } else { Client::connect(&self.server, Encoding::Json) };
+        let mut client = if is_open {
+            self.client()
+        } else {
+            Client::connect(&self.server, Encoding::Json)
+        };
         client.raw.try_send(bytes);
         ended(client)
     }
 
     fn end_of_hello(&self, hello: &Value) -> Seen {
-        self.end(false, &masked(FIN | TEXT, json!({ "hello": hello }).to_string().as_bytes()))
+        self.end(
+            false,
+            &masked(FIN | TEXT, json!({ "hello": hello }).to_string().as_bytes()),
+        )
     }
 
     /// The problem that a request gets.
@@ -110,7 +158,12 @@ impl World {
     }
 
     fn auth(&self, path: &str, body: &Value) -> Seen {
-        Seen::Http(http::post(self.server.address, &format!("/api/v1/auth/{path}"), &[], body))
+        Seen::Http(http::post(
+            self.server.address,
+            &format!("/api/v1/auth/{path}"),
+            &[],
+            body,
+        ))
     }
 
     /// The refusal of the last of these commands, by socket; the others are accepted. A batch where it is one.
@@ -127,9 +180,10 @@ impl World {
 /// How a connection ends that ends by itself.
 fn ended(mut client: Client) -> Seen {
     let ended = client.ended();
-    let word = client.stash.pop_back().filter(|message| {
-        message.get("error").is_some() || message.get("reconnect").is_some()
-    });
+    let word = client
+        .stash
+        .pop_back()
+        .filter(|message| message.get("error").is_some() || message.get("reconnect").is_some());
     Seen::Closed(ended, word)
 }
 
@@ -195,14 +249,23 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
             let headers = [&*account.bearer(), "content-type: application/json"];
             vec![
                 world.end(true, &masked(FIN | TEXT, b"\xff")),
-                Seen::Http(http::request(server.address, "POST", "/api/v1/tasks", &headers, b"{\"title\":\"\xff\"}")),
+                Seen::Http(http::request(
+                    server.address,
+                    "POST",
+                    "/api/v1/tasks",
+                    &headers,
+                    b"{\"title\":\"\xff\"}",
+                )),
             ]
         }
         Code::FramingError => {
             let mut raw = Raw::connect(server.address);
             let request = support::ws::handshake(server.address, &[]).replace("version: 13", "version: 12");
             raw.send(request.as_bytes());
-            vec![world.end(true, &masked(FIN | 0x40 | TEXT, b"")), Seen::Http(raw.upgraded())]
+            vec![
+                world.end(true, &masked(FIN | 0x40 | TEXT, b"")),
+                Seen::Http(raw.upgraded()),
+            ]
         }
         Code::HelloExpected => {
             let hello = json!({ "hello": { "protocol": { "min": 1, "max": 1 }, "token": account.token } });
@@ -239,24 +302,43 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
             let known = server.register();
             vec![
                 world.auth("login", &json!({ "email": known.email, "password": "not this one" })),
-                world.auth("login", &json!({ "email": "nobody@example.org", "password": "not this one" })),
+                world.auth(
+                    "login",
+                    &json!({ "email": "nobody@example.org", "password": "not this one" }),
+                ),
             ]
         }
         Code::OriginRefused => vec![
             upgrade(server, &["origin: https://evil.example"]),
-            Seen::Http(server.send("GET", "/api/v1/tasks", account, &["origin: https://evil.example"], &Value::Null)),
+            Seen::Http(server.send(
+                "GET",
+                "/api/v1/tasks",
+                account,
+                &["origin: https://evil.example"],
+                &Value::Null,
+            )),
         ],
         Code::EmailTaken => {
             let known = server.register();
-            vec![world.auth("register", &json!({ "email": known.email.to_uppercase(), "password": "12345678" }))]
+            vec![world.auth(
+                "register",
+                &json!({ "email": known.email.to_uppercase(), "password": "12345678" }),
+            )]
         }
         Code::EmailInvalid => vec![world.auth("register", &json!({ "email": "no address", "password": "12345678" }))],
-        Code::PasswordInvalid => vec![world.auth("register", &json!({ "email": "a@example.org", "password": "1234567" }))],
+        Code::PasswordInvalid => {
+            vec![world.auth("register", &json!({ "email": "a@example.org", "password": "1234567" }))]
+        }
         Code::SignInBusy => vec![sign_in_busy(&Server::start(&[]))],
         Code::RegistrationClosed => {
             let server = Server::start(&["--registration=closed"]);
             let body = json!({ "email": "a@example.org", "password": "12345678" });
-            vec![Seen::Http(http::post(server.address, "/api/v1/auth/register", &[], &body))]
+            vec![Seen::Http(http::post(
+                server.address,
+                "/api/v1/auth/register",
+                &[],
+                &body,
+            ))]
         }
 
         Code::CursorInvalid => vec![
@@ -267,7 +349,11 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
         Code::FeedNotFound => vec![
             world.error(&json!({ "follow": { "feed": id() } })),
             world.error(&json!({ "operations": { "feed": id(), "operations": [task("t")] } })),
-            world.problem("POST", "/api/v1/operations", &json!({ "feed": id(), "operations": [task("t")] })),
+            world.problem(
+                "POST",
+                "/api/v1/operations",
+                &json!({ "feed": id(), "operations": [task("t")] }),
+            ),
         ],
         Code::TooManyFollows => {
             let follow: Vec<_> = (0..65).map(|_| json!({ "feed": id() })).collect();
@@ -290,7 +376,10 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
         Code::IdTaken => {
             let row = row();
             vec![
-                world.refused(&[create(&json!({ "task": row })), create(&json!({ "task": row, "title": "other" }))]),
+                world.refused(&[
+                    create(&json!({ "task": row })),
+                    create(&json!({ "task": row, "title": "other" })),
+                ]),
                 world.problem("POST", "/api/v1/tasks", &json!({ "id": row, "title": "other" })),
             ]
         }
@@ -310,7 +399,13 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
             let row = row();
             world.client().accept(&create(&json!({ "task": row })));
             let path = format!("/api/v1/tasks/{row}");
-            let response = server.send("PATCH", &path, account, &["if-match: \"1\""], &json!({ "title": "new" }));
+            let response = server.send(
+                "PATCH",
+                &path,
+                account,
+                &["if-match: \"1\""],
+                &json!({ "title": "new" }),
+            );
             assert_eq!(response.json()["row"]["task"]["id"], row, "the present row comes along");
             vec![Seen::Http(response)]
         }
@@ -318,7 +413,11 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
             let row = row();
             let delete = json!({ "task_delete": { "task": row } });
             vec![
-                world.refused(&[create(&json!({ "task": row })), delete, json!({ "task_complete": { "task": row } })]),
+                world.refused(&[
+                    create(&json!({ "task": row })),
+                    delete,
+                    json!({ "task_complete": { "task": row } }),
+                ]),
                 world.problem("GET", &format!("/api/v1/tasks/{row}"), &Value::Null),
             ]
         }
@@ -342,14 +441,19 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
             let rows: Vec<_> = (0..12).map(|_| row()).collect();
             let mut commands = vec![create(&json!({ "task": rows[0] }))];
             // Eight levels of subtasks are allowed; one more is not.
-            let deeper = rows.windows(2).map(|two| create(&json!({ "task": two[1], "parent": two[0] })));
+            let deeper = rows
+                .windows(2)
+                .map(|two| create(&json!({ "task": two[1], "parent": two[0] })));
             commands.extend(deeper.take(8));
             let mut client = world.client();
-            let outcomes: Vec<_> = commands.iter().map(|command| client.submit(&operation(command))).collect();
+            let outcomes: Vec<_> = commands
+                .iter()
+                .map(|command| client.submit(&operation(command)))
+                .collect();
             let refused = outcomes.iter().find(|outcome| outcome.get("refused").is_some());
-            let refused = refused.cloned().unwrap_or_else(|| {
-                client.submit(&operation(&create(&json!({ "task": rows[9], "parent": rows[8] }))))
-            });
+            let refused = refused
+                .cloned()
+                .unwrap_or_else(|| client.submit(&operation(&create(&json!({ "task": rows[9], "parent": rows[8] })))));
             vec![Seen::Error(refused["refused"].clone())]
         }
         Code::ListArchived => {
@@ -371,7 +475,8 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
         ],
         Code::ValueTooLong => {
             let long = "x".repeat(2001);
-            let hello = json!({ "protocol": { "min": 1, "max": 1 }, "token": account.token, "client": "x".repeat(101) });
+            let hello =
+                json!({ "protocol": { "min": 1, "max": 1 }, "token": account.token, "client": "x".repeat(101) });
             let mut client = Client::connect(server, Encoding::Json);
             client.send(&json!({ "hello": hello }));
             vec![
@@ -384,19 +489,27 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
             let labels: Vec<_> = (0..51).map(|_| row()).collect();
             let make = |label: &String| json!({ "label_create": { "label": label, "name": "l" } });
             let batch = json!({ "batch": { "commands": labels.iter().map(make).collect::<Vec<_>>() } });
-            vec![world.refused(&[batch, create(&json!({ "labels": labels }))]), five_hundred_lists(server)]
+            vec![
+                world.refused(&[batch, create(&json!({ "labels": labels }))]),
+                five_hundred_lists(server),
+            ]
         }
         Code::UndoConflict => {
             let row = row();
             let mut client = world.client();
             let seq = client.accept(&create(&json!({ "task": row })));
             client.accept(&json!({ "task_patch": { "task": row, "set": { "title": "later" } } }));
-            vec![Seen::Error(client.submit(&operation(&json!({ "undo": { "seq": seq } })))["refused"].clone())]
+            vec![Seen::Error(
+                client.submit(&operation(&json!({ "undo": { "seq": seq } })))["refused"].clone(),
+            )]
         }
         Code::UndoGone => vec![world.refused(&[json!({ "undo": { "seq": 1_000_000 } })])],
         Code::BatchTooLarge => {
             let many: Vec<_> = (0..101).map(|_| create(&json!({}))).collect();
-            vec![world.refused(&[json!({ "batch": { "commands": many } })]), large_move(world)]
+            vec![
+                world.refused(&[json!({ "batch": { "commands": many } })]),
+                large_move(world),
+            ]
         }
 
         Code::Internal => store::internal(),
@@ -454,7 +567,13 @@ fn with_token(world: &World, token: &str) -> Vec<Seen> {
     vec![
         world.end_of_hello(&json!({ "protocol": { "min": 1, "max": 1 }, "token": token })),
         upgrade(&world.server, &[&bearer]),
-        Seen::Http(http::request(world.server.address, "GET", "/api/v1/tasks", &[&bearer], b"")),
+        Seen::Http(http::request(
+            world.server.address,
+            "GET",
+            "/api/v1/tasks",
+            &[&bearer],
+            b"",
+        )),
         refused,
     ]
 }
@@ -466,7 +585,12 @@ fn sign_in_busy(server: &Server) -> Seen {
         let mut all: Vec<_> = (0..200)
             .map(|_| {
                 let mut connection = http::Connection::open(server.address);
-                connection.send("POST", "/api/v1/auth/login", &["content-type: application/json"], body.as_bytes());
+                connection.send(
+                    "POST",
+                    "/api/v1/auth/login",
+                    &["content-type: application/json"],
+                    body.as_bytes(),
+                );
                 connection
             })
             .collect();
@@ -512,7 +636,11 @@ fn overloaded(world: &World) -> Seen {
         for _ in 0..8 {
             let operations: Vec<_> = (0..100).map(|_| task("flood")).collect();
             frames.extend(client.frame_of(&json!({ "operations": { "operations": operations } })));
-            ids.extend(operations.iter().map(|operation| operation["id"].as_str().unwrap().to_owned()));
+            ids.extend(
+                operations
+                    .iter()
+                    .map(|operation| operation["id"].as_str().unwrap().to_owned()),
+            );
         }
         client.raw.send(&frames);
         let mut refused = None;
@@ -575,7 +703,9 @@ fn every_code_is_reached_on_the_wire() {
 fn every_code_stands_in_the_documentation_with_its_action() {
     let page = include_str!("../../docs/protocol.md");
     for code in Code::ALL {
-        let row = page.lines().find(|line| line.starts_with(&format!("| {} | `{code}` |", *code as u16)));
+        let row = page
+            .lines()
+            .find(|line| line.starts_with(&format!("| {} | `{code}` |", *code as u16)));
         let row = row.unwrap_or_else(|| panic!("{code} is not in docs/protocol.md"));
         let close = code.close_code().map_or("–".to_owned(), |close| close.to_string());
         let expected = format!("| {} | {close} | {} |", code.http_status(), code.action().name());

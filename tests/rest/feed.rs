@@ -19,7 +19,12 @@ fn read(stream: &mut EventStream, replica: &mut Replica, until: u64) {
     while replica.position < until || replica.cursor.is_none() {
         let event = stream.next().expect("it goes on");
         match event.event.as_str() {
-            "reset" => *replica = Replica { entries: std::mem::take(&mut replica.entries), ..Replica::default() },
+            "reset" => {
+                *replica = Replica {
+                    entries: std::mem::take(&mut replica.entries),
+                    ..Replica::default()
+                }
+            }
             "snapshot" => {
                 let is_done = replica.apply_snapshot(&event.data);
                 assert_eq!(event.id.is_some(), is_done, "only the last piece has an id");
@@ -46,7 +51,10 @@ fn poll(server: &Server, account: &Account, cursor: &str, limit: usize) -> (Vec<
         let answer = answer.json();
         let some = answer["entries"].as_array().unwrap();
         assert!(some.len() <= limit);
-        assert_eq!(answer["following"]["mode"], if some.is_empty() { "up_to_date" } else { "entries" });
+        assert_eq!(
+            answer["following"]["mode"],
+            if some.is_empty() { "up_to_date" } else { "entries" }
+        );
         entries.extend(some.clone());
         cursor = answer["cursor"].as_str().unwrap().to_owned();
         if answer["more"] == false {
@@ -83,7 +91,11 @@ fn stream_poll_and_sockets_say_the_same() {
     }
     for limit in [1, 7, 500] {
         let (entries, cursor) = poll(&server, &account, &start, limit);
-        assert_eq!((&entries, Some(cursor)), (&replica.entries, replica.cursor.clone()), "limit {limit}");
+        assert_eq!(
+            (&entries, Some(cursor)),
+            (&replica.entries, replica.cursor.clone()),
+            "limit {limit}"
+        );
     }
     assert_eq!(Replica::of(&server, &account).rows, replica.rows);
     // A cursor of one way is good for the others.
@@ -130,10 +142,18 @@ fn a_cursor_that_leads_nowhere_is_a_reset_and_what_is_none_is_refused() {
     let cursor = Replica::of(&server, &account).cursor.unwrap();
     let foreign = Replica::of(&server, &other).cursor.unwrap();
     let ahead = format!("{}{:016x}", &cursor[..16], 1_000_000);
-    for (cursor, reason) in [(foreign, "epoch_changed"), ("0".repeat(32), "epoch_changed"), (ahead, "cursor_ahead")] {
+    for (cursor, reason) in [
+        (foreign, "epoch_changed"),
+        ("0".repeat(32), "epoch_changed"),
+        (ahead, "cursor_ahead"),
+    ] {
         let answer = server.get(&format!("/api/v1/changes?cursor={cursor}&wait=50"), &account);
         let following = &answer.json()["following"];
-        assert_eq!((&following["mode"], &following["reason"]), (&json!("reset"), &json!(reason)), "{answer:?}");
+        assert_eq!(
+            (&following["mode"], &following["reason"]),
+            (&json!("reset"), &json!(reason)),
+            "{answer:?}"
+        );
         assert_eq!(answer.json().get("cursor"), None);
         assert_eq!(answer.json()["snapshot"], "/api/v1/snapshot");
         let mut events = stream(&server, &account, &[&format!("last-event-id: {cursor}")]);
@@ -145,13 +165,24 @@ fn a_cursor_that_leads_nowhere_is_a_reset_and_what_is_none_is_refused() {
     }
     let none = server.get("/api/v1/changes", &account).json();
     assert_eq!(none["following"]["reason"], "no_cursor");
-    for path in ["/api/v1/changes?cursor=x", "/api/v1/events?cursor=x", "/api/v1/changes?cursor="] {
+    for path in [
+        "/api/v1/changes?cursor=x",
+        "/api/v1/events?cursor=x",
+        "/api/v1/changes?cursor=",
+    ] {
         let answer = server.get(path, &account);
-        assert_eq!((answer.status, &answer.json()["name"]), (400, &json!("cursor_invalid")), "{path}");
+        assert_eq!(
+            (answer.status, &answer.json()["name"]),
+            (400, &json!("cursor_invalid")),
+            "{path}"
+        );
     }
     let bearer = account.bearer();
     let refused = EventStream::open(server.address, "/api/v1/events", &[&bearer, "last-event-id: x"]);
-    assert_eq!(refused.err().map(|answer| answer.json()["name"].clone()), Some(json!("cursor_invalid")));
+    assert_eq!(
+        refused.err().map(|answer| answer.json()["name"].clone()),
+        Some(json!("cursor_invalid"))
+    );
 }
 
 #[test]
@@ -161,9 +192,14 @@ fn a_long_poll_waits_for_what_comes_or_for_its_time() {
     let cursor = Replica::of(&server, &account).cursor.unwrap();
     // Nothing comes: an empty answer after the time, with the same cursor.
     let begun = Instant::now();
-    let answer = server.get(&format!("/api/v1/changes?cursor={cursor}&wait=1"), &account).json();
+    let answer = server
+        .get(&format!("/api/v1/changes?cursor={cursor}&wait=1"), &account)
+        .json();
     let took = begun.elapsed();
-    assert!((Duration::from_millis(950)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    assert!(
+        (Duration::from_millis(950)..Duration::from_secs(8)).contains(&took),
+        "{took:?}"
+    );
     assert_eq!(answer["following"]["mode"], "up_to_date");
     assert_eq!((&answer["entries"], &answer["cursor"]), (&json!([]), &json!(cursor)));
     // Something comes: at once, to all who wait.
@@ -174,7 +210,9 @@ fn a_long_poll_waits_for_what_comes_or_for_its_time() {
             .map(|_| {
                 scope.spawn(|| {
                     waiting.wait();
-                    server.get(&format!("/api/v1/changes?cursor={cursor}&wait=50"), &account).json()
+                    server
+                        .get(&format!("/api/v1/changes?cursor={cursor}&wait=50"), &account)
+                        .json()
                 })
             })
             .collect();
@@ -193,7 +231,9 @@ fn a_long_poll_waits_for_what_comes_or_for_its_time() {
     });
     // What is there already is not waited for.
     let begun = Instant::now();
-    let answer = server.get(&format!("/api/v1/changes?cursor={cursor}&wait=50"), &account).json();
+    let answer = server
+        .get(&format!("/api/v1/changes?cursor={cursor}&wait=50"), &account)
+        .json();
     assert_eq!(answer["following"]["mode"], "entries");
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
@@ -206,9 +246,8 @@ fn a_large_feed_is_polled_streamed_and_taken_as_a_snapshot_whole() {
     let mut author = Client::open(&server, Encoding::MsgPack, &account);
     // More than one read of the log brings, in commits that are large.
     for round in 0..40 {
-        let command = |_| {
-            json!({ "task_create": { "task": crate::support::id(), "title": "t", "notes": "x".repeat(2_000) } })
-        };
+        let command =
+            |_| json!({ "task_create": { "task": crate::support::id(), "title": "t", "notes": "x".repeat(2_000) } });
         let commands: Vec<_> = (0..30).map(command).collect();
         let seq = author.accept(&json!({ "batch": { "commands": commands } }));
         assert_eq!(seq, 2 + round);
@@ -217,7 +256,10 @@ fn a_large_feed_is_polled_streamed_and_taken_as_a_snapshot_whole() {
     assert_eq!(truth.rows.len(), 2 + 1_200);
     let (entries, cursor) = poll(&server, &account, &start, 500);
     assert_eq!((entries.len(), Some(&cursor)), (40, truth.cursor.as_ref()));
-    let mut replica = Replica { position: 1, ..Replica::default() };
+    let mut replica = Replica {
+        position: 1,
+        ..Replica::default()
+    };
     let mut events = stream(&server, &account, &[&format!("last-event-id: {start}")]);
     read(&mut events, &mut replica, 41);
     assert_eq!(replica.entries, entries);
@@ -225,7 +267,12 @@ fn a_large_feed_is_polled_streamed_and_taken_as_a_snapshot_whole() {
     for encoding in ENCODINGS {
         let rows = truth.rows.iter().filter(|((kind, _), _)| kind != "task");
         let rows = rows.map(|(key, row)| (key.clone(), row.clone())).collect();
-        let replica = Replica { position: 1, cursor: Some(start.clone()), rows, ..Replica::default() };
+        let replica = Replica {
+            position: 1,
+            cursor: Some(start.clone()),
+            rows,
+            ..Replica::default()
+        };
         let follower = Follower::resume(&server, encoding, &account, replica);
         assert_eq!(follower.following["mode"], "entries");
         assert_eq!(follower.replica.rows, truth.rows);

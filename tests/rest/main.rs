@@ -1,6 +1,11 @@
 //! REST, event streams, long-polls and the operator's port, from the outside.
 
-#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used, reason = "tests, helpers included, fail by panicking")]
+#![allow(
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "tests, helpers included, fail by panicking"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -8,9 +8,18 @@ fn every_figure_moves_with_what_it_counts() {
     let server = Server::start(&["--heartbeat-ms=1000", "--feed-idle-seconds=1"]);
     let metric = |name: &str| server.metric(&format!("taskflow_{name}"));
     let zero = [
-        "connections", "pushes_total", "push_bytes_total", "messages_received_total", "queue_bytes",
-        "feeds_running", "feed_starts_total", "feed_panics_total", "catch_ups_total", "snapshots_total",
-        "operations_total{outcome=\"accepted\"}", "evictions_total{reason=\"protocol\"}",
+        "connections",
+        "pushes_total",
+        "push_bytes_total",
+        "messages_received_total",
+        "queue_bytes",
+        "feeds_running",
+        "feed_starts_total",
+        "feed_panics_total",
+        "catch_ups_total",
+        "snapshots_total",
+        "operations_total{outcome=\"accepted\"}",
+        "evictions_total{reason=\"protocol\"}",
     ];
     for name in zero {
         assert_eq!(metric(name), 0.0, "{name}");
@@ -39,11 +48,17 @@ fn every_figure_moves_with_what_it_counts() {
     stale["base"] = json!(99);
     follower.client.submit(&stale);
     assert_eq!(metric("operations_total{outcome=\"conflict\"}"), 1.0);
-    follower.client.submit(&operation(&json!({ "task_complete": { "task": id() } })));
+    follower
+        .client
+        .submit(&operation(&json!({ "task_complete": { "task": id() } })));
     assert_eq!(metric("operations_total{outcome=\"refused\"}"), 1.0);
 
     let born = format!("{}{:016x}", &follower.replica.cursor.as_ref().unwrap()[..16], 1);
-    let old = Replica { position: 1, cursor: Some(born), ..follower.replica.clone() };
+    let old = Replica {
+        position: 1,
+        cursor: Some(born),
+        ..follower.replica.clone()
+    };
     Follower::resume(&server, Encoding::Json, &account, old);
     assert_eq!(metric("catch_ups_total"), 1.0);
 
@@ -81,7 +96,9 @@ fn what_waits_for_a_client_that_does_not_read_is_shown() {
     let small = Client::over(Raw::connect_small(server.address), Encoding::Json);
     let slow = Follower::over(small, &account, Replica::default());
     crate::support::eventually("bytes that wait", || {
-        author.client.accept(&json!({ "task_create": { "task": id(), "title": "t", "notes": "x".repeat(50_000) } }));
+        author
+            .client
+            .accept(&json!({ "task_create": { "task": id(), "title": "t", "notes": "x".repeat(50_000) } }));
         let seq = author.replica.position + 1;
         author.until_seq(seq);
         (server.metric("taskflow_queue_bytes") > 100_000.0).then_some(())
@@ -95,12 +112,23 @@ fn health_is_on_the_operators_port_and_nothing_of_the_operators_on_the_other() {
     let server = Server::start(&[]);
     for path in ["/health/live", "/health/ready", "/health/startup"] {
         let answer = http::request(server.operator, "GET", path, &[], b"");
-        assert_eq!((answer.status, answer.json()), (200, json!({ "status": "ok" })), "{path}");
+        assert_eq!(
+            (answer.status, answer.json()),
+            (200, json!({ "status": "ok" })),
+            "{path}"
+        );
     }
     for path in ["/metrics", "/health/live", "/health/ready"] {
-        assert_eq!(http::request(server.address, "GET", path, &[], b"").status, 404, "{path}");
+        assert_eq!(
+            http::request(server.address, "GET", path, &[], b"").status,
+            404,
+            "{path}"
+        );
     }
-    assert_eq!(http::request(server.operator, "GET", "/api/v1/tasks", &[], b"").status, 404);
+    assert_eq!(
+        http::request(server.operator, "GET", "/api/v1/tasks", &[], b"").status,
+        404
+    );
 }
 
 #[test]
@@ -109,15 +137,29 @@ fn no_metric_names_a_user_a_list_or_a_token() {
     let account = server.register();
     let mut follower = Follower::start(&server, Encoding::Json, &account);
     let list = id();
-    follower.client.accept(&json!({ "list_create": { "list": list, "name": "a secret name" } }));
+    follower
+        .client
+        .accept(&json!({ "list_create": { "list": list, "name": "a secret name" } }));
     let scrape = http::request(server.operator, "GET", "/metrics", &[], b"");
     let text = String::from_utf8(scrape.body).unwrap();
-    for secret in [account.user.as_str(), &account.email, &list, "a secret name", &account.token, "127.0.0.1"] {
+    for secret in [
+        account.user.as_str(),
+        &account.email,
+        &list,
+        "a secret name",
+        &account.token,
+        "127.0.0.1",
+    ] {
         assert!(!text.contains(secret), "{secret}");
     }
     // Nor does the log, but for the user's id.
     let log = server.log.text();
-    for secret in [account.email.as_str(), "a secret name", &account.token, &account.refresh] {
+    for secret in [
+        account.email.as_str(),
+        "a secret name",
+        &account.token,
+        &account.refresh,
+    ] {
         assert!(!log.contains(secret), "{secret} in {log}");
     }
 }
