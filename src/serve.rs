@@ -23,6 +23,7 @@ use taskflow_protocol::message::OperationResult;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 
+use crate::allocator;
 use crate::auth::{Key, SignIns, SignedOut, Tokens};
 use crate::clock::SystemClock;
 use crate::config::{Config, Loaded};
@@ -97,6 +98,15 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     let workers = config.worker_count();
     let hub = Arc::new(Hub::new(workers));
     let arbiters: Vec<Arbiter> = (0..config.feed_arbiter_count()).map(|_| Arbiter::new()).collect();
+    for arbiter in &arbiters {
+        arbiter.spawn(async {
+            let mut tick = tokio::time::interval(allocator::COLLECT_EVERY);
+            loop {
+                tick.tick().await;
+                allocator::collect();
+            }
+        });
+    }
     let ports = Ports {
         store: stored.store.clone(),
         push: hub.clone(),
@@ -282,8 +292,12 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     let files = raise_file_limit();
     let key = Key::open_or_create(&config.data_dir)?;
     let telemetry = Telemetry::new();
+    let options = embedded::Options {
+        collect: allocator::collect,
+        ..embedded::Options::default()
+    };
     let observer = Arc::new(StoreFigures(telemetry.metrics.clone()));
-    let store = embedded::open(&config.data_dir, embedded::Options::default(), observer)?;
+    let store = embedded::open(&config.data_dir, options, observer)?;
     let closing = store.clone();
     let served = actix_rt::System::new().block_on(async move {
         let stop = Stop::listen()?;

@@ -656,6 +656,8 @@ async fn open(account: &Account, encoding: Encoding, cursor: Option<String>) -> 
         message,
         wait: None,
     };
+    // Said once and for all: a second provider somewhere in the tree must not leave TLS without any.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let url = match server.split_once("://") {
         Some(("http", rest)) => format!("ws://{rest}/api/v1/socket"),
         Some(("https", rest)) => format!("wss://{rest}/api/v1/socket"),

@@ -25,6 +25,7 @@ use super::connection::{Connection, Delivered};
 use super::frame;
 use super::hub::{Delivery, Hub, ToWorker, WorkerInbox};
 use super::outbound::TOTAL_BYTES;
+use crate::allocator;
 use crate::auth::{Claims, Tokens};
 use crate::http::seats::Seats;
 use crate::telemetry::Metrics;
@@ -366,6 +367,7 @@ impl Worker {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut group = 0;
+        let mut collected = Instant::now();
         loop {
             tick.tick().await;
             self.now_s.set(self.begun.elapsed().as_secs() as u32);
@@ -380,6 +382,10 @@ impl Worker {
             });
             let still: Vec<u32> = still.collect();
             self.watched.borrow_mut().extend(still);
+            if collected.elapsed() >= allocator::COLLECT_EVERY {
+                collected = Instant::now();
+                allocator::collect();
+            }
         }
     }
 

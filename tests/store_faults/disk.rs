@@ -66,6 +66,14 @@ pub struct Disk {
     record: Mutex<Record>,
 }
 
+struct Held<'a> {
+    _record: MutexGuard<'a, Record>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {}
+}
+
 /// What a crash leaves, by name of the file.
 pub type Image = HashMap<&'static str, Vec<u8>>;
 
@@ -109,6 +117,13 @@ impl Disk {
     /// The next syncs of a file fail.
     pub fn fail_syncs(&self, file: File, count: u32) {
         lock(&self.record).syncs_failing = Some((file, count));
+    }
+
+    /// As long as this is held, every write and every sync waits.
+    pub fn hold(&self) -> impl Drop + '_ {
+        Held {
+            _record: lock(&self.record),
+        }
     }
 
     /// How many syncs have failed.

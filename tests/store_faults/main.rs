@@ -6,5 +6,6 @@ mod damage;
 mod disk;
 mod full;
 mod kill;
+mod limits;
 mod load;
 mod sync;

@@ -68,6 +68,70 @@ async fn while_the_disk_keeps_failing_appends_are_unavailable_and_reads_wait() {
 }
 
 #[tokio::test]
+async fn a_read_shows_no_append_that_is_not_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::watch(folder.path());
+    let store = embedded::open(folder.path(), quiet(), Arc::new(())).unwrap();
+    assert_eq!(store.append(commit(0, 0)).await, Ok(()));
+    // The first read opens the reader's connection, which writes.
+    assert_eq!(store.load(feed(0), 0).await.unwrap().unwrap().head.seq, 1);
+    let held = disk.hold();
+    let appended = tokio::spawn(store.append(commit(0, 1)));
+    for _ in 0..20 {
+        assert_eq!(store.head(feed(0)).await.unwrap().unwrap().seq, 1);
+        assert_eq!(store.load(feed(0), 0).await.unwrap().unwrap().log.len(), 1);
+        assert_eq!(
+            store.read_log(feed(0), 0, 1_000_000).await.unwrap().unwrap().rows.len(),
+            1
+        );
+    }
+    assert!(!appended.is_finished(), "it was answered before its fsync");
+    drop(held);
+    assert_eq!(appended.await.unwrap(), Ok(()));
+    assert_eq!(store.head(feed(0)).await.unwrap().unwrap().seq, 2);
+}
+
+#[tokio::test]
+async fn a_refusal_that_was_judged_on_an_append_in_flight_is_told_only_if_that_one_is_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::watch(folder.path());
+    let store = embedded::open(folder.path(), quiet(), Arc::new(())).unwrap();
+    assert_eq!(store.append(commit(0, 0)).await, Ok(()));
+    // One is held up, so that the two others wait together and go in one group.
+    let held = disk.hold();
+    let before = tokio::spawn(store.append(commit(1, 0)));
+    tokio::task::yield_now().await;
+    let append = tokio::spawn(store.append(commit(0, 1)));
+    let rival = tokio::spawn(store.append(commit(0, 1)));
+    drop(held);
+    assert_eq!(before.await.unwrap(), Ok(()));
+    assert_eq!(append.await.unwrap(), Ok(()));
+    let conflict = rival.await.unwrap();
+    assert!(
+        matches!(conflict, Err(AppendError::Conflict(Some(head))) if head.seq == 2),
+        "{conflict:?}"
+    );
+
+    let held = disk.hold();
+    let before = tokio::spawn(store.append(commit(1, 1)));
+    let append = tokio::spawn(store.append(commit(0, 2)));
+    let rival = tokio::spawn(store.append(commit(0, 2)));
+    tokio::task::yield_now().await;
+    drop(held);
+    disk.fail_syncs(File::Wal, 3);
+    let answers = [before.await.unwrap(), append.await.unwrap(), rival.await.unwrap()];
+    // Whichever group met the failure: nobody hears of a head that is not known to be durable.
+    let head = settle(&store, 0).await;
+    for answer in answers {
+        match answer {
+            Ok(()) | Err(AppendError::Unavailable(_)) => {}
+            Err(AppendError::Conflict(Some(told))) => assert!(told.seq <= head, "{told:?} was told, {head} is there"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_lost_or_doubled_when_any_fsync_fails() {
     let mut failures = 0;
     for seed in 0..12 {

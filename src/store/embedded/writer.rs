@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use taskflow_actors::ports::{AccountError, Append, AppendError, LogRow};
 use taskflow_protocol::UserId;
 
+use super::COLLECT_EVERY;
 use super::OpenError;
 use super::accounts::{self, Census, Sweep};
 use super::codec::{self, Commit, FILED_BYTES, StoredHead};
@@ -249,7 +250,13 @@ impl Writer {
 
     fn work(&mut self) {
         let mut jobs = Vec::new();
+        let mut collected = Instant::now();
         loop {
+            // The server asks every few seconds whether an append would succeed, so this is passed also when idle.
+            if collected.elapsed() >= COLLECT_EVERY {
+                collected = Instant::now();
+                (self.shared.options.collect)();
+            }
             let until = match &self.engine {
                 Some(_) if !self.trims.is_empty() => Some(Instant::now()),
                 Some(_) => self.next_move(),
