@@ -221,7 +221,7 @@ fn fragments_that_break_the_rules_are_a_framing_error() {
         ),
         (
             "a binary one within",
-            [begun.clone(), masked(FIN | BINARY, b"x")].concat(),
+            [begun, masked(FIN | BINARY, b"x")].concat(),
         ),
         ("a continuation after the end", {
             [
@@ -389,7 +389,7 @@ fn nothing_after_a_close_is_looked_at() {
         ("a broken frame", [close.clone(), vec![0xff; 40]].concat()),
         (
             "close within a message",
-            [masked(TEXT, b"{"), close.clone(), masked(FIN | CONTINUATION, b"}")].concat(),
+            [masked(TEXT, b"{"), close, masked(FIN | CONTINUATION, b"}")].concat(),
         ),
     ];
     for (why, bytes) in cases {

@@ -317,7 +317,7 @@ fn ids_are_ids_and_nothing_else() {
     );
     let plain = id().replace('-', "");
     let cases = [
-        plain.clone(),
+        plain,
         format!("{{{}}}", id()),
         format!("urn:uuid:{}", id()),
         String::new(),
