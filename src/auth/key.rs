@@ -122,7 +122,11 @@ impl Key {
             .to_pkcs8_pem(LineEnding::LF)
             .map_err(|error| fail(io::Error::other(error.to_string())))?;
         // With the data folder, if that is not there yet: for its owner only, too.
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(fail)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(fail)?;
         fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(fail)?;
         let beside = path.with_extension("pem.new");
         // What a crash left; its mode may be another, and `mode` below holds for new files only.

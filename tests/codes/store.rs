@@ -17,7 +17,9 @@ fn database(server: &Server) -> Connection {
     let connection = Connection::open(server.data.path().join("taskflow.db")).expect("the database");
     connection.busy_timeout(Duration::from_secs(30)).expect("a connection");
     // A guest does not tidy up.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("a connection");
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .expect("a connection");
     connection
 }
 
@@ -29,7 +31,9 @@ fn locked<T>(run: impl FnOnce(&Server, &Account, &Account) -> T) -> T {
     server.restart();
     assert_eq!(server.get("/api/v1/tasks", &warm).status, 200);
     let mut database = database(&server);
-    let lock = database.transaction_with_behavior(TransactionBehavior::Immediate).expect("the lock");
+    let lock = database
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .expect("the lock");
     let seen = run(&server, &warm, &cold);
     drop(lock);
     drop(database);
@@ -64,10 +68,16 @@ pub fn feed_unavailable() -> Vec<Seen> {
         let mut stuck = Client::open(server, Encoding::Json, warm);
         stuck.send_operations(&[task("stuck")]);
         // From here on nothing is read either: what could be read is not known to be durable.
-        server.log.wait(|line| line.contains("the store is in trouble").then_some(())).expect("it is logged");
+        server
+            .log
+            .wait(|line| line.contains("the store is in trouble").then_some(()))
+            .expect("it is logged");
         let mut client = Client::open(server, Encoding::Json, cold);
         let outcome = client.submit(&task("cold"));
-        vec![Seen::Error(outcome["refused"].clone()), Seen::Http(server.get("/api/v1/tasks", cold))]
+        vec![
+            Seen::Error(outcome["refused"].clone()),
+            Seen::Http(server.get("/api/v1/tasks", cold)),
+        ]
     })
 }
 
@@ -78,7 +88,11 @@ pub fn outcome_unknown() -> Vec<Seen> {
         let body = json!({ "title": "stuck" });
         let key = format!("idempotency-key: {}", operation["id"].as_str().unwrap());
         let response = server.send("POST", "/api/v1/tasks", warm, &[&key], &body);
-        assert_eq!(response.json()["operation"], operation["id"], "the id to repeat it under");
+        assert_eq!(
+            response.json()["operation"],
+            operation["id"],
+            "the id to repeat it under"
+        );
         vec![Seen::Http(response)]
     })
 }
@@ -140,7 +154,12 @@ pub fn on_a_small_disk() -> (Server, PathBuf) {
     for namespace in [&["--mount"][..], &["--mount", "--user", "--map-root-user"]] {
         let mut command = Command::new("unshare");
         let data = mount.join("data");
-        command.args(namespace).args(["sh", "-c", script]).arg(&mount).arg(binary().get_program()).arg("serve");
+        command
+            .args(namespace)
+            .args(["sh", "-c", script])
+            .arg(&mount)
+            .arg(binary().get_program())
+            .arg("serve");
         command.args(["--listen=127.0.0.1:0", "--operator-listen=127.0.0.1:0", "--workers=2"]);
         command.arg(format!("--data-dir={}", data.display()));
         match Server::spawn(command, DataDir::at(data), &[]) {
@@ -169,12 +188,18 @@ pub fn store_full() -> Vec<Seen> {
         Seen::Http(register(&server)),
     ];
     // Reading works, and the operator sees it.
-    assert_eq!(server.get("/api/v1/tasks", &account).json()["items"][0]["title"], "before");
+    assert_eq!(
+        server.get("/api/v1/tasks", &account).json()["items"][0]["title"],
+        "before"
+    );
     let ready = eventually("it is not ready", || {
         let ready = http::request(server.operator, "GET", "/health/ready", &[], b"");
         (ready.status == 503).then_some(ready)
     });
-    assert!(ready.json()["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{ready:?}");
+    assert!(
+        ready.json()["reason"].as_str().is_some_and(|reason| !reason.is_empty()),
+        "{ready:?}"
+    );
     std::fs::remove_file(&filler).expect("it is there");
     assert!(client.submit(&task("room again"))["accepted"].is_object());
     eventually("it is ready again", || {
@@ -188,5 +213,10 @@ pub fn store_full() -> Vec<Seen> {
 
 fn titles(server: &Server, account: &Account) -> Vec<Value> {
     let page = server.get("/api/v1/tasks", account).json();
-    page["items"].as_array().expect("items").iter().map(|task| task["title"].clone()).collect()
+    page["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|task| task["title"].clone())
+        .collect()
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crate::support::server::PASSWORD;
 use crate::support::ws::{operation, task};
 use crate::support::{
-    Account, Client, DEADLINE, ENCODINGS, Encoding, Ended, Follower, Random, Raw, Replica, Server, Value, eventually, http, id,
-    in_parallel, json,
+    Account, Client, DEADLINE, ENCODINGS, Encoding, Ended, Follower, Random, Raw, Replica, Server, Value, eventually,
+    http, id, in_parallel, json,
 };
 
 /// As many as `make test` has time for; the load tool does two hundred.
@@ -20,7 +20,9 @@ fn connect(address: std::net::SocketAddr, encoding: Encoding) -> Client {
     let begun = Instant::now();
     while begun.elapsed() < DEADLINE {
         if let Ok(stream) = std::net::TcpStream::connect(address) {
-            let mut raw = Raw { http: http::Connection::over(stream) };
+            let mut raw = Raw {
+                http: http::Connection::over(stream),
+            };
             raw.try_send(
                 crate::support::ws::handshake(
                     address,
@@ -38,7 +40,12 @@ fn connect(address: std::net::SocketAddr, encoding: Encoding) -> Client {
 }
 
 /// A writer: sends operations one after the other, and after each break the one that is not settled again.
-fn write(address: std::net::SocketAddr, account: &Account, encoding: Encoding, over: &AtomicBool) -> BTreeMap<String, u64> {
+fn write(
+    address: std::net::SocketAddr,
+    account: &Account,
+    encoding: Encoding,
+    over: &AtomicBool,
+) -> BTreeMap<String, u64> {
     let mut acknowledged = BTreeMap::new();
     let mut pending: Option<Value> = None;
     loop {
@@ -87,7 +94,13 @@ fn next_outcome(client: &mut Client, id: &str) -> Result<Value, Ended> {
 
 /// A follower: applies what comes, and after each break goes on from its cursor. Its copy never sees a hole or an entry
 /// twice: `apply_entries` panics at both.
-fn follow(address: std::net::SocketAddr, account: &Account, encoding: Encoding, over: &AtomicBool, until: &Mutex<u64>) -> Replica {
+fn follow(
+    address: std::net::SocketAddr,
+    account: &Account,
+    encoding: Encoding,
+    over: &AtomicBool,
+    until: &Mutex<u64>,
+) -> Replica {
     let mut replica = Replica::default();
     loop {
         let mut client = connect(address, encoding);
@@ -140,7 +153,10 @@ fn nothing_acknowledged_is_lost_or_doubled_by_kill_9_under_load() {
                     writers.push((account, scope.spawn(move || write(address, account, encoding, over))));
                 }
                 let quiet = &quiet;
-                followers.push((account, scope.spawn(move || follow(address, account, encoding, quiet, until))));
+                followers.push((
+                    account,
+                    scope.spawn(move || follow(address, account, encoding, quiet, until)),
+                ));
             }
         }
         for _ in 0..ROUNDS {
@@ -170,7 +186,11 @@ fn nothing_acknowledged_is_lost_or_doubled_by_kill_9_under_load() {
     for account in &accounts {
         let truth = Replica::of(&server, account);
         let mine = |other: &Account| other.user == account.user;
-        let copies: Vec<_> = replicas.iter().filter(|(other, _)| mine(other)).map(|(_, replica)| replica).collect();
+        let copies: Vec<_> = replicas
+            .iter()
+            .filter(|(other, _)| mine(other))
+            .map(|(_, replica)| replica)
+            .collect();
         for copy in &copies {
             assert_eq!(copy.rows, truth.rows);
             // Once each.
@@ -210,7 +230,10 @@ fn an_operation_is_the_same_after_a_crash() {
         operation(&json!({ "batch": { "commands": [{ "task_complete": { "task": row } }] } })),
         operation(&json!({ "task_complete": { "task": row } })),
     ];
-    let outcomes: Vec<_> = operations.iter().map(|operation| server.submit(&account, operation)).collect();
+    let outcomes: Vec<_> = operations
+        .iter()
+        .map(|operation| server.submit(&account, operation))
+        .collect();
     let before = Replica::of(&server, &account);
     for round in 0..3 {
         server.restart();
@@ -261,16 +284,30 @@ fn accounts_sign_ins_and_sign_outs_survive_a_crash() {
         http::post(server.address, &format!("/api/v1/auth/{path}"), &[], body)
     };
     let refreshed = auth(&server, "refresh", &json!({ "refresh_token": kept.refresh })).json();
-    assert_eq!(auth(&server, "logout", &json!({ "refresh_token": gone.refresh })).status, 204);
+    assert_eq!(
+        auth(&server, "logout", &json!({ "refresh_token": gone.refresh })).status,
+        204
+    );
     server.restart();
     assert_eq!(server.get("/api/v1/tasks", &kept).status, 200);
     assert_eq!(server.get("/api/v1/tasks", &gone).json()["name"], "signed_out");
-    assert_eq!(auth(&server, "refresh", &json!({ "refresh_token": gone.refresh })).json()["name"], "signed_out");
-    let next = auth(&server, "refresh", &json!({ "refresh_token": refreshed["refresh_token"] }));
+    assert_eq!(
+        auth(&server, "refresh", &json!({ "refresh_token": gone.refresh })).json()["name"],
+        "signed_out"
+    );
+    let next = auth(
+        &server,
+        "refresh",
+        &json!({ "refresh_token": refreshed["refresh_token"] }),
+    );
     assert_eq!(next.status, 200, "{next:?}");
     let login = auth(&server, "login", &json!({ "email": kept.email, "password": PASSWORD }));
     assert_eq!(login.json()["user"], *kept.user);
-    let again = auth(&server, "register", &json!({ "email": kept.email, "password": PASSWORD }));
+    let again = auth(
+        &server,
+        "register",
+        &json!({ "email": kept.email, "password": PASSWORD }),
+    );
     assert_eq!(again.json()["name"], "email_taken");
 }
 
