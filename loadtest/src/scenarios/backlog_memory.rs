@@ -76,7 +76,7 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
                 )
                 .figure(
                     "resident_when_drained_kib_per_connection",
-                    per_connection(drained.resident),
+                    per_connection(drained.resident, base.resident),
                 )
                 .figure(
                     "anonymous_kib_per_connection",
