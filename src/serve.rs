@@ -344,19 +344,21 @@ fn raise_file_limit() -> u64 {
 /// What a person in front of a terminal does next.
 fn greet(address: SocketAddr) {
     use std::io::IsTerminal as _;
-    if std::io::stdout().is_terminal() {
-        #[allow(clippy::print_stdout, reason = "a greeting for the person who started it")]
-        {
-            println!(
-                "TaskFlow is running on http://{address}\n\n\
-                 In a second terminal, make an account and watch your tasks:\n\
-                 \x20   taskflow register --server http://{address} you@example.com\n\
-                 \x20   taskflow watch\n\n\
-                 In a third one, make a task and see it appear:\n\
-                 \x20   taskflow add \"Buy milk\"\n\n\
-                 Ctrl-C stops the server; it loses nothing, however it ends."
-            );
-        }
+    if !std::io::stdout().is_terminal() {
+        return;
+    }
+    let program = std::env::args().next().unwrap_or_else(|| "taskflow".to_owned());
+    #[allow(clippy::print_stdout, reason = "a greeting for the person who started it")]
+    {
+        println!(
+            "\nTaskFlow is running on http://{address}\n\n\
+             In a second terminal, make an account and watch your tasks:\n\
+             \x20   {program} register --server http://{address} you@example.com\n\
+             \x20   {program} watch\n\n\
+             In a third one, make a task and see it appear:\n\
+             \x20   {program} add \"Buy milk\"\n\n\
+             Ctrl-C stops the server; it loses nothing, however it ends.\n"
+        );
     }
 }
 

@@ -4,6 +4,8 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +109,7 @@ pub struct Seen {
 struct Reading {
     time_ns: u64,
     servers_ns: u64,
+    /// The bench itself, and children that have ended.
     bench_ns: u64,
     client_ns: u64,
     total: Total,
@@ -144,11 +147,19 @@ impl Reading {
         Self {
             time_ns: clock::now_ns(),
             servers_ns: servers.iter().map(|pid| clock::process_cpu_ns(*pid)).sum(),
-            bench_ns: clock::process_cpu_ns(Pid::this()),
+            bench_ns: clock::process_cpu_ns(Pid::this()) + ended_children_ns(),
             client_ns: clock::thread_cpu_ns(),
             total: Total::now(),
         }
     }
+}
+
+/// CPU of children that have ended and were waited for: servers that a scenario killed.
+fn ended_children_ns() -> u64 {
+    let micros = |time: nix::sys::time::TimeVal| time.num_microseconds().unsigned_abs();
+    getrusage(UsageWho::RUSAGE_CHILDREN).map_or(0, |usage| {
+        (micros(usage.user_time()) + micros(usage.system_time())) * 1_000
+    })
 }
 
 #[derive(Clone, Copy)]

@@ -440,11 +440,11 @@ impl Connection {
             .as_ref()
             .is_some_and(|client| client.len() > CLIENT_NAME_BYTES_MAX)
         {
-            self.error(worker, ErrorBody::new(Code::ValueTooLong).field("client"));
+            self.error(worker, ErrorBody::new(Code::ValueTooLong).field("hello.client"));
             return self.close(worker, Code::HelloExpected);
         }
         if hello.follow.len() > FOLLOWS_A_CONNECTION_MAX {
-            self.error(worker, ErrorBody::new(Code::TooManyFollows).field("follow"));
+            self.error(worker, ErrorBody::new(Code::TooManyFollows).field("hello.follow"));
             return self.close(worker, Code::HelloExpected);
         }
         let mut state = self.state();
