@@ -16,7 +16,7 @@ use taskflow_protocol::message::{Entries, ErrorBody, FollowMode, Following, Rese
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, UserId};
 
-use super::connection::Connection;
+use super::connection::{Connection, FollowId};
 use super::worker::Worker;
 use crate::follow::{self, Decision, entries_after};
 use crate::snapshot;
@@ -33,44 +33,48 @@ enum End {
 }
 
 /// A client asked to follow a feed.
-pub(super) async fn begin(connection: Rc<Connection>, worker: Rc<Worker>, feed: UserId) {
-    let outcome = from_cursor(&connection, &worker, feed).await;
-    finish(&connection, &worker, feed, outcome);
+pub(super) async fn begin(connection: Rc<Connection>, worker: Rc<Worker>, id: FollowId) {
+    let outcome = from_cursor(&connection, &worker, id).await;
+    finish(&connection, &worker, id, outcome);
 }
 
 /// A live connection missed something.
-pub(super) async fn resume(connection: Rc<Connection>, worker: Rc<Worker>, feed: UserId) {
-    let outcome = read_to_the_end(&connection, &worker, feed).await;
-    finish(&connection, &worker, feed, outcome);
+pub(super) async fn resume(connection: Rc<Connection>, worker: Rc<Worker>, id: FollowId) {
+    let outcome = read_to_the_end(&connection, &worker, id).await;
+    finish(&connection, &worker, id, outcome);
 }
 
-fn finish(connection: &Connection, worker: &Worker, feed: UserId, outcome: Result<(), End>) {
+fn finish(connection: &Connection, worker: &Worker, id: FollowId, outcome: Result<(), End>) {
     if let Err(End::Failed(code)) = outcome {
-        connection.stop_following(worker, feed);
-        connection.error(worker, ErrorBody::new(code).feed(feed));
+        // If it is another following by now, this one has nothing to say any more.
+        if connection.with_followed(id, |_| ()).is_some() {
+            connection.stop_following(worker, id.feed);
+            connection.error(worker, ErrorBody::new(code).feed(id.feed));
+        }
     }
 }
 
-async fn from_cursor(connection: &Connection, worker: &Worker, feed: UserId) -> Result<(), End> {
+async fn from_cursor(connection: &Connection, worker: &Worker, id: FollowId) -> Result<(), End> {
+    let feed = id.feed;
     let cursor = connection
-        .with_followed(feed, |followed| followed.cursor.take())
+        .with_followed(id, |followed| followed.cursor.take())
         .ok_or(End::Gone)?;
     let cursor = match cursor {
         Some(text) => Some(Cursor::parse(&text).ok_or(End::Failed(Code::CursorInvalid))?),
         None => None,
     };
     let Some(cursor) = cursor else {
-        return reset(connection, worker, feed, ResetReason::NoCursor).await;
+        return reset(connection, worker, id, ResetReason::NoCursor).await;
     };
     let page = read(worker, feed, cursor.seq).await?;
     let Some(page) = page else {
         // A cursor into a feed that is not there: birth and snapshot give one that works.
-        return reset(connection, worker, feed, ResetReason::EpochChanged).await;
+        return reset(connection, worker, id, ResetReason::EpochChanged).await;
     };
     let decision = follow::decide(Some(cursor), &page.head);
     let (mode, head) = (decision.mode(), page.head.seq);
     match decision {
-        Decision::Reset(reason) => return reset(connection, worker, feed, reason).await,
+        Decision::Reset(reason) => return reset(connection, worker, id, reason).await,
         Decision::UpToDate | Decision::Entries(_) => {
             worker.gateway.metrics.catch_ups.increment(1);
             let following = Following {
@@ -79,16 +83,17 @@ async fn from_cursor(connection: &Connection, worker: &Worker, feed: UserId) -> 
                 reason: None,
                 head,
             };
+            set_position(connection, id, page.head, cursor.seq)?;
             connection.say(worker, &ServerMessage::Following(following));
-            set_position(connection, feed, page.head, cursor.seq)?;
-            send_page(connection, worker, feed, &page).await?;
+            send_page(connection, worker, id, &page).await?;
         }
     }
-    read_to_the_end(connection, worker, feed).await
+    read_to_the_end(connection, worker, id).await
 }
 
 /// Sends the whole state, then what was committed meanwhile.
-async fn reset(connection: &Connection, worker: &Worker, feed: UserId, reason: ResetReason) -> Result<(), End> {
+async fn reset(connection: &Connection, worker: &Worker, id: FollowId, reason: ResetReason) -> Result<(), End> {
+    let feed = id.feed;
     worker.gateway.metrics.resets.of(reason.into()).increment(1);
     worker.gateway.metrics.snapshots.increment(1);
     let gateway = &worker.gateway;
@@ -127,21 +132,26 @@ async fn reset(connection: &Connection, worker: &Worker, feed: UserId, reason: R
         reason: Some(reason),
         head: head.seq,
     };
+    // Before it is said: whoever unfollowed meanwhile hears nothing more.
+    set_position(connection, id, head, head.seq)?;
     connection.say(worker, &ServerMessage::Following(following));
     for piece in snapshot::pieces(&rebuilt.state, head) {
-        if !connection.say_with_room(worker, &ServerMessage::Snapshot(piece)).await {
+        if !connection
+            .say_with_room(worker, id, &ServerMessage::Snapshot(piece))
+            .await
+        {
             return Err(End::Gone);
         }
     }
     drop(rebuilt);
-    set_position(connection, feed, head, head.seq)?;
-    read_to_the_end(connection, worker, feed).await
+    read_to_the_end(connection, worker, id).await
 }
 
 /// Reads the log until there is nothing more, then goes live.
-async fn read_to_the_end(connection: &Connection, worker: &Worker, feed: UserId) -> Result<(), End> {
+async fn read_to_the_end(connection: &Connection, worker: &Worker, id: FollowId) -> Result<(), End> {
+    let feed = id.feed;
     loop {
-        let position = connection.with_followed(feed, |followed| {
+        let position = connection.with_followed(id, |followed| {
             followed.live = followed.position >= followed.published;
             (!followed.live).then_some(followed.position)
         });
@@ -152,16 +162,16 @@ async fn read_to_the_end(connection: &Connection, worker: &Worker, feed: UserId)
             .await?
             .ok_or(End::Failed(Code::FeedNotFound))?;
         let epoch = connection
-            .with_followed(feed, |followed| followed.epoch)
+            .with_followed(id, |followed| followed.epoch)
             .ok_or(End::Gone)?;
         let cursor = Cursor { epoch, seq: position };
         if let Decision::Reset(reason) = follow::decide(Some(cursor), &page.head) {
             connection
-                .with_followed(feed, |followed| followed.published = 0)
+                .with_followed(id, |followed| followed.published = 0)
                 .ok_or(End::Gone)?;
-            return Box::pin(reset(connection, worker, feed, reason)).await;
+            return Box::pin(reset(connection, worker, id, reason)).await;
         }
-        send_page(connection, worker, feed, &page).await?;
+        send_page(connection, worker, id, &page).await?;
     }
 }
 
@@ -182,8 +192,8 @@ fn failed(error: &ReadError) -> End {
     })
 }
 
-fn set_position(connection: &Connection, feed: UserId, head: Head, position: Seq) -> Result<(), End> {
-    let set = connection.with_followed(feed, |followed| {
+fn set_position(connection: &Connection, id: FollowId, head: Head, position: Seq) -> Result<(), End> {
+    let set = connection.with_followed(id, |followed| {
         followed.epoch = head.epoch;
         followed.position = position;
     });
@@ -192,15 +202,16 @@ fn set_position(connection: &Connection, feed: UserId, head: Head, position: Seq
 
 /// Sends the entries of a page after the connection's position, in frames of moderate size, and moves it. Nobody is sent
 /// past a hole or an entry that does not decode.
-async fn send_page(connection: &Connection, worker: &Worker, feed: UserId, page: &LogPage) -> Result<(), End> {
+async fn send_page(connection: &Connection, worker: &Worker, id: FollowId, page: &LogPage) -> Result<(), End> {
+    let feed = id.feed;
     let position = connection
-        .with_followed(feed, |followed| followed.position)
+        .with_followed(id, |followed| followed.position)
         .ok_or(End::Gone)?;
     let entries = entries_after(feed, page, position).map_err(|problem| {
         tracing::error!(user.id = %feed, problem, "stored feed needs attention");
         End::Failed(Code::FeedDamaged)
     })?;
-    let published = connection.with_followed(feed, |followed| {
+    let published = connection.with_followed(id, |followed| {
         followed.published = if entries.is_empty() {
             // The log ends where the follower is; what was published above it was read already.
             followed.position
@@ -228,11 +239,11 @@ async fn send_page(connection: &Connection, worker: &Worker, feed: UserId, page:
         .text();
         let entries = now.iter().map(Entry::wire).collect();
         let message = ServerMessage::Entries(Entries { feed, entries, cursor });
-        if !connection.say_with_room(worker, &message).await {
+        if !connection.say_with_room(worker, id, &message).await {
             return Err(End::Gone);
         }
         connection
-            .with_followed(feed, |followed| followed.position = last)
+            .with_followed(id, |followed| followed.position = last)
             .ok_or(End::Gone)?;
     }
     Ok(())

@@ -73,12 +73,23 @@ pub(super) enum Delivered {
     /// It has the entries, or gets them from the log.
     NotWanted,
     /// It missed some, and has to read the log from its position.
-    Behind,
+    Behind(FollowId),
+}
+
+/// One following of a feed by a connection. A client may unfollow and follow again while a catch-up of the first
+/// following is still under way: that one must find out that it is over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct FollowId {
+    pub feed: UserId,
+    number: u32,
 }
 
 /// How a connection follows a feed.
 #[derive(Debug)]
 pub(super) struct Followed {
+    number: u32,
+    /// The session allowed it, and the catch-up has begun.
+    begun: bool,
     pub feed: UserId,
     pub epoch: Epoch,
     /// The last entry that was sent.
@@ -115,6 +126,8 @@ struct State {
     seat: Option<Seat>,
     /// Whole messages may be among the bytes that the decoder keeps: they came while the token was checked.
     held: bool,
+    /// Followings so far.
+    follow_count: u32,
     follows: Vec<Followed>,
 }
 
@@ -149,6 +162,7 @@ impl Connection {
                 expires_at: 0,
                 seat: None,
                 held: !early.is_empty(),
+                follow_count: 0,
                 follows: Vec::new(),
             }),
         }
@@ -174,14 +188,14 @@ impl Connection {
         self.send(worker, &frame);
     }
 
-    /// Queues a message of a catch-up, when there is room for it. `false`: the connection is over.
-    pub async fn say_with_room(&self, worker: &Worker, message: &ServerMessage) -> bool {
+    /// Queues a message of a catch-up, when there is room for it. `false`: the connection is over, or follows no more.
+    pub async fn say_with_room(&self, worker: &Worker, id: FollowId, message: &ServerMessage) -> bool {
         let frame = frame::message(self.encoding, &self.encoding.encode(message));
-        let room = self.has_room(frame.len()).await;
-        if room {
+        let wanted = self.has_room(frame.len()).await && self.with_followed(id, |_| ()).is_some();
+        if wanted {
             self.send(worker, &frame);
         }
-        room
+        wanted
     }
 
     /// Sends a frame, at once if nothing waits before it.
@@ -337,7 +351,10 @@ impl Connection {
             if followed.epoch != delivery.publication.epoch || first != followed.position + 1 {
                 followed.live = false;
                 followed.published = last;
-                return Delivered::Behind;
+                return Delivered::Behind(FollowId {
+                    feed,
+                    number: followed.number,
+                });
             }
             followed.position = last;
         }
@@ -350,24 +367,36 @@ impl Connection {
         Delivered::Pushed(frame.len())
     }
 
-    /// Changes how a feed is followed; `None` if it is followed no more.
-    pub fn with_followed<T>(&self, feed: UserId, change: impl FnOnce(&mut Followed) -> T) -> Option<T> {
-        self.state()
-            .follows
-            .iter_mut()
-            .find(|followed| followed.feed == feed)
-            .map(change)
+    /// The session allowed to follow a feed: `None` if the client does not want to any more, or it has begun already.
+    pub fn begin_following(&self, feed: UserId) -> Option<FollowId> {
+        let mut state = self.state();
+        let waiting = |followed: &&mut Followed| followed.feed == feed && !followed.begun;
+        let followed = state.follows.iter_mut().find(waiting)?;
+        followed.begun = true;
+        Some(FollowId {
+            feed,
+            number: followed.number,
+        })
     }
 
-    /// The feeds that are live, to be read again after a loss.
-    pub fn live_feeds(&self) -> Vec<UserId> {
-        let state = self.state();
-        state
-            .follows
-            .iter()
-            .filter(|followed| followed.live)
-            .map(|followed| followed.feed)
-            .collect()
+    /// Changes how a feed is followed; `None` if it is followed no more.
+    pub fn with_followed<T>(&self, id: FollowId, change: impl FnOnce(&mut Followed) -> T) -> Option<T> {
+        let same = |followed: &&mut Followed| followed.feed == id.feed && followed.number == id.number;
+        self.state().follows.iter_mut().find(same).map(change)
+    }
+
+    /// Ends what is live, to be read again after a loss.
+    pub fn end_live(&self) -> Vec<FollowId> {
+        let mut state = self.state();
+        let live = state.follows.iter_mut().filter(|followed| followed.live);
+        live.map(|followed| {
+            followed.live = false;
+            FollowId {
+                feed: followed.feed,
+                number: followed.number,
+            }
+        })
+        .collect()
     }
 
     pub fn stop_following(&self, worker: &Worker, feed: UserId) -> bool {
@@ -573,7 +602,11 @@ impl Connection {
         let (epoch, position) = (Epoch(0), 0);
         state.follows.reserve_exact(1);
         let cursor = follow.cursor.map(String::into_boxed_str);
+        state.follow_count = state.follow_count.wrapping_add(1);
+        let number = state.follow_count;
         state.follows.push(Followed {
+            number,
+            begun: false,
             feed,
             epoch,
             position,

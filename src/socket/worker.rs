@@ -288,7 +288,7 @@ impl Worker {
                     pushes += 1;
                     push_bytes += bytes as u64;
                 }
-                Delivered::Behind => behind.push(connection.clone()),
+                Delivered::Behind(id) => behind.push((connection.clone(), id)),
                 Delivered::NotWanted => {}
             }
             if joined {
@@ -298,8 +298,8 @@ impl Worker {
         drop(followers);
         self.gateway.metrics.pushes.increment(pushes);
         self.gateway.metrics.push_bytes.increment(push_bytes);
-        for connection in behind {
-            spawn(catch_up::resume(connection, self.clone(), feed));
+        for (connection, id) in behind {
+            spawn(catch_up::resume(connection, self.clone(), id));
         }
     }
 
@@ -310,12 +310,15 @@ impl Worker {
             Decision::Admit(_) => connection.admitted(self),
             Decision::Close(_, code) => connection.close(self, code),
             Decision::Follow(_, feed, Ok(())) => {
-                self.follow(feed, to.slot);
-                spawn(catch_up::begin(connection, self.clone(), feed));
+                if let Some(id) = connection.begin_following(feed) {
+                    self.follow(feed, to.slot);
+                    spawn(catch_up::begin(connection, self.clone(), id));
+                }
             }
             Decision::Follow(_, feed, Err(code)) => {
-                connection.stop_following(self, feed);
-                connection.error(self, ErrorBody::new(code).feed(feed));
+                if connection.stop_following(self, feed) {
+                    connection.error(self, ErrorBody::new(code).feed(feed));
+                }
             }
         }
     }
@@ -329,9 +332,8 @@ impl Worker {
             .filter_map(|(_, slot)| slot.connection.clone())
             .collect();
         for connection in all {
-            for feed in connection.live_feeds() {
-                connection.with_followed(feed, |followed| followed.live = false);
-                spawn(catch_up::resume(connection.clone(), self.clone(), feed));
+            for id in connection.end_live() {
+                spawn(catch_up::resume(connection.clone(), self.clone(), id));
             }
         }
     }
