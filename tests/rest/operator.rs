@@ -38,7 +38,8 @@ fn every_figure_moves_with_what_it_counts() {
     let received = metric("messages_received_total");
     let seq = follower.client.accept(&task("counted")["command"]);
     follower.until_seq(seq);
-    assert_eq!(metric("messages_received_total"), received + 1.0);
+    // Heartbeats are messages, too.
+    assert!(metric("messages_received_total") > received);
     assert_eq!(metric("pushes_total"), 1.0);
     assert!(metric("push_bytes_total") > 300.0, "{}", metric("push_bytes_total"));
     assert_eq!(metric("operations_total{outcome=\"accepted\"}"), 1.0);
@@ -90,7 +91,8 @@ fn every_figure_moves_with_what_it_counts() {
 
 #[test]
 fn what_waits_for_a_client_that_does_not_read_is_shown() {
-    let server = Server::start(&[]);
+    // The gauge is set once a second: the queue must not be full before.
+    let server = Server::start(&["--outbound-bytes-max=536870912"]);
     let account = server.user();
     let mut author = Follower::start(&server, Encoding::Json, &account);
     let small = Client::over(Raw::connect_small(server.address), Encoding::Json);

@@ -219,10 +219,7 @@ fn fragments_that_break_the_rules_are_a_framing_error() {
             "a new fragmented message within",
             [begun.clone(), masked(TEXT, HEARTBEAT)].concat(),
         ),
-        (
-            "a binary one within",
-            [begun, masked(FIN | BINARY, b"x")].concat(),
-        ),
+        ("a binary one within", [begun, masked(FIN | BINARY, b"x")].concat()),
         ("a continuation after the end", {
             [
                 masked(TEXT, b"{"),
