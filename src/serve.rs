@@ -23,6 +23,7 @@ use taskflow_protocol::message::OperationResult;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 
+use crate::allocator;
 use crate::auth::{Key, SignIns, SignedOut, Tokens};
 use crate::clock::SystemClock;
 use crate::config::{Config, Loaded};
@@ -97,6 +98,15 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     let workers = config.worker_count();
     let hub = Arc::new(Hub::new(workers));
     let arbiters: Vec<Arbiter> = (0..config.feed_arbiter_count()).map(|_| Arbiter::new()).collect();
+    for arbiter in &arbiters {
+        arbiter.spawn(async {
+            let mut tick = tokio::time::interval(allocator::COLLECT_EVERY);
+            loop {
+                tick.tick().await;
+                allocator::collect();
+            }
+        });
+    }
     let ports = Ports {
         store: stored.store.clone(),
         push: hub.clone(),
@@ -282,8 +292,12 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     let files = raise_file_limit();
     let key = Key::open_or_create(&config.data_dir)?;
     let telemetry = Telemetry::new();
+    let options = embedded::Options {
+        collect: allocator::collect,
+        ..embedded::Options::default()
+    };
     let observer = Arc::new(StoreFigures(telemetry.metrics.clone()));
-    let store = embedded::open(&config.data_dir, embedded::Options::default(), observer)?;
+    let store = embedded::open(&config.data_dir, options, observer)?;
     let closing = store.clone();
     let served = actix_rt::System::new().block_on(async move {
         let stop = Stop::listen()?;
@@ -330,19 +344,21 @@ fn raise_file_limit() -> u64 {
 /// What a person in front of a terminal does next.
 fn greet(address: SocketAddr) {
     use std::io::IsTerminal as _;
-    if std::io::stdout().is_terminal() {
-        #[allow(clippy::print_stdout, reason = "a greeting for the person who started it")]
-        {
-            println!(
-                "TaskFlow is running on http://{address}\n\n\
-                 In a second terminal, make an account and watch your tasks:\n\
-                 \x20   taskflow register --server http://{address} you@example.com\n\
-                 \x20   taskflow watch\n\n\
-                 In a third one, make a task and see it appear:\n\
-                 \x20   taskflow add \"Buy milk\"\n\n\
-                 Ctrl-C stops the server; it loses nothing, however it ends."
-            );
-        }
+    if !std::io::stdout().is_terminal() {
+        return;
+    }
+    let program = std::env::args().next().unwrap_or_else(|| "taskflow".to_owned());
+    #[allow(clippy::print_stdout, reason = "a greeting for the person who started it")]
+    {
+        println!(
+            "\nTaskFlow is running on http://{address}\n\n\
+             In a second terminal, make an account and watch your tasks:\n\
+             \x20   {program} register --server http://{address} you@example.com\n\
+             \x20   {program} watch\n\n\
+             In a third one, make a task and see it appear:\n\
+             \x20   {program} add \"Buy milk\"\n\n\
+             Ctrl-C stops the server; it loses nothing, however it ends.\n"
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What a client does about a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +166,33 @@ impl Serialize for Code {
 
 impl<'de> Deserialize<'de> for Code {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // A newer server's code must not make the whole message unreadable. Its number is lost to this client, its name
+        // and sentence stand beside it; what to do about it follows from its hundreds.
         let number = u16::deserialize(deserializer)?;
-        Self::from_number(number).ok_or_else(|| de::Error::custom(format_args!("no code has the number {number}")))
+        Ok(Self::from_number(number).unwrap_or(match number / 100 {
+            2 => Self::TokenInvalid,
+            3 => Self::CursorInvalid,
+            5 => Self::Internal,
+            _ => Self::ValueInvalid,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_that_this_build_does_not_know_is_read_by_its_hundreds() {
+        let read = |number: u16| {
+            serde_json::from_str::<Code>(&number.to_string())
+                .expect("readable")
+                .action()
+        };
+        assert_eq!(read(299), Action::SignIn);
+        assert_eq!(read(399), Action::Resync);
+        assert_eq!(read(499), Action::Fix);
+        assert_eq!(read(599), Action::Retry);
+        assert_eq!(read(199), Action::Fix);
     }
 }

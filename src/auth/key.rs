@@ -1,8 +1,8 @@
 //! The key that signs access tokens: made on first start, in `<data_dir>/keys/ed25519.pem`, for its owner's eyes only.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -121,7 +121,12 @@ impl Key {
             .signing
             .to_pkcs8_pem(LineEnding::LF)
             .map_err(|error| fail(io::Error::other(error.to_string())))?;
-        fs::create_dir_all(&folder).map_err(fail)?;
+        // With the data folder, if that is not there yet: for its owner only, too.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(fail)?;
         fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(fail)?;
         let beside = path.with_extension("pem.new");
         // What a crash left; its mode may be another, and `mode` below holds for new files only.

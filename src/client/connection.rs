@@ -20,6 +20,7 @@ use taskflow_protocol::{
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -655,6 +656,8 @@ async fn open(account: &Account, encoding: Encoding, cursor: Option<String>) -> 
         message,
         wait: None,
     };
+    // Said once and for all: a second provider somewhere in the tree must not leave TLS without any.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let url = match server.split_once("://") {
         Some(("http", rest)) => format!("ws://{rest}/api/v1/socket"),
         Some(("https", rest)) => format!("wss://{rest}/api/v1/socket"),
@@ -703,7 +706,6 @@ async fn open(account: &Account, encoding: Encoding, cursor: Option<String>) -> 
 }
 
 fn handshake_failed(server: &str, error: tungstenite::Error) -> Failure {
-    use tungstenite::error::ProtocolError;
     let response = match error {
         tungstenite::Error::Http(response) => response,
         tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
@@ -777,6 +779,9 @@ fn read(frame: Option<tungstenite::Result<Message>>, encoding: Encoding) -> Resu
         Some(Ok(Message::Close(Some(close)))) => return Err(Failure::closed(close.code.into(), &close.reason)),
         Some(Ok(Message::Close(None))) | None => return Err(Failure::network("The server closed the connection.")),
         Some(Ok(_)) => return Ok(None),
+        Some(Err(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => {
+            return Err(Failure::network("The connection to the server broke."));
+        }
         Some(Err(error)) => return Err(Failure::network(format!("The connection broke ({error})."))),
     };
     match encoding.decode::<ServerMessage>(&bytes) {

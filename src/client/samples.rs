@@ -1,8 +1,8 @@
 //! Rows for the tests of what shows them.
 
 use serde_json::json;
+use taskflow_protocol::ListId;
 use taskflow_protocol::model::{Label, List, Task};
-use taskflow_protocol::{ListId, TaskId};
 use uuid::Uuid;
 
 use super::replica::Rows;
@@ -41,11 +41,6 @@ pub fn rows(tasks: impl IntoIterator<Item = Task>) -> Rows {
         tasks: tasks.into_iter().map(|task| (task.id, task)).collect(),
         ..Rows::default()
     }
-}
-
-/// The id with this number.
-pub fn task_id(id: u128) -> TaskId {
-    TaskId(Uuid::from_u128(id))
 }
 
 /// The id with this number.

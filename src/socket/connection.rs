@@ -66,6 +66,16 @@ enum Phase {
     Dead,
 }
 
+/// What became of a publication at a connection.
+pub(super) enum Delivered {
+    /// A frame of so many bytes is on its way.
+    Pushed(usize),
+    /// It has the entries, or gets them from the log.
+    NotWanted,
+    /// It missed some, and has to read the log from its position.
+    Behind,
+}
+
 /// How a connection follows a feed.
 #[derive(Debug)]
 pub(super) struct Followed {
@@ -308,27 +318,26 @@ impl Connection {
 
     // ----------------------------------------------------------------------------------------------------- following
 
-    /// Pushes committed entries, if this is what the connection is waiting for. `true`: it missed some, and has to read
-    /// the log from its position.
-    pub fn deliver(&self, worker: &Worker, delivery: &Delivery, joined: bool) -> bool {
+    /// Pushes committed entries, if this is what the connection is waiting for.
+    pub fn deliver(&self, worker: &Worker, delivery: &Delivery, joined: bool) -> Delivered {
         let (first, last) = (delivery.first(), delivery.last());
         {
             let mut state = self.state();
             let feed = delivery.publication.feed;
             let Some(followed) = state.follows.iter_mut().find(|followed| followed.feed == feed) else {
-                return false;
+                return Delivered::NotWanted;
             };
             if !followed.live {
                 followed.published = followed.published.max(last);
-                return false;
+                return Delivered::NotWanted;
             }
             if followed.epoch == delivery.publication.epoch && last <= followed.position {
-                return false;
+                return Delivered::NotWanted;
             }
             if followed.epoch != delivery.publication.epoch || first != followed.position + 1 {
                 followed.live = false;
                 followed.published = last;
-                return true;
+                return Delivered::Behind;
             }
             followed.position = last;
         }
@@ -338,7 +347,7 @@ impl Connection {
         } else {
             self.send(worker, frame);
         }
-        false
+        Delivered::Pushed(frame.len())
     }
 
     /// Changes how a feed is followed; `None` if it is followed no more.
@@ -376,6 +385,7 @@ impl Connection {
     // ------------------------------------------------------------------------------------------------------ messages
 
     fn take(self: &Rc<Self>, worker: &Rc<Worker>, message: &[u8]) {
+        worker.gateway.metrics.messages_received.increment(1);
         let decoded = self.encoding.decode_client(message);
         let in_hello = matches!(self.state.borrow().phase, Phase::Hello { .. });
         match decoded {
@@ -430,11 +440,11 @@ impl Connection {
             .as_ref()
             .is_some_and(|client| client.len() > CLIENT_NAME_BYTES_MAX)
         {
-            self.error(worker, ErrorBody::new(Code::ValueTooLong).field("client"));
+            self.error(worker, ErrorBody::new(Code::ValueTooLong).field("hello.client"));
             return self.close(worker, Code::HelloExpected);
         }
         if hello.follow.len() > FOLLOWS_A_CONNECTION_MAX {
-            self.error(worker, ErrorBody::new(Code::TooManyFollows).field("follow"));
+            self.error(worker, ErrorBody::new(Code::TooManyFollows).field("hello.follow"));
             return self.close(worker, Code::HelloExpected);
         }
         let mut state = self.state();

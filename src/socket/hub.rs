@@ -111,6 +111,8 @@ pub struct Hub {
     interests: Vec<Mutex<HashMap<UserId, Interest>>>,
     /// WebSockets of all workers, those included whose handshake is under way.
     pub connections: AtomicUsize,
+    /// Handshakes under way.
+    pub handshakes: AtomicUsize,
     /// The server stops: new connections go elsewhere.
     pub draining: AtomicBool,
 }
@@ -146,6 +148,7 @@ impl Hub {
             starting: Mutex::new(receivers),
             interests: (0..SHARDS).map(|_| Mutex::default()).collect(),
             connections: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
         }
     }

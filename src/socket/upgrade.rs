@@ -51,7 +51,9 @@ pub async fn accept(
     if write(&stream, &parts.write_buf).await.is_err() {
         return;
     }
+    let pending = Pending::more(&worker);
     let agreed = match agree(&worker, &config, &request) {
+        Ok(_) if pending.before >= config.handshakes_max => Err(ErrorBody::new(Code::ServerBusy)),
         Ok(agreed) => check_token(&worker, agreed).await,
         refused => refused,
     };
@@ -98,6 +100,27 @@ pub async fn accept(
         worker.gateway.metrics.handshakes.of(Handshake::Accepted).increment(1);
         counted.hand_over();
         worker.adopt(stream, agreed.encoding, agreed.token, &parts.read_buf);
+    }
+}
+
+/// One handshake more under way; one less when it is dropped.
+struct Pending<'a> {
+    worker: &'a Worker,
+    before: usize,
+}
+
+impl<'a> Pending<'a> {
+    fn more(worker: &'a Worker) -> Self {
+        worker.gateway.metrics.handshakes_pending.increment(1.0);
+        let before = worker.gateway.hub.handshakes.fetch_add(1, Ordering::Relaxed);
+        Self { worker, before }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.worker.gateway.hub.handshakes.fetch_sub(1, Ordering::Relaxed);
+        self.worker.gateway.metrics.handshakes_pending.decrement(1.0);
     }
 }
 

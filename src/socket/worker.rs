@@ -21,10 +21,11 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::catch_up;
-use super::connection::Connection;
+use super::connection::{Connection, Delivered};
 use super::frame;
 use super::hub::{Delivery, Hub, ToWorker, WorkerInbox};
 use super::outbound::TOTAL_BYTES;
+use crate::allocator;
 use crate::auth::{Claims, Tokens};
 use crate::http::seats::Seats;
 use crate::telemetry::Metrics;
@@ -280,16 +281,23 @@ impl Worker {
         let followers = self.followers.borrow();
         let slots = followers.get(&feed).map_or(&[][..], Followers::as_slice);
         let mut behind = Vec::new();
+        let (mut pushes, mut push_bytes) = (0, 0);
         for connection in slots.iter().filter_map(|slot| self.in_slot(*slot)) {
-            if connection.deliver(self, delivery, joined) {
-                behind.push(connection.clone());
+            match connection.deliver(self, delivery, joined) {
+                Delivered::Pushed(bytes) => {
+                    pushes += 1;
+                    push_bytes += bytes as u64;
+                }
+                Delivered::Behind => behind.push(connection.clone()),
+                Delivered::NotWanted => {}
             }
             if joined {
                 touched.push(connection);
             }
         }
-        self.gateway.metrics.pushes.increment(slots.len() as u64);
         drop(followers);
+        self.gateway.metrics.pushes.increment(pushes);
+        self.gateway.metrics.push_bytes.increment(push_bytes);
         for connection in behind {
             spawn(catch_up::resume(connection, self.clone(), feed));
         }
@@ -359,9 +367,12 @@ impl Worker {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut group = 0;
+        let mut collected = Instant::now();
         loop {
             tick.tick().await;
             self.now_s.set(self.begun.elapsed().as_secs() as u32);
+            let waiting = TOTAL_BYTES.load(Ordering::Relaxed);
+            self.gateway.metrics.queue_bytes.set(waiting as f64);
             self.beat(group, groups, &beats);
             group = (group + 1) % groups;
             let watched = self.watched.take();
@@ -371,6 +382,10 @@ impl Worker {
             });
             let still: Vec<u32> = still.collect();
             self.watched.borrow_mut().extend(still);
+            if collected.elapsed() >= allocator::COLLECT_EVERY {
+                collected = Instant::now();
+                allocator::collect();
+            }
         }
     }
 

@@ -9,16 +9,20 @@ use tempfile::TempDir;
 use crate::fake::{Fake, Fault};
 
 /// A user's folder and program.
-struct Person {
+pub struct Person {
     folder: TempDir,
-    server: String,
+    pub server: String,
 }
 
 impl Person {
     fn new(fake: &Fake) -> Self {
+        Self::at(&fake.address)
+    }
+
+    pub fn at(address: &std::net::SocketAddr) -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
-            server: fake.url(),
+            server: format!("http://{address}"),
         }
     }
 
@@ -29,7 +33,7 @@ impl Person {
         person
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_taskflow"));
         command
             .args(args)
@@ -47,7 +51,7 @@ impl Person {
     }
 
     /// What it printed, having succeeded.
-    fn ok(&self, args: &[&str]) -> String {
+    pub fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert!(output.status.success(), "{args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
@@ -62,13 +66,13 @@ impl Person {
 }
 
 /// A `watch` in the background.
-struct Watching {
+pub struct Watching {
     child: Child,
     lines: std::sync::mpsc::Receiver<String>,
 }
 
 impl Watching {
-    fn start(person: &Person, args: &[&str]) -> Self {
+    pub fn start(person: &Person, args: &[&str]) -> Self {
         let mut child = person
             .command(args)
             .stdout(Stdio::piped())
@@ -87,13 +91,13 @@ impl Watching {
         Self { child, lines }
     }
 
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         self.lines
             .recv_timeout(std::time::Duration::from_secs(20))
             .expect("a line within 20 seconds")
     }
 
-    fn line_with(&self, part: &str) -> String {
+    pub fn line_with(&self, part: &str) -> String {
         loop {
             let line = self.line();
             if line.contains(part) {
@@ -345,7 +349,7 @@ fn escape_sequences_in_titles_do_not_reach_the_terminal() {
 }
 
 /// A todo.txt of so many tasks in the person's folder.
-fn todo_txt(person: &Person, tasks: usize) -> String {
+pub fn todo_txt(person: &Person, tasks: usize) -> String {
     let path = person.folder.path().join("todo.txt");
     let lines: Vec<String> = (0..tasks)
         .map(|number| format!("(A) Task {number} +Project{} @home", number % 3))

@@ -476,3 +476,22 @@ async fn a_snapshot_that_is_not_whole_is_not_shown() {
     driven.until_live().await;
     assert_eq!(driven.client.replica().rows().tasks.len(), 1);
 }
+
+#[tokio::test]
+async fn an_https_address_is_dialled_with_tls() {
+    let fake = Fake::start();
+    let (_folder, profile) = profile(&fake);
+    profile
+        .change_account(|stored| {
+            let mut account = stored.unwrap();
+            account.server = account.server.replace("http://", "https://");
+            Ok((Some(account), ()))
+        })
+        .unwrap();
+    let mut driven = Driven::open(&profile);
+    driven
+        .until(|_, happening| matches!(happening, Happening::Status(Status::Waiting(_, why)) if why.contains("does not answer")))
+        .await;
+    // What speaks no TLS was told nothing, the token least of all.
+    assert_eq!(fake.world().hellos, []);
+}

@@ -9,3 +9,4 @@
 mod commands;
 mod connection;
 mod fake;
+mod real;

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -26,18 +26,23 @@ impl Log {
         let log = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(from).lines().map_while(Result::ok) {
-                log.lines.lock().expect("not poisoned").0.push(line);
+                log.lock().0.push(line);
                 log.changed.notify_all();
             }
-            log.lines.lock().expect("not poisoned").1 = true;
+            log.lock().1 = true;
             log.changed.notify_all();
         });
+    }
+
+    /// Also after a panic of the test that waits: what was read is shown then.
+    fn lock(&self) -> MutexGuard<'_, (Vec<String>, bool)> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a line; `None` if the log ended without it.
     pub fn wait<T>(&self, mut pick: impl FnMut(&str) -> Option<T>) -> Option<T> {
         let begun = Instant::now();
-        let mut lines = self.lines.lock().expect("not poisoned");
+        let mut lines = self.lock();
         let mut seen = 0;
         loop {
             while seen < lines.0.len() {
@@ -51,13 +56,17 @@ impl Log {
             }
             let left = DEADLINE.checked_sub(begun.elapsed());
             let left = left.unwrap_or_else(|| panic!("this line did not come; there is: {:#?}", lines.0));
-            lines = self.changed.wait_timeout(lines, left).expect("not poisoned").0;
+            lines = self
+                .changed
+                .wait_timeout(lines, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
     /// All lines so far.
     pub fn text(&self) -> String {
-        self.lines.lock().expect("not poisoned").0.join("\n")
+        self.lock().0.join("\n")
     }
 }
 

@@ -296,7 +296,13 @@ impl Feed {
                 });
             }
             Message::Wake => {}
-            Message::Loaded(result) => self.loaded(result, now, &mut effects),
+            Message::Loaded(result) => {
+                self.loaded(result, now, &mut effects);
+                if self.phase == Phase::Cold {
+                    // The store did not answer. Whoever waited has heard it; the next one who asks makes it load again.
+                    return effects;
+                }
+            }
             Message::Appended(append_id, result) => self.appended(append_id, result, now, &mut effects),
             Message::ReadBack(result) => self.read_back(result, &mut effects),
             Message::EntryRead(seq, result) => self.entry_read(seq, result, &mut effects),

@@ -360,6 +360,21 @@ fn a_failed_read_back_repeats_the_read_and_never_the_append() {
 }
 
 #[test]
+fn a_load_that_failed_is_repeated_for_the_next_one_who_asks_and_not_by_itself() {
+    let mut feed = Feed::new(user(), 1);
+    let effects = feed.handle(Message::Wake, NOW);
+    assert!(matches!(effects.as_slice(), [Effect::Load { .. }]));
+    let failed = Message::Loaded(Err(ReadError::Unavailable("x".to_owned())));
+    let effects = feed.handle(failed, NOW);
+    assert!(matches!(effects.as_slice(), [Effect::Report(_)]), "{effects:?}");
+    // Whoever looks is not left waiting.
+    assert!(!feed.is_loading() && feed.is_idle());
+    assert_eq!(feed.state().err(), Some(Code::FeedUnavailable));
+    let effects = feed.handle(Message::Wake, NOW);
+    assert!(matches!(effects.as_slice(), [Effect::Load { .. }]));
+}
+
+#[test]
 fn a_full_store_refuses_with_its_code_and_loses_nothing_before_or_after() {
     let mut harness = Harness::new();
     harness.submit(vec![create(1, "x")]);

@@ -35,11 +35,14 @@ impl Census {
     /// Counts anew: a missing account is damage that no look-up by address could tell from an address nobody has.
     pub(super) fn taken(connection: &Connection) -> Outcome<Self> {
         let mut census = Self::default();
-        let mut statement = connection.prepare_cached("SELECT v FROM account")?;
+        let mut statement = connection.prepare_cached("SELECT k,v FROM account")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
+            let (key, value) = (row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
+            // A changed key is an account that is not found where it should be.
+            codec::open(Table::Account, key, value)?;
             census.count += 1;
-            census.digest ^= codec::row_digest(row.get_ref(0)?.as_blob()?);
+            census.digest ^= codec::row_digest(value);
         }
         Ok(census)
     }

@@ -18,6 +18,11 @@ pub(super) enum Fault {
     Unavailable(String),
 }
 
+/// SQLITE_IOERR_SHORT_READ: a page is not wholly there. <https://sqlite.org/rescode.html>
+const IOERR_SHORT_READ: i32 = 522;
+/// SQLITE_IOERR_CORRUPTFS: the file system says that its own data is damaged.
+const IOERR_CORRUPTFS: i32 = 8458;
+
 pub(super) type Outcome<T> = Result<T, Fault>;
 
 impl Fault {
@@ -41,6 +46,8 @@ impl From<rusqlite::Error> for Fault {
             rusqlite::Error::SqliteFailure(code, _) => match code.code {
                 ErrorCode::DiskFull => Self::Full,
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Self::Damaged(error.to_string()),
+                _ if code.extended_code == IOERR_SHORT_READ => Self::Damaged("the file is too short".to_owned()),
+                _ if code.extended_code == IOERR_CORRUPTFS => Self::Damaged(error.to_string()),
                 _ => Self::Unavailable(format!("{error} (SQLite code {})", code.extended_code)),
             },
             // A number where bytes were written, or the like.

@@ -72,8 +72,12 @@ pub struct Options {
     pub move_items: usize,
     /// Frames of the write-ahead log, of 4 KiB, after which a checkpoint is made.
     pub checkpoint_frames: u64,
+    /// Pause after a failure to move, for instance on a full disk.
+    pub move_retry: Duration,
     /// Heads of feeds that the writer remembers, of about 150 bytes.
     pub heads_max: usize,
+    /// Called on each of the store's threads when it falls idle, or every few seconds: gives memory back.
+    pub collect: fn(),
     /// The SQLite file layer, by its registered name: tests bring one that loses and tears writes.
     pub vfs: Option<&'static str>,
 }
@@ -92,11 +96,16 @@ impl Default for Options {
             move_idle: Duration::from_millis(50),
             move_items: 512,
             checkpoint_frames: 2_000,
+            move_retry: Duration::from_secs(1),
             heads_max: 65_536,
+            collect: || (),
             vfs: None,
         }
     }
 }
+
+/// How long a thread of the store waits, after work, before it gives memory back.
+const COLLECT_EVERY: Duration = Duration::from_secs(5);
 
 /// Is told what the store does. Called on the store's threads: must not wait.
 pub trait StoreObserver: Send + Sync + 'static {

@@ -2,7 +2,7 @@
 //! transaction without an fsync of its own. A crash loses it with everything after it, and the inbox still has the rest.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension as _};
 use taskflow_actors::ports::{AppendError, StoredRow};
@@ -15,8 +15,6 @@ use super::queue::{RowsJob, TrimJob};
 use super::schema::{Meta, put_meta};
 use super::writer::Writer;
 
-/// Pause after a failure to move: a full disk is looked at again once a second.
-const RETRY: Duration = Duration::from_secs(1);
 /// Commits that one piece of a trim removes: some milliseconds.
 const TRIM_PIECE_COMMITS: u32 = 1_000;
 
@@ -204,7 +202,7 @@ impl Writer {
 
     /// Nothing was written: it stays where it is. Rows are handed back, their feed has them.
     fn try_later(&mut self, fault: &Fault, plans: Vec<Plan>) {
-        self.mover.retry = Some(Instant::now() + RETRY);
+        self.mover.retry = Some(Instant::now() + self.shared.options.move_retry);
         match fault {
             Fault::Full => self.shared.observer.full(),
             other => self.shared.trouble(&format!("the inbox cannot be emptied: {other:?}")),

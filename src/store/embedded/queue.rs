@@ -226,6 +226,8 @@ pub(super) struct ReadQueue {
 
 /// What a reader does next.
 pub(super) enum Turn {
+    /// Nothing came for as long as was asked.
+    Idle,
     /// Answer these.
     Jobs(Vec<Read>),
     /// Close the connection, say so with [`ReadQueue::disconnected`], and ask again.
@@ -270,7 +272,7 @@ impl ReadQueue {
     }
 
     /// Waits for the reader's turn; with jobs it counts as connected.
-    pub(super) fn next(&self, jobs_max: usize, connected: bool) -> Turn {
+    pub(super) fn next(&self, jobs_max: usize, connected: bool, idle_after: Option<Duration>) -> Turn {
         let mut inner = lock(&self.inner);
         loop {
             match inner.gate {
@@ -280,8 +282,18 @@ impl ReadQueue {
                 Gate::Open | Gate::Shut | Gate::Closed => {}
             }
             inner.idle += 1;
-            inner = self.arrived.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            let Some(idle_after) = idle_after else {
+                inner = self.arrived.wait(inner).unwrap_or_else(PoisonError::into_inner);
+                inner.idle -= 1;
+                continue;
+            };
+            let waited = self.arrived.wait_timeout(inner, idle_after);
+            let (woken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            inner = woken;
             inner.idle -= 1;
+            if timeout.timed_out() {
+                return Turn::Idle;
+            }
         }
         let count = inner.jobs.len().min(jobs_max);
         let jobs = inner.jobs.drain(..count).collect();

@@ -12,6 +12,7 @@ use taskflow_actors::ports::{Loaded, LogPage, LogRow, ReadError};
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
 
+use super::COLLECT_EVERY;
 use super::accounts;
 use super::codec::{self, Commit, LOG_KEY_BYTES, ROW_KEY_BYTES, StoredHead, Table};
 use super::fault::{Fault, Outcome};
@@ -29,10 +30,19 @@ const TRANSACTION_MAX: Duration = Duration::from_millis(20);
 pub(super) fn run(shared: &Arc<Shared>) {
     let mut connection: Option<Connection> = None;
     let mut counted = false;
+    let mut worked = false;
     loop {
-        match shared.reads.next(BATCH_JOBS_MAX, counted) {
+        match shared
+            .reads
+            .next(BATCH_JOBS_MAX, counted, worked.then_some(COLLECT_EVERY))
+        {
+            Turn::Idle => {
+                (shared.options.collect)();
+                worked = false;
+            }
             Turn::Jobs(jobs) => {
                 counted = true;
+                worked = true;
                 batch(shared, &mut connection, jobs.into());
             }
             Turn::Disconnect => {

@@ -13,7 +13,7 @@ use super::folder::{DATABASE, WITNESS};
 use super::queue::RowsJob;
 use super::reader;
 use super::schema::{self, Meta};
-use super::witness::Record;
+use super::witness::{Record, Witness};
 
 /// What the writer knows of a feed.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ pub(super) fn replay(connection: &Connection, witness: &Record) -> Outcome<Repla
         )));
     }
     let frames = schema::frames(connection)?;
-    if frames < witness.frames {
+    if !Witness::allows(witness, frames) {
         return Err(Fault::Damaged(format!(
             "{DATABASE}-wal: the last run ended in the middle of a checkpoint, which needs {} frames of this file, and \
              only {frames} are valid; {DATABASE} alone is neither old nor new",

@@ -114,6 +114,7 @@ pub(super) fn create(connection: &Connection, store: u64) -> Outcome<()> {
     put_meta(connection, Meta::Store, &store.to_be_bytes())?;
     put_meta(connection, Meta::Moved, &0_u64.to_be_bytes())?;
     put_meta(connection, Meta::Accounts, &[0; 16])?;
+    put_meta(connection, Meta::Checkpoints, &[0; 8])?;
     connection.execute_batch("COMMIT")?;
     Ok(())
 }
@@ -156,6 +157,8 @@ pub(super) enum Meta {
     Moved,
     /// How many accounts there are, and a digest of them.
     Accounts,
+    /// Checkpoints that were begun.
+    Checkpoints,
 }
 
 impl Meta {
@@ -164,6 +167,7 @@ impl Meta {
             Self::Store => "store",
             Self::Moved => "moved",
             Self::Accounts => "accounts",
+            Self::Checkpoints => "checkpoints",
         }
     }
 }

@@ -6,7 +6,8 @@
 //! after a loss of power it may lag, never lead: a lag only makes it less strict.
 //!
 //! While a checkpoint is under way the database file is neither old nor new, and only the write-ahead log makes it whole.
-//! So the witness also holds how many frames that log had when the checkpoint began; this part is synced.
+//! So the witness also holds how many frames that log had when the checkpoint began; this part is synced. The same number
+//! stays while the log is emptied after a checkpoint: then it may have all of its frames or none, and nothing between.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -23,6 +24,8 @@ pub(super) struct Record {
     pub group: u64,
     /// Frames of the write-ahead log when a checkpoint began that has not ended; 0: none is under way.
     pub frames: u64,
+    /// The checkpoint has ended, and the write-ahead log is being cut to nothing.
+    pub emptying: bool,
     /// The database was made: from now on it must be there.
     pub ready: bool,
 }
@@ -36,10 +39,13 @@ impl Record {
             store,
             group,
             frames,
+            emptying,
             ready,
         } = *self;
-        let ready = u8::from(ready);
-        let line = format!("taskflow witness 1 store {store:016x} group {group:020} frames {frames:010} ready {ready}");
+        let (emptying, ready) = (u8::from(emptying), u8::from(ready));
+        let line = format!(
+            "taskflow witness 1 store {store:016x} group {group:020} frames {frames:010} emptying {emptying} ready {ready}"
+        );
         let sum = crc32c::crc32c(line.as_bytes());
         let mut line = format!("{line} sum {sum:08x}");
         // Padded, so that a longer line of a later format fits in place.
@@ -66,6 +72,8 @@ impl Record {
             group,
             "frames",
             frames,
+            "emptying",
+            emptying,
             "ready",
             ready,
         ] = words[..]
@@ -76,6 +84,7 @@ impl Record {
             store: u64::from_str_radix(store, 16).ok()?,
             group: group.parse().ok()?,
             frames: frames.parse().ok()?,
+            emptying: emptying == "1",
             ready: ready == "1",
         })
     }
@@ -114,6 +123,7 @@ impl Witness {
             store,
             group: 0,
             frames: 0,
+            emptying: false,
             ready: false,
         };
         let unfinished = folder.file("taskflow.witness.new");
@@ -142,8 +152,26 @@ impl Witness {
 
     /// A checkpoint begins (`frames` > 0), or everything is in the database file and durable (0).
     pub(super) fn set_frames(&mut self, frames: u64) -> io::Result<()> {
-        self.write(Record { frames, ..self.record })?;
+        self.write(Record {
+            frames,
+            emptying: false,
+            ..self.record
+        })?;
         self.file.sync_data()
+    }
+
+    /// The checkpoint has ended; what it began with may now go.
+    pub(super) fn set_emptying(&mut self) -> io::Result<()> {
+        self.write(Record {
+            emptying: true,
+            ..self.record
+        })?;
+        self.file.sync_data()
+    }
+
+    /// Can a write-ahead log with so many valid frames belong to the database?
+    pub(super) fn allows(record: &Record, frames: u64) -> bool {
+        frames >= record.frames || (record.emptying && frames == 0)
     }
 
     /// The database is there.
@@ -166,6 +194,7 @@ mod tests {
             store: 0xfeed,
             group: 42,
             frames: 7,
+            emptying: false,
             ready: true,
         };
         let line = record.encode();
@@ -184,12 +213,14 @@ mod tests {
             store: 0,
             group: 0,
             frames: 0,
+            emptying: false,
             ready: false,
         };
         let large = Record {
             store: u64::MAX,
             group: u64::MAX,
             frames: 4_000_000_000,
+            emptying: true,
             ready: true,
         };
         assert_eq!(small.encode().len(), large.encode().len());

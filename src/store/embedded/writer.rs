@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use taskflow_actors::ports::{AccountError, Append, AppendError, LogRow};
 use taskflow_protocol::UserId;
 
+use super::COLLECT_EVERY;
 use super::OpenError;
 use super::accounts::{self, Census, Sweep};
 use super::codec::{self, Commit, FILED_BYTES, StoredHead};
@@ -20,7 +21,7 @@ use super::mover::Mover;
 use super::queue::{AccountWrite, Answer, Close, READ_WAIT_MAX, RowsJob, TrimJob, Write};
 use super::reader;
 use super::replay::{Feed, Replayed, State, replay};
-use super::schema::{self, FORMAT, Role};
+use super::schema::{self, FORMAT, Meta, Role, put_meta};
 use super::shared::Shared;
 use super::witness::{Found, Witness};
 
@@ -34,6 +35,8 @@ pub(super) struct Engine {
     durable: bool,
     /// Frames in the write-ahead log after the last commit.
     pub frames: Arc<AtomicU64>,
+    /// The same after the last durable transaction.
+    frames_synced: u64,
 }
 
 impl Engine {
@@ -43,6 +46,7 @@ impl Engine {
             connection,
             durable: false,
             frames: Arc::default(),
+            frames_synced: 0,
         })
     }
 
@@ -59,15 +63,17 @@ impl Engine {
     /// `Full` and `Damaged` mean that nothing was written; after `Unavailable` nobody knows.
     pub(super) fn transaction<T>(&mut self, durable: bool, work: impl FnOnce(&Connection) -> Outcome<T>) -> Outcome<T> {
         if self.durable != durable {
-            // Never OFF: a checkpoint would not be synced then either.
+            // Never OFF: a checkpoint would not be synced then either. Not as a cached statement: this pragma takes
+            // effect when it is compiled, not when it is run.
             let level = if durable {
                 "PRAGMA synchronous=FULL"
             } else {
                 "PRAGMA synchronous=NORMAL"
             };
-            self.connection.prepare_cached(level)?.execute([])?;
+            self.connection.execute_batch(level)?;
             self.durable = durable;
         }
+        let before = self.frames.load(Ordering::Relaxed);
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let done = work(&self.connection).and_then(|value| {
             self.connection.prepare_cached("COMMIT")?.execute([])?;
@@ -78,6 +84,15 @@ impl Engine {
             self.connection
                 .execute_batch("ROLLBACK")
                 .map_err(|error| Fault::Unavailable(format!("a transaction could not be rolled back: {error}")))?;
+        }
+        if done.is_ok() {
+            let frames = self.frames.load(Ordering::Relaxed);
+            if durable {
+                self.frames_synced = frames;
+            } else if frames < before {
+                // The write-ahead log has started over, with nothing that is synced.
+                self.frames_synced = 0;
+            }
         }
         done
     }
@@ -235,7 +250,13 @@ impl Writer {
 
     fn work(&mut self) {
         let mut jobs = Vec::new();
+        let mut collected = Instant::now();
         loop {
+            // The server asks every few seconds whether an append would succeed, so this is passed also when idle.
+            if collected.elapsed() >= COLLECT_EVERY {
+                collected = Instant::now();
+                (self.shared.options.collect)();
+            }
             let until = match &self.engine {
                 Some(_) if !self.trims.is_empty() => Some(Instant::now()),
                 Some(_) => self.next_move(),
@@ -637,7 +658,7 @@ impl Writer {
         if frames < self.checkpoint_at {
             return Ok(());
         }
-        match self.checkpoint("PASSIVE") {
+        match self.checkpoint() {
             Ok(_) => {}
             Err(Fault::Full) => self.shared.observer.full(),
             Err(fault) => return Err(fault),
@@ -648,24 +669,56 @@ impl Writer {
     }
 
     /// Brings the write-ahead log into the database file; `true`: all of it.
-    fn checkpoint(&mut self, mode: &str) -> Outcome<bool> {
-        let Some(engine) = &self.engine else { return Ok(false) };
-        let witness = |error: std::io::Error| Fault::Unavailable(format!("{WITNESS} cannot be written: {error}"));
-        self.witness
-            .set_frames(schema::frames(&engine.connection)?)
-            .map_err(witness)?;
-        let (busy, frames, done) =
-            engine
-                .connection
-                .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
-                    Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
-                })?;
-        let whole = busy == 0 && frames == done;
+    fn checkpoint(&mut self) -> Outcome<bool> {
+        let whole = self.backfill()?;
         if whole {
             // Synced before the log starts over: then it has fewer frames than the checkpoint began with.
-            self.witness.set_frames(0).map_err(witness)?;
+            self.witness.set_frames(0).map_err(witness_fault)?;
         }
         Ok(whole)
+    }
+
+    /// As [`Self::checkpoint`], and then cuts the write-ahead log to nothing; `false`: somebody else uses it.
+    fn empty_wal(&mut self) -> Outcome<bool> {
+        if !self.backfill()? {
+            return Ok(false);
+        }
+        self.witness.set_emptying().map_err(witness_fault)?;
+        let Some(engine) = &self.engine else { return Ok(false) };
+        let (busy, ..) = run_checkpoint(&engine.connection, "TRUNCATE")?;
+        if busy {
+            return Ok(false);
+        }
+        // SQLite does not sync the cut. Were it undone by a loss of power, an old log would lie over a newer database.
+        let wal = self.shared.folder.file(&format!("{DATABASE}-wal"));
+        private()
+            .open(&wal)
+            .and_then(|wal| wal.sync_all())
+            .map_err(|error| Fault::Unavailable(format!("{} cannot be synced: {error}", wal.display())))?;
+        engine.frames.store(0, Ordering::Relaxed);
+        self.witness.set_frames(0).map_err(witness_fault)?;
+        Ok(true)
+    }
+
+    /// A checkpoint, until the point where the witness may be told that it has ended.
+    fn backfill(&mut self) -> Outcome<bool> {
+        let Some(engine) = &mut self.engine else {
+            return Ok(false);
+        };
+        // The frames that the witness names must be on the disk, so they are synced first, by a durable transaction. It
+        // changes a number: SQLite does not write a page that stays as it is, and then syncs nothing.
+        let touched = engine.transaction(true, |connection| {
+            let [begun] = schema::meta::<1>(connection, Meta::Checkpoints)?;
+            put_meta(connection, Meta::Checkpoints, &begun.wrapping_add(1).to_be_bytes())
+        });
+        match touched {
+            // Where there is no room for one more frame, those of the last durable transaction are.
+            Ok(()) | Err(Fault::Full) => {}
+            Err(fault) => return Err(fault),
+        }
+        self.witness.set_frames(engine.frames_synced).map_err(witness_fault)?;
+        let (busy, frames, done) = run_checkpoint(&engine.connection, "PASSIVE")?;
+        Ok(!busy && frames == done)
     }
 
     /// Something failed such that it is not known what is durable.
@@ -714,7 +767,7 @@ impl Writer {
         replay(&engine.connection, &self.witness.record())?;
         engine.begin_writing()?;
         self.engine = Some(engine);
-        if !self.checkpoint("TRUNCATE")? {
+        if !self.empty_wal()? {
             return Err(Fault::Unavailable("another process holds the database open".to_owned()));
         }
         let Some(engine) = &self.engine else { return Ok(()) };
@@ -733,13 +786,25 @@ impl Writer {
         while done.is_ok() && self.engine.is_some() && !self.trims.is_empty() {
             done = self.trim_piece();
         }
-        let done = done.and_then(|()| self.checkpoint("TRUNCATE"));
+        let done = done.and_then(|()| self.empty_wal());
         if let Err(fault) = done {
             // Nothing is lost: the next start moves it.
             self.shared
                 .trouble(&format!("the store could not be tidied before its end: {fault:?}"));
         }
     }
+}
+
+fn witness_fault(error: std::io::Error) -> Fault {
+    Fault::Unavailable(format!("{WITNESS} cannot be written: {error}"))
+}
+
+/// Whether somebody was in the way, the frames in the write-ahead log, and how many of them are in the database file.
+fn run_checkpoint(connection: &Connection, mode: &str) -> Outcome<(bool, i64, i64)> {
+    let outcome = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+        Ok((row.get::<_, i64>(0)? != 0, row.get(1)?, row.get(2)?))
+    })?;
+    Ok(outcome)
 }
 
 /// An append on its way.
@@ -796,16 +861,24 @@ fn find_witness(shared: &Shared) -> Result<Witness, OpenError> {
         folder: folder.path().to_owned(),
         what: what.to_owned(),
     };
-    let database = folder.database().try_exists().map_err(io)?;
+    let database = match std::fs::metadata(folder.database()) {
+        Ok(database) => Some(database.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(io(error)),
+    };
     match Witness::find(folder).map_err(io)? {
-        Found::Valid(witness) if witness.record().ready && !database => Err(damaged(&format!(
+        Found::Valid(witness) if witness.record().ready && database.is_none() => Err(damaged(&format!(
             "{DATABASE}: the file is missing, but {WITNESS} says that there was one"
         ))),
+        // Said here, because SQLite would delete the write-ahead log beside an empty database.
+        Found::Valid(witness) if witness.record().ready && database == Some(0) => {
+            Err(damaged(&format!("{DATABASE}: the file is empty")))
+        }
         Found::Valid(witness) => Ok(witness),
         Found::Unreadable => Err(damaged(&format!(
             "{WITNESS}: it cannot be read, so nothing says how far {DATABASE} had come"
         ))),
-        Found::Missing if database => Err(damaged(&format!(
+        Found::Missing if database.is_some() => Err(damaged(&format!(
             "{WITNESS}: the file is missing, so nothing says how far {DATABASE} had come"
         ))),
         Found::Missing => Witness::create(folder, rand::random()).map_err(io),

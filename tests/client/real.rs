@@ -1,0 +1,101 @@
+//! The program against the server in the same binary, which is killed in the middle.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::commands::{Person, Watching, todo_txt};
+
+/// A server on its folder.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (child, address) = spawn(folder.path(), "127.0.0.1:0");
+        Self { child, address, folder }
+    }
+
+    /// `kill -9`, and up again on the same folder and port.
+    fn kill_and_start_again(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        (self.child, _) = spawn(self.folder.path(), &self.address.to_string());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(folder: &std::path::Path, listen: &str) -> (Child, SocketAddr) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_taskflow"))
+        .args([
+            "serve",
+            "--listen",
+            listen,
+            "--operator-listen",
+            "127.0.0.1:0",
+            "--log-format",
+            "json",
+            "--data-dir",
+        ])
+        .arg(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let address = loop {
+        let line = lines.next().expect("it says when it serves").unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap_or_default();
+        if line["message"] == "serving" {
+            break line["address"].as_str().unwrap().parse().unwrap();
+        }
+    };
+    // Its log goes on, and must have somewhere to go.
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, address)
+}
+
+#[test]
+fn an_import_and_a_watch_carry_on_over_kills_of_the_server() {
+    let mut server = Server::start();
+    let (one, two) = (Person::at(&server.address), Person::at(&server.address));
+    one.ok(&["register", "--server", &one.server, "ada@example.org"]);
+    two.ok(&["login", "--server", &two.server, "ada@example.org"]);
+    let watching = Watching::start(&two, &["watch", "--json"]);
+    watching.line_with("\"reset\"");
+    let file = todo_txt(&one, 2_000);
+    let mut importing = one.command(&["import", &file]).stdout(Stdio::null()).spawn().unwrap();
+    let mut titles = Vec::new();
+    let mut seq = 1;
+    while titles.len() < 2_000 {
+        let entry: Value = serde_json::from_str(&watching.line()).unwrap();
+        seq += 1;
+        assert_eq!(entry["seq"], seq, "{entry}");
+        if let Some(title) = entry["changes"][0]["task_put"]["task"]["title"].as_str() {
+            titles.push(title.to_owned());
+            if titles.len() == 300 || titles.len() == 1_100 {
+                server.kill_and_start_again();
+            }
+        }
+    }
+    assert!(importing.wait().unwrap().success());
+    titles.sort();
+    titles.dedup();
+    assert_eq!(titles.len(), 2_000);
+    assert_eq!(
+        one.ok(&["import", &file]),
+        "todo.txt: 0 tasks imported, 2000 were there already\n"
+    );
+}

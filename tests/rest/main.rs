@@ -1,0 +1,16 @@
+//! REST, event streams, long-polls and the operator's port, from the outside.
+
+#![allow(
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "tests, helpers included, fail by panicking"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod feed;
+mod operator;
+mod requests;
+mod sign_in;

@@ -1,0 +1,165 @@
+//! The operator's port: every figure that should move moves, and health means something.
+
+use crate::support::ws::{FIN, TEXT, masked, operation, task};
+use crate::support::{Client, Encoding, EventStream, Follower, Raw, Replica, Server, http, id, json};
+
+#[test]
+fn every_figure_moves_with_what_it_counts() {
+    let server = Server::start(&["--heartbeat-ms=1000", "--feed-idle-seconds=1"]);
+    let metric = |name: &str| server.metric(&format!("taskflow_{name}"));
+    let zero = [
+        "connections",
+        "pushes_total",
+        "push_bytes_total",
+        "messages_received_total",
+        "queue_bytes",
+        "feeds_running",
+        "feed_starts_total",
+        "feed_panics_total",
+        "catch_ups_total",
+        "snapshots_total",
+        "operations_total{outcome=\"accepted\"}",
+        "evictions_total{reason=\"protocol\"}",
+    ];
+    for name in zero {
+        assert_eq!(metric(name), 0.0, "{name}");
+    }
+    let account = server.register();
+    assert_eq!(metric("sign_ins_total{outcome=\"registered\"}"), 1.0);
+    assert_eq!(metric("feed_starts_total"), 1.0);
+    assert_eq!(metric("http_requests_total{class=\"2xx\"}"), 1.0);
+
+    let mut follower = Follower::start(&server, Encoding::Json, &account);
+    assert_eq!(metric("connections"), 1.0);
+    assert_eq!(metric("handshakes_total{outcome=\"accepted\"}"), 1.0);
+    assert_eq!(metric("snapshots_total"), 1.0);
+    assert_eq!(metric("resets_total{reason=\"no_cursor\"}"), 1.0);
+
+    let received = metric("messages_received_total");
+    let seq = follower.client.accept(&task("counted")["command"]);
+    follower.until_seq(seq);
+    assert_eq!(metric("messages_received_total"), received + 1.0);
+    assert_eq!(metric("pushes_total"), 1.0);
+    assert!(metric("push_bytes_total") > 300.0, "{}", metric("push_bytes_total"));
+    assert_eq!(metric("operations_total{outcome=\"accepted\"}"), 1.0);
+    assert_eq!(metric("feeds_running"), 1.0);
+
+    let mut stale = operation(&json!({ "settings_patch": { "week_start": "sunday" } }));
+    stale["base"] = json!(99);
+    follower.client.submit(&stale);
+    assert_eq!(metric("operations_total{outcome=\"conflict\"}"), 1.0);
+    follower
+        .client
+        .submit(&operation(&json!({ "task_complete": { "task": id() } })));
+    assert_eq!(metric("operations_total{outcome=\"refused\"}"), 1.0);
+
+    let born = format!("{}{:016x}", &follower.replica.cursor.as_ref().unwrap()[..16], 1);
+    let old = Replica {
+        position: 1,
+        cursor: Some(born),
+        ..follower.replica.clone()
+    };
+    Follower::resume(&server, Encoding::Json, &account, old);
+    assert_eq!(metric("catch_ups_total"), 1.0);
+
+    let refused = Raw::connect(server.address).upgrade(&["origin: https://evil.example"]);
+    assert_eq!(refused.status, 403);
+    assert_eq!(metric("handshakes_total{outcome=\"refused\"}"), 1.0);
+    let mut broken = Client::open(&server, Encoding::Json, &account);
+    broken.raw.send(&masked(FIN | 0x40 | TEXT, b""));
+    broken.ended();
+    assert_eq!(metric("evictions_total{reason=\"protocol\"}"), 1.0);
+    let body = json!({ "email": account.email, "password": "not the password" });
+    assert_eq!(http::post(server.address, "/api/v1/auth/login", &[], &body).status, 401);
+    assert_eq!(metric("sign_ins_total{outcome=\"refused\"}"), 1.0);
+    assert!(metric("http_requests_total{class=\"4xx\"}") >= 1.0);
+
+    let stream = EventStream::open(server.address, "/api/v1/events", &[&account.bearer()]).unwrap();
+    server.wait_for_metric("taskflow_connections", |count| count == 2.0);
+    drop((stream, follower));
+    server.wait_for_metric("taskflow_feeds_running", |count| count == 0.0);
+    server.wait_for_metric("taskflow_feed_stops_total", |count| count >= 1.0);
+    // What only the store counts.
+    assert!(metric("appends_total") >= 2.0);
+    assert!(metric("fsyncs_total") >= 1.0);
+    assert!(metric("append_duration_seconds_count") >= 2.0);
+    assert!(metric("fsync_duration_seconds_count") >= 1.0);
+    assert!(metric("store_bytes_free") > 0.0);
+    assert_eq!(metric("store_errors_total"), 0.0);
+}
+
+#[test]
+fn what_waits_for_a_client_that_does_not_read_is_shown() {
+    let server = Server::start(&[]);
+    let account = server.user();
+    let mut author = Follower::start(&server, Encoding::Json, &account);
+    let small = Client::over(Raw::connect_small(server.address), Encoding::Json);
+    let slow = Follower::over(small, &account, Replica::default());
+    crate::support::eventually("bytes that wait", || {
+        author
+            .client
+            .accept(&json!({ "task_create": { "task": id(), "title": "t", "notes": "x".repeat(50_000) } }));
+        let seq = author.replica.position + 1;
+        author.until_seq(seq);
+        (server.metric("taskflow_queue_bytes") > 100_000.0).then_some(())
+    });
+    drop(slow);
+    server.wait_for_metric("taskflow_queue_bytes", |bytes| bytes == 0.0);
+}
+
+#[test]
+fn health_is_on_the_operators_port_and_nothing_of_the_operators_on_the_other() {
+    let server = Server::start(&[]);
+    for path in ["/health/live", "/health/ready", "/health/startup"] {
+        let answer = http::request(server.operator, "GET", path, &[], b"");
+        assert_eq!(
+            (answer.status, answer.json()),
+            (200, json!({ "status": "ok" })),
+            "{path}"
+        );
+    }
+    for path in ["/metrics", "/health/live", "/health/ready"] {
+        assert_eq!(
+            http::request(server.address, "GET", path, &[], b"").status,
+            404,
+            "{path}"
+        );
+    }
+    assert_eq!(
+        http::request(server.operator, "GET", "/api/v1/tasks", &[], b"").status,
+        404
+    );
+}
+
+#[test]
+fn no_metric_names_a_user_a_list_or_a_token() {
+    let server = Server::start(&[]);
+    let account = server.register();
+    let mut follower = Follower::start(&server, Encoding::Json, &account);
+    let list = id();
+    follower
+        .client
+        .accept(&json!({ "list_create": { "list": list, "name": "a secret name" } }));
+    let scrape = http::request(server.operator, "GET", "/metrics", &[], b"");
+    let text = String::from_utf8(scrape.body).unwrap();
+    for secret in [
+        account.user.as_str(),
+        &account.email,
+        &list,
+        "a secret name",
+        &account.token,
+        "127.0.0.1",
+    ] {
+        assert!(!text.contains(secret), "{secret}");
+    }
+    // Nor does the log, but for the user's id.
+    let log = server.log.text();
+    for secret in [
+        account.email.as_str(),
+        "a secret name",
+        &account.token,
+        &account.refresh,
+    ] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
+}

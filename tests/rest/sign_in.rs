@@ -1,0 +1,256 @@
+//! Sign-ins and tokens, from the outside.
+
+use taskflow_actors::ports::Clock as _;
+
+use crate::support::server::PASSWORD;
+use crate::support::{Account, Response, Server, Value, http, id, in_parallel, json};
+
+fn auth(server: &Server, path: &str, body: &Value) -> Response {
+    http::post(server.address, &format!("/api/v1/auth/{path}"), &[], body)
+}
+
+fn name(response: &Response) -> (u16, String) {
+    (
+        response.status,
+        response.json()["name"].as_str().unwrap_or_default().to_owned(),
+    )
+}
+
+#[test]
+fn register_sign_in_refresh_and_sign_out() {
+    let server = Server::start(&[]);
+    let body = json!({ "email": "  Ann@Example.ORG ", "password": PASSWORD });
+    let registered = auth(&server, "register", &body);
+    assert_eq!(registered.status, 201, "{registered:?}");
+    assert_eq!(registered.json()["expires_in"], 900);
+    assert_eq!(registered.header("cache-control"), Some("no-store"));
+    let login = auth(
+        &server,
+        "login",
+        &json!({ "email": "ann@example.org", "password": PASSWORD }),
+    );
+    assert_eq!(login.status, 200, "{login:?}");
+    assert_eq!(login.json()["user"], registered.json()["user"]);
+    let account = Account::of(&login, String::new());
+    assert_eq!(server.get("/api/v1/tasks", &account).status, 200);
+    let refreshed = auth(&server, "refresh", &json!({ "refresh_token": account.refresh }));
+    let again = auth(&server, "refresh", &json!({ "refresh_token": account.refresh }));
+    assert_eq!(
+        (refreshed.status, again.status),
+        (200, 200),
+        "a lost answer may be asked for again"
+    );
+    assert_eq!(refreshed.json()["refresh_token"], again.json()["refresh_token"]);
+    let next = Account::of(&refreshed, String::new());
+    assert_eq!(
+        auth(&server, "logout", &json!({ "refresh_token": next.refresh })).status,
+        204
+    );
+    for token in [&account.token, &next.token] {
+        let account = Account {
+            token: token.clone(),
+            ..account.clone()
+        };
+        assert_eq!(
+            name(&server.get("/api/v1/tasks", &account)),
+            (401, "signed_out".to_owned())
+        );
+    }
+    assert_eq!(
+        name(&auth(&server, "refresh", &json!({ "refresh_token": next.refresh }))),
+        (401, "signed_out".to_owned())
+    );
+    // The other sign-in is none of it.
+    let first = Account::of(&registered, String::new());
+    assert_eq!(server.get("/api/v1/tasks", &first).status, 200);
+}
+
+#[test]
+fn a_refresh_token_that_is_old_ends_its_sign_in() {
+    let server = Server::start(&[]);
+    let account = server.register();
+    let mut tokens = vec![account.refresh.clone()];
+    for _ in 0..2 {
+        let answer = auth(&server, "refresh", &json!({ "refresh_token": tokens.last() }));
+        tokens.push(answer.json()["refresh_token"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(
+        name(&auth(&server, "refresh", &json!({ "refresh_token": tokens[0] }))),
+        (401, "signed_out".to_owned())
+    );
+    // Nobody can tell who the thief is: both are out.
+    assert_eq!(
+        name(&auth(&server, "refresh", &json!({ "refresh_token": tokens[2] }))),
+        (401, "signed_out".to_owned())
+    );
+    assert_eq!(
+        name(&server.get("/api/v1/tasks", &account)),
+        (401, "signed_out".to_owned())
+    );
+}
+
+#[test]
+fn one_address_is_one_account_also_for_those_who_come_at_once() {
+    let server = Server::start(&[]);
+    let statuses = std::sync::Mutex::new(Vec::new());
+    in_parallel(0..6, |index| {
+        let email = if index % 2 == 0 {
+            "bob@example.org"
+        } else {
+            "BOB@example.org"
+        };
+        let answer = auth(&server, "register", &json!({ "email": email, "password": PASSWORD }));
+        statuses.lock().unwrap().push(answer.status);
+    });
+    let mut statuses = statuses.into_inner().unwrap();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 409, 409, 409, 409, 409]);
+}
+
+#[test]
+fn what_is_no_account_is_refused_with_its_reason() {
+    let server = Server::start(&[]);
+    let long = "x".repeat(257);
+    let cases: [(Value, (u16, &str)); 8] = [
+        (
+            json!({ "email": "a@example.org", "password": "1234567" }),
+            (422, "password_invalid"),
+        ),
+        (
+            json!({ "email": "a@example.org", "password": long }),
+            (422, "password_invalid"),
+        ),
+        (
+            json!({ "email": "a.example.org", "password": PASSWORD }),
+            (422, "email_invalid"),
+        ),
+        (json!({ "email": "a@b@", "password": PASSWORD }), (422, "email_invalid")),
+        (
+            json!({ "email": "a@exa mple.org\u{0}", "password": PASSWORD }),
+            (422, "email_invalid"),
+        ),
+        (
+            json!({ "email": format!("{long}@example.org"), "password": PASSWORD }),
+            (422, "email_invalid"),
+        ),
+        (json!({ "email": "a@example.org" }), (400, "invalid_field")),
+        (
+            json!({ "email": "a@example.org", "password": PASSWORD, "admin": true }),
+            (400, "invalid_field"),
+        ),
+    ];
+    for (body, (status, expected)) in cases {
+        assert_eq!(
+            name(&auth(&server, "register", &body)),
+            (status, expected.to_owned()),
+            "{body}"
+        );
+    }
+    // A password may be anything else.
+    for password in [
+        "пароль с пробелами",
+        "👩🏽‍🚀👩🏽‍🚀👩🏽‍🚀👩🏽‍🚀",
+        "\u{0}\u{1}\u{2}\u{3}\u{4}\u{5}\u{6}\u{7}",
+    ] {
+        let email = format!("{}@example.org", id());
+        assert_eq!(
+            auth(&server, "register", &json!({ "email": email, "password": password })).status,
+            201
+        );
+        assert_eq!(
+            auth(&server, "login", &json!({ "email": email, "password": password })).status,
+            200
+        );
+        let wrong = format!("{password}x");
+        let answer = auth(&server, "login", &json!({ "email": email, "password": wrong }));
+        assert_eq!(name(&answer), (401, "credentials_wrong".to_owned()));
+    }
+}
+
+#[test]
+fn tokens_of_other_clocks_keys_and_issuers_are_no_good() {
+    let server = Server::start(&[]);
+    let account = server.user();
+    let key = taskflow::auth::Key::open(server.data.path()).expect("the server's key");
+    let user = account.user.parse().expect("an id");
+    let now = taskflow::clock::SystemClock.now_ms();
+    let mint = |now: i64, seconds: i64| taskflow::auth::Tokens::mint_for_operator(&key, user, now, seconds);
+    let status = |token: String| {
+        let account = Account {
+            token,
+            ..account.clone()
+        };
+        let answer = server.get("/api/v1/tasks", &account);
+        (answer.status, answer.json()["name"].as_str().map(str::to_owned))
+    };
+    let refused = |name: &str| (401, Some(name.to_owned()));
+    assert_eq!(status(mint(now, 60)), (200, None));
+    // The clocks of two machines may be some seconds apart, not minutes.
+    assert_eq!(status(mint(now + 3_000, 60)), (200, None));
+    assert_eq!(status(mint(now + 60_000, 600)), refused("token_invalid"));
+    assert_eq!(status(mint(now - 62_000, 60)), (200, None));
+    assert_eq!(status(mint(now - 70_000, 60)), refused("token_expired"));
+    assert_eq!(status(mint(0, 1)), refused("token_expired"));
+    assert_eq!(status(mint(now, i64::MAX / 1_500)), refused("token_invalid"));
+    let good = mint(now, 60);
+    let parts: Vec<&str> = good.split('.').collect();
+    let [header, body, signature] = parts[..] else {
+        panic!("{good}")
+    };
+    use base64::Engine as _;
+    let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let none = base64.encode(json!({ "alg": "none" }).to_string());
+    let hmac = base64.encode(json!({ "alg": "HS256" }).to_string());
+    let other = mint(now, 61);
+    let other_body = other.split('.').nth(1).unwrap();
+    for token in [
+        format!("{none}.{body}."),
+        format!("{hmac}.{body}.{signature}"),
+        format!("{header}.{other_body}.{signature}"),
+        format!("{header}.{body}"),
+        format!("{header}.{body}.{signature}x"),
+        format!("{header}.{body}.{signature}."),
+        good[..good.len() - 1].to_owned(),
+        "x".repeat(5_000),
+        "..".to_owned(),
+    ] {
+        assert_eq!(status(token.clone()), refused("token_invalid"), "{token:.60}");
+    }
+    // The key of another server.
+    let elsewhere = Server::start(&[]);
+    assert_eq!(status(elsewhere.mint(&account.user, &[])), refused("token_invalid"));
+    let scheme = http::request(
+        server.address,
+        "GET",
+        "/api/v1/tasks",
+        &["authorization: Basic YTpi"],
+        b"",
+    );
+    assert_eq!(name(&scheme), (401, "token_missing".to_owned()));
+    assert_eq!(scheme.header("www-authenticate"), Some("Bearer"));
+    let lower = account.bearer().replace("Bearer", "bearer");
+    assert_eq!(
+        http::request(server.address, "GET", "/api/v1/tasks", &[&lower], b"").status,
+        200
+    );
+}
+
+#[test]
+fn the_public_key_verifies_what_the_server_signs() {
+    let server = Server::start(&[]);
+    let account = server.register();
+    let keys = http::request(server.address, "GET", "/.well-known/jwks.json", &[], b"").json();
+    let key = &keys["keys"][0];
+    assert_eq!(
+        (&key["kty"], &key["crv"], &key["alg"]),
+        (&json!("OKP"), &json!("Ed25519"), &json!("EdDSA"))
+    );
+    assert_eq!(key.get("d"), None, "the private part stays at home");
+    let decoding = jsonwebtoken::DecodingKey::from_ed_components(key["x"].as_str().unwrap()).expect("a key");
+    let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::EdDSA);
+    validation.set_issuer(&["taskflow"]);
+    let claims = jsonwebtoken::decode::<Value>(&account.token, &decoding, &validation)
+        .expect("it verifies")
+        .claims;
+    assert_eq!(claims["sub"], *account.user);
+}
