@@ -179,6 +179,10 @@ impl Table {
         match shard.get(&feed) {
             Some(Place::Running { used, .. }) if used.load(Ordering::Acquire) == 0 => {
                 shard.remove(&feed);
+                // After a rush the table is as large as it was then; the memory is for connections.
+                if shard.len() < shard.capacity() / 4 {
+                    shard.shrink_to_fit();
+                }
                 true
             }
             _ => false,

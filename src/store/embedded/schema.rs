@@ -30,8 +30,8 @@ CREATE TABLE account(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE sign_in(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
 ";
 
-/// Kilobytes of page cache of the writer: 64 MiB gained nothing over 16.
-const WRITER_CACHE_KB: i64 = 16 * 1024;
+/// Kilobytes of page cache of the writer: it moves in the order of the keys, and the kernel's cache is behind it.
+const WRITER_CACHE_KB: i64 = 4 * 1024;
 /// Kilobytes of page cache of a reader: the kernel's cache is behind it.
 const READER_CACHE_KB: i64 = 2 * 1024;
 /// Bytes to which the write-ahead log is cut when it starts over.
