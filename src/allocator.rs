@@ -18,3 +18,15 @@ pub fn collect() {
     // SAFETY: `mi_collect` has no preconditions.
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
+
+/// The same for a thread of the store: SQLite is C and has its memory from the C library, which keeps the largest that
+/// was ever freed, times two, for each of its arenas.
+#[allow(unsafe_code, reason = "a call that may be made at any time (malloc_trim(3))")]
+pub fn collect_of_store() {
+    collect();
+    #[cfg(target_env = "gnu")]
+    // SAFETY: `malloc_trim` has no preconditions.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}

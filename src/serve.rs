@@ -293,7 +293,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     let key = Key::open_or_create(&config.data_dir)?;
     let telemetry = Telemetry::new();
     let options = embedded::Options {
-        collect: allocator::collect,
+        collect: allocator::collect_of_store,
         ..embedded::Options::default()
     };
     let observer = Arc::new(StoreFigures(telemetry.metrics.clone()));
