@@ -22,7 +22,7 @@ mod stats;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use tokio::task::LocalSet;
 
@@ -124,13 +124,25 @@ fn main() -> Result<()> {
         subjects: arguments.subjects,
         commands: Vec::new(),
     };
+    let mut failed = Vec::new();
     for scenario in chosen {
-        let record = measure(*scenario, &mut bench)?;
-        record.save(&results)?;
-        println!("{}", report::table(&record));
+        match measure(*scenario, &mut bench) {
+            Ok(record) => {
+                record.save(&results)?;
+                println!("{}", report::table(&record));
+            }
+            // The others are measured all the same.
+            Err(error) => {
+                eprintln!("{} failed: {error:#}\n", scenario.name());
+                failed.push(scenario.name());
+            }
+        }
     }
     if !matches!(arguments.what, What::One(_)) {
         write_report(&results, arguments.quick)?;
+    }
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join(", "));
     }
     Ok(())
 }
@@ -141,7 +153,7 @@ fn measure(scenario: Scenario, bench: &mut Bench) -> Result<Record> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let record = LocalSet::new().block_on(&runtime, scenario.run(bench));
     process::pin_this_thread(None)?;
-    record.with_context(|| format!("the scenario {} failed", scenario.name()))
+    record
 }
 
 fn write_report(results: &Path, quick: bool) -> Result<()> {
