@@ -59,7 +59,7 @@ fn row(number: u64, id: u8, seq: Seq) -> StoredRow {
 }
 
 /// Rows are written three at a time, all at the same `seq`: so the rows of any moment follow from `rows_upto`.
-fn rows(number: u64, seq: Seq) -> Vec<StoredRow> {
+pub fn rows(number: u64, seq: Seq) -> Vec<StoredRow> {
     (0..3).map(|id| row(number, id, seq)).collect()
 }
 
