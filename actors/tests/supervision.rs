@@ -120,7 +120,9 @@ fn with_node<F: Future<Output = ()>>(feed_idle: Duration, test: impl FnOnce(Node
             gate,
         })
         .await;
-        arbiters.iter().for_each(|arbiter| drop(arbiter.stop()));
+        for arbiter in &arbiters {
+            arbiter.stop();
+        }
     });
 }
 
