@@ -113,19 +113,16 @@ impl TaskFlow {
         if !setup.trace_syncs {
             return bench.start(&server, &arguments, setup.core, "taskflow.log");
         }
-        // A filter in the kernel stops the server at these calls only, so that it runs at nearly its own speed; and the
-        // tracer is not pinned, so that it does not take the server's core.
+        // A filter in the kernel stops the server at these calls only. The tracer shares the server's core: on the client's
+        // it would wait for the client at each of them.
         let trace = bench.work.join(SYNC_TRACE);
         let mut traced: Vec<String> = ["-f", "--seccomp-bpf", "-ttt", "-e", SYNC_CALLS, "-o"]
             .map(str::to_owned)
             .to_vec();
         traced.push(trace.to_string_lossy().into_owned());
-        if let Some(core) = setup.core {
-            traced.extend(["taskset".to_owned(), "-c".to_owned(), core.to_string()]);
-        }
         traced.push(server.to_string_lossy().into_owned());
         traced.append(&mut arguments);
-        bench.start("strace".as_ref(), &traced, None, "taskflow.log")
+        bench.start("strace".as_ref(), &traced, setup.core, "taskflow.log")
     }
 
     /// Waits until the server says that it is ready.
