@@ -115,7 +115,8 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         new_epoch: Box::new(|| Epoch(rand::random())),
         feed_idle: Duration::from_secs(config.feed_idle_seconds),
     };
-    let router = Supervisor::start(ports, arbiters.iter().map(Arbiter::handle).collect(), rand::random);
+    let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+    let router = Supervisor::start(ports, &handles, rand::random);
     let tokens = Arc::new(Tokens::new(
         Arc::new(key),
         config.access_token_seconds,
@@ -131,7 +132,7 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         router: router.clone(),
         store: stored.store.clone(),
         tokens: tokens.clone(),
-        sessions: Sessions::new(hub.clone(), config.connections_a_user_max),
+        sessions: Sessions::new(hub.clone()),
         seats: seats.clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),

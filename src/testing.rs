@@ -193,7 +193,7 @@ impl ApiBench {
             new_epoch: Box::new(|| Epoch(rand::random())),
             feed_idle: Duration::from_secs(60),
         };
-        let router = Supervisor::start(ports, vec![arbiter.handle()], rand::random);
+        let router = Supervisor::start(ports, &[arbiter.handle()], rand::random);
         let (closing, closing_seen) = watch::channel(false);
         let metrics = Telemetry::new().metrics;
         let api = web::Data::new(Api {

@@ -1,5 +1,11 @@
 //! What the embedded store costs: `cargo test --release --test store_bench -- --ignored --nocapture`, pinned to one core
 //! with `taskset -c 0`. Prints figures and asserts nothing: they are read beside the bare fsync of the same machine.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test ends where what it needs fails"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

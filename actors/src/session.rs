@@ -53,26 +53,20 @@ pub trait Gate: Send + Sync + 'static {
 pub struct Session {
     user: UserId,
     connections: Vec<(ConnectionId, Uuid)>,
-    connections_max: usize,
 }
 
 impl Session {
     /// A session without connections.
-    pub fn new(user: UserId, connections_max: usize) -> Self {
+    pub fn new(user: UserId) -> Self {
         Self {
             user,
             connections: Vec::new(),
-            connections_max,
         }
     }
 
     /// Takes one event. Waits for nothing.
     pub fn handle(&mut self, event: Event) -> Vec<Decision> {
         match event {
-            // Whoever is in stays in: evicting the oldest would make two eager clients throw each other out for ever.
-            Event::Join(connection, _) if self.connections.len() >= self.connections_max => {
-                vec![Decision::Close(connection, Code::TooManyConnections)]
-            }
             Event::Join(connection, sign_in) => {
                 self.connections.push((connection, sign_in));
                 vec![Decision::Admit(connection)]
@@ -136,16 +130,14 @@ struct Place {
 pub struct Sessions {
     shards: Vec<Mutex<HashMap<UserId, Place>>>,
     gate: Arc<dyn Gate>,
-    connections_max: usize,
 }
 
 impl Sessions {
     /// No sessions yet.
-    pub fn new(gate: Arc<dyn Gate>, connections_max: usize) -> Self {
+    pub fn new(gate: Arc<dyn Gate>) -> Self {
         Self {
             shards: (0..TABLE_SHARDS).map(|_| Mutex::default()).collect(),
             gate,
-            connections_max,
         }
     }
 
@@ -160,7 +152,7 @@ impl Sessions {
     pub fn join(&self, user: UserId, connection: ConnectionId, sign_in: Uuid) {
         let mut shard = self.shard(user);
         let place = shard.entry(user).or_insert_with(|| {
-            let session = Session::new(user, self.connections_max);
+            let session = Session::new(user);
             Place {
                 address: SessionActor {
                     session,
@@ -214,38 +206,14 @@ mod tests {
         }
     }
 
-    fn session(connections_max: usize) -> (Session, UserId) {
+    fn session() -> (Session, UserId) {
         let user = UserId(Uuid::from_u128(7));
-        (Session::new(user, connections_max), user)
-    }
-
-    #[test]
-    fn one_connection_too_many_is_closed_and_the_others_stay() {
-        let (mut session, _) = session(2);
-        let sign_in = Uuid::from_u128(1);
-        for slot in [1, 2] {
-            assert_eq!(
-                session.handle(Event::Join(connection(slot), sign_in)),
-                [Decision::Admit(connection(slot))]
-            );
-        }
-        let refused = [Decision::Close(connection(3), Code::TooManyConnections)];
-        assert_eq!(session.handle(Event::Join(connection(3), sign_in)), refused);
-        session.handle(Event::Leave(connection(3)));
-        assert_eq!(
-            session.handle(Event::Join(connection(4), sign_in)),
-            [Decision::Close(connection(4), Code::TooManyConnections)]
-        );
-        session.handle(Event::Leave(connection(1)));
-        assert_eq!(
-            session.handle(Event::Join(connection(5), sign_in)),
-            [Decision::Admit(connection(5))]
-        );
+        (Session::new(user), user)
     }
 
     #[test]
     fn only_the_connections_of_an_ended_sign_in_go() {
-        let (mut session, _) = session(5);
+        let (mut session, _) = session();
         let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         session.handle(Event::Join(connection(1), one));
         session.handle(Event::Join(connection(2), other));
@@ -262,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_foreign_feed_is_not_found() {
-        let (mut session, user) = session(1);
+        let (mut session, user) = session();
         let foreign = UserId(Uuid::from_u128(8));
         let follow = |feed| Event::Follow(connection(1), feed);
         assert_eq!(

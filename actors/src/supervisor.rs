@@ -360,17 +360,13 @@ impl Supervisor {
     /// # Panics
     ///
     /// If there are no arbiters.
-    pub fn start(
-        ports: Ports,
-        arbiters: Vec<ArbiterHandle>,
-        new_append_id: impl Fn() -> u64 + Send + 'static,
-    ) -> Router {
+    pub fn start(ports: Ports, arbiters: &[ArbiterHandle], new_append_id: impl Fn() -> u64 + Send + 'static) -> Router {
         assert!(!arbiters.is_empty(), "feeds need an arbiter to live on");
         let table = Arc::new(Table::new(ports.observer.clone()));
         let supervisor = Self {
             table: table.clone(),
             ports: Arc::new(ports),
-            arbiters: arbiters.clone(),
+            arbiters: arbiters.to_vec(),
             new_append_id: Box::new(new_append_id),
         };
         let supervisor = Actor::start_in_arbiter(&arbiters[0], move |_| supervisor);

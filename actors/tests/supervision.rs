@@ -112,7 +112,8 @@ fn with_node<F: Future<Output = ()>>(feed_idle: Duration, test: impl FnOnce(Node
             feed_idle,
         };
         let arbiters = [Arbiter::new(), Arbiter::new()];
-        let router = Supervisor::start(ports, arbiters.iter().map(Arbiter::handle).collect(), || 1);
+        let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+        let router = Supervisor::start(ports, &handles, || 1);
         test(Node {
             router,
             counts,

@@ -35,17 +35,17 @@ enum End {
 /// A client asked to follow a feed.
 pub(super) async fn begin(connection: Rc<Connection>, worker: Rc<Worker>, id: FollowId) {
     let outcome = from_cursor(&connection, &worker, id).await;
-    finish(&connection, &worker, id, outcome);
+    finish(&connection, &worker, id, &outcome);
 }
 
 /// A live connection missed something.
 pub(super) async fn resume(connection: Rc<Connection>, worker: Rc<Worker>, id: FollowId) {
     let outcome = read_to_the_end(&connection, &worker, id).await;
-    finish(&connection, &worker, id, outcome);
+    finish(&connection, &worker, id, &outcome);
 }
 
-fn finish(connection: &Connection, worker: &Worker, id: FollowId, outcome: Result<(), End>) {
-    if let Err(End::Failed(code)) = outcome {
+fn finish(connection: &Connection, worker: &Worker, id: FollowId, outcome: &Result<(), End>) {
+    if let Err(End::Failed(code)) = *outcome {
         // If it is another following by now, this one has nothing to say any more.
         if connection.with_followed(id, |_| ()).is_some() {
             connection.stop_following(worker, id.feed);

@@ -207,7 +207,7 @@ impl Connection {
         let sent = state
             .outbound
             .send(&self.stream, frame, worker.gateway.outbound_bytes_max);
-        self.after_send(worker, state, sent);
+        self.after_send(worker, state, &sent);
     }
 
     /// Queues a frame without sending it; [`Connection::flush`] follows.
@@ -217,7 +217,7 @@ impl Connection {
             return;
         }
         let queued = state.outbound.push(frame, worker.gateway.outbound_bytes_max);
-        self.after_send(worker, state, Ok(queued));
+        self.after_send(worker, state, &Ok(queued));
     }
 
     /// Queues the answers to operations; [`Connection::flush`] follows.
@@ -225,7 +225,7 @@ impl Connection {
         self.queue(worker, results_frame(self.encoding, results));
     }
 
-    fn after_send(&self, worker: &Worker, mut state: RefMut<'_, State>, sent: io::Result<Result<(), Full>>) {
+    fn after_send(&self, worker: &Worker, mut state: RefMut<'_, State>, sent: &io::Result<Result<(), Full>>) {
         match sent {
             Ok(Ok(())) => {
                 if !state.outbound.is_empty() {

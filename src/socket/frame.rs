@@ -83,8 +83,8 @@ impl Decoder {
             result
         };
         read.clear();
-        let idle = |partial: &Box<Partial>| partial.bytes.is_empty() && partial.fragments.is_none();
-        if self.partial.as_ref().is_some_and(idle) {
+        let idle = |partial: &Partial| partial.bytes.is_empty() && partial.fragments.is_none();
+        if self.partial.as_deref().is_some_and(idle) {
             self.partial = None;
         }
         result

@@ -182,11 +182,11 @@ impl FeedActor {
             }
             Effect::After(ms, timer) => {
                 ctx.run_later(Duration::from_millis(ms), move |actor, ctx| {
-                    actor.step(Step::Timer(timer), ctx)
+                    actor.step(Step::Timer(timer), ctx);
                 });
             }
             Effect::Report(what) => {
-                tracing::error!(user.id = %self.user, problem = what, "stored feed needs attention")
+                tracing::error!(user.id = %self.user, problem = what, "stored feed needs attention");
             }
         }
     }

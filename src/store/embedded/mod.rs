@@ -268,12 +268,9 @@ impl Embedded {
         self.inner.close(Close::Tidy);
     }
 
-    fn write<T: Send + 'static, E: Send + 'static>(
-        &self,
-        job: impl FnOnce(Answer<Result<T, E>>) -> Write,
-    ) -> BoxFuture<Result<T, E>>
+    fn write<T: Send + 'static, E>(&self, job: impl FnOnce(Answer<Result<T, E>>) -> Write) -> BoxFuture<Result<T, E>>
     where
-        E: From<Fault>,
+        E: From<Fault> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
         if let Err((why, job)) = self.inner.shared.writes.push(job(answer)) {
@@ -295,12 +292,9 @@ impl Embedded {
         })
     }
 
-    fn read<T: Send + 'static, E: Send + 'static>(
-        &self,
-        job: impl FnOnce(Answer<Result<T, E>>) -> Read,
-    ) -> BoxFuture<Result<T, E>>
+    fn read<T: Send + 'static, E>(&self, job: impl FnOnce(Answer<Result<T, E>>) -> Read) -> BoxFuture<Result<T, E>>
     where
-        E: From<Fault>,
+        E: From<Fault> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
         self.inner.shared.reads.push(job(answer));

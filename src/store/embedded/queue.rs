@@ -123,6 +123,10 @@ impl WriteQueue {
         }
     }
 
+    #[allow(
+        clippy::result_large_err,
+        reason = "the error is the job itself, on its way back to its only caller"
+    )]
     pub(super) fn push(&self, job: Write) -> Result<(), (NotTaken, Write)> {
         let bytes = job.bytes();
         let mut inner = lock(&self.inner);

@@ -795,6 +795,7 @@ impl Writer {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn witness_fault(error: std::io::Error) -> Fault {
     Fault::Unavailable(format!("{WITNESS} cannot be written: {error}"))
 }
