@@ -107,10 +107,20 @@ pub(super) fn log_key(feed: UserId, last: Seq) -> [u8; LOG_KEY_BYTES] {
     key
 }
 
-/// The `seq` in a key of the log.
-pub(super) fn log_key_seq(key: &[u8]) -> Outcome<Seq> {
+/// The `seq` in a key of a feed's log. The feed is checked: in a damaged table a scan also meets what lies outside its
+/// bounds.
+pub(super) fn log_key_seq(feed: UserId, key: &[u8]) -> Outcome<Seq> {
     let key: &[u8; LOG_KEY_BYTES] = key.try_into().map_err(|_| wrong_key())?;
+    of_feed(feed, key)?;
     Fields(&key[16..]).u64()
+}
+
+fn of_feed(feed: UserId, key: &[u8]) -> Outcome<()> {
+    if key.starts_with(feed.bytes()) {
+        Ok(())
+    } else {
+        Err(Fault::Damaged("there is a key of another feed".to_owned()))
+    }
 }
 
 pub(super) fn row_key(feed: UserId, row: RowKey) -> [u8; ROW_KEY_BYTES] {
@@ -121,8 +131,9 @@ pub(super) fn row_key(feed: UserId, row: RowKey) -> [u8; ROW_KEY_BYTES] {
     key
 }
 
-fn row_of_key(key: &[u8]) -> Outcome<RowKey> {
+fn row_of_key(feed: UserId, key: &[u8]) -> Outcome<RowKey> {
     let key: &[u8; ROW_KEY_BYTES] = key.try_into().map_err(|_| wrong_key())?;
+    of_feed(feed, key)?;
     let kind = match key[16] {
         1 => RowKind::Settings,
         2 => RowKind::List,
@@ -231,8 +242,8 @@ impl Commit {
         seal(table, key, value);
     }
 
-    pub(super) fn decode(key: &[u8], value: &[u8]) -> Outcome<Self> {
-        let last = log_key_seq(key)?;
+    pub(super) fn decode(feed: UserId, key: &[u8], value: &[u8]) -> Outcome<Self> {
+        let last = log_key_seq(feed, key)?;
         let mut fields = Fields(open(Table::Log, key, value)?);
         let (base, append_id, time) = (fields.u64()?, fields.u64()?, fields.i64()?);
         let body = Bytes::copy_from_slice(fields.0);
@@ -257,8 +268,8 @@ pub(super) struct CommitMark {
     pub bytes: u64,
 }
 
-pub(super) fn commit_mark(key: &[u8], value: &[u8]) -> Outcome<CommitMark> {
-    let last = log_key_seq(key)?;
+pub(super) fn commit_mark(feed: UserId, key: &[u8], value: &[u8]) -> Outcome<CommitMark> {
+    let last = log_key_seq(feed, key)?;
     let mut fields = Fields(open(Table::Log, key, value)?);
     let (base, _append_id, time) = (fields.u64()?, fields.u64()?, fields.i64()?);
     Ok(CommitMark {
@@ -292,10 +303,10 @@ pub(super) fn row_mark(key: &[u8], value: &[u8]) -> Outcome<RowMark> {
     })
 }
 
-pub(super) fn decode_row(key: &[u8], value: &[u8]) -> Outcome<StoredRow> {
+pub(super) fn decode_row(feed: UserId, key: &[u8], value: &[u8]) -> Outcome<StoredRow> {
     let mut fields = Fields(open(Table::Row, key, value)?);
     Ok(StoredRow {
-        key: row_of_key(key)?,
+        key: row_of_key(feed, key)?,
         seq: fields.u64()?,
         body: Bytes::copy_from_slice(fields.0),
     })

@@ -410,7 +410,7 @@ fn cut(
         let mut rows = statement.query((&from, &to, TRIM_PIECE_COMMITS))?;
         let mut seen = 0;
         while let Some(row) = rows.next()? {
-            let mark = codec::commit_mark(row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?)?;
+            let mark = codec::commit_mark(job.feed, row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?)?;
             if mark.base + 1 != head.first {
                 return Err(Fault::Damaged(format!(
                     "the commits from seq {} to seq {} are missing",

@@ -253,7 +253,7 @@ fn page(
                 break;
             }
             bytes += value.len();
-            let commit = decode(key, value)?;
+            let commit = decode(feed, key, value)?;
             chain.follow(&commit)?;
             rows.push(commit.row);
         }
@@ -279,9 +279,9 @@ fn page(
     Ok(Some(LogPage { head, rows }))
 }
 
-fn decode(key: &[u8], value: &[u8]) -> Outcome<Commit> {
-    let seq = codec::log_key_seq(key)?;
-    Commit::decode(key, value).map_err(|fault| match fault {
+fn decode(feed: UserId, key: &[u8], value: &[u8]) -> Outcome<Commit> {
+    let seq = codec::log_key_seq(feed, key)?;
+    Commit::decode(feed, key, value).map_err(|fault| match fault {
         Fault::Damaged(what) => Fault::Damaged(format!("seq {seq}: {what}")),
         other => other,
     })
@@ -334,7 +334,7 @@ fn load_rows(
         while let Some(row) = found.next()? {
             let (key, value) = (row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
             digest ^= codec::row_digest(value);
-            rows.push(codec::decode_row(key, value).map_err(|fault| match fault {
+            rows.push(codec::decode_row(feed, key, value).map_err(|fault| match fault {
                 Fault::Damaged(what) => Fault::Damaged(format!("row {}: {what}", hex(key.get(16..).unwrap_or(key)))),
                 other => other,
             })?);
@@ -386,7 +386,7 @@ fn load_log(
         let Some(row) = found.next()? else {
             return Err(hole(stored.first - 1, expected));
         };
-        let commit = decode(row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?)?;
+        let commit = decode(feed, row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?)?;
         if commit.row.last != expected || commit.base >= expected {
             return Err(hole(commit.row.last, expected));
         }
