@@ -15,6 +15,7 @@ use actix_service::{fn_service, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
+use socket2::{Domain, Socket, Type};
 use taskflow_actors::ports::{Accounts, Clock, Epoch, Store};
 use taskflow_actors::session::{Event, Sessions};
 use taskflow_actors::supervisor::{Observer, Ports, Supervisor};
@@ -35,7 +36,7 @@ use crate::telemetry::operator::{self, Operator, Readiness};
 use crate::telemetry::{Metrics, Telemetry};
 
 /// Connections that wait to be accepted: 10,000 clients that come back at once find room while the workers catch up.
-const BACKLOG: u32 = 4096;
+const BACKLOG: i32 = 4096;
 
 /// Snapshots that are made at once. Each holds a feed in memory, up to tens of megabytes for the largest.
 const SNAPSHOTS_MAX: usize = 8;
@@ -166,7 +167,7 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         closing: closing_seen,
     });
 
-    let listener = std::net::TcpListener::bind(config.listen).with_context(|| {
+    let listener = listen(config.listen).with_context(|| {
         format!(
             "cannot listen on {} (listen): is another server running?",
             config.listen
@@ -209,6 +210,16 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     })
 }
 
+/// The client port, with room for many who connect at once: the standard library's listener takes 128, and who comes
+/// beyond is not told, but tries again after a second.
+fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 /// Name and version, as clients see it.
 pub fn build() -> String {
     format!("taskflow {}", env!("CARGO_PKG_VERSION"))
@@ -232,7 +243,6 @@ fn serve_clients(
     }
     let server = actix_server::Server::build()
         .workers(workers)
-        .backlog(BACKLOG)
         .max_concurrent_connections(limits::HTTP_CONNECTIONS_MAX / workers)
         .shutdown_timeout(DRAIN.as_secs())
         .disable_signals()

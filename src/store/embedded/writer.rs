@@ -255,6 +255,8 @@ impl Writer {
             // The server asks every few seconds whether an append would succeed, so this is passed also when idle.
             if collected.elapsed() >= COLLECT_EVERY {
                 collected = Instant::now();
+                // As large as the largest group was; the next one makes its own.
+                self.group = Vec::new();
                 (self.shared.options.collect)();
             }
             let until = match &self.engine {
