@@ -229,11 +229,16 @@ impl Writer {
     fn give_up(&mut self, feed: UserId, fault: &Fault) -> Outcome<()> {
         let Fault::Damaged(what) = fault else { return Ok(()) };
         let commits = self.shared.tail.oldest(feed, usize::MAX);
-        self.put_aside(feed, what, &commits)
+        if self.put_aside(feed, what, &commits)? {
+            self.shared.tail.remove(feed);
+        }
+        // Else they stay in memory, where they are read, and in the inbox, from where the next start tries again.
+        Ok(())
     }
 
     /// Puts commits of a damaged feed into the table `aside`, so that the inbox can go on and nothing is thrown away.
-    pub(super) fn put_aside(&mut self, feed: UserId, what: &str, commits: &[Commit]) -> Outcome<()> {
+    /// `false`: that was not possible either, and they are still in the inbox.
+    pub(super) fn put_aside(&mut self, feed: UserId, what: &str, commits: &[Commit]) -> Outcome<bool> {
         self.shared.damaged(feed, what);
         if let Some(known) = self.state.feeds.remove(&feed) {
             for job in known.rows {
@@ -243,7 +248,9 @@ impl Writer {
         }
         self.mover.round.retain(|other| *other != feed);
         self.state.dirty.remove(&feed);
-        let Some(engine) = &mut self.engine else { return Ok(()) };
+        let Some(engine) = &mut self.engine else {
+            return Ok(false);
+        };
         self.state.groups.take(commits);
         let (removable, removed) = (self.state.groups.removable(), self.state.groups.removed);
         let written = engine.transaction(false, |connection| {
@@ -258,18 +265,19 @@ impl Writer {
             remove_groups(connection, removed, removable)
         });
         match written {
-            Ok(()) => self.state.groups.remove(removable),
-            Err(fault @ Fault::Unavailable(_)) => return Err(fault),
+            Ok(()) => {
+                self.state.groups.remove(removable);
+                Ok(true)
+            }
+            Err(fault @ Fault::Unavailable(_)) => Err(fault),
             Err(fault) => {
-                // Then they stay in the inbox, and the next start tries again.
                 self.state.groups.give_back(commits);
                 self.shared.trouble(&format!(
                     "commits of the damaged feed {feed} cannot be put aside: {fault:?}"
                 ));
+                Ok(false)
             }
         }
-        self.shared.tail.remove(feed);
-        Ok(())
     }
 
     /// Cuts a piece of the first log that waits for it.

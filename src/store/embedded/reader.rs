@@ -117,16 +117,22 @@ fn tail_for(shared: &Shared, job: &Read) -> Option<FeedTail> {
 fn answer(shared: &Shared, connection: &Connection, job: Read, tail: Option<FeedTail>) {
     match job {
         Read::Head(feed, answer) => {
-            let head = head_now(connection, feed, tail.as_ref());
+            let head = shared
+                .readable(feed)
+                .and_then(|()| head_now(connection, feed, tail.as_ref()));
             let head = tell(shared, feed, head.map(|head| head.map(|(_, head)| head)));
             let _ = answer.send(head);
         }
         Read::Log(feed, after, bytes_max, answer) => {
-            let page = page(connection, feed, after, bytes_max, tail);
+            let page = shared
+                .readable(feed)
+                .and_then(|()| page(connection, feed, after, bytes_max, tail));
             let _ = answer.send(tell(shared, feed, page));
         }
         Read::Load(feed, ids_since, answer) => {
-            let loaded = load(connection, feed, ids_since, tail);
+            let loaded = shared
+                .readable(feed)
+                .and_then(|()| load(connection, feed, ids_since, tail));
             let _ = answer.send(tell(shared, feed, loaded));
         }
         Read::AccountByEmail(email, answer) => {

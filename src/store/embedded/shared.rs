@@ -28,6 +28,8 @@ struct Damaged {
     /// So that the ordinary case takes no lock.
     any: AtomicBool,
     feeds: Mutex<HashMap<UserId, String>>,
+    /// Those of which a part can be read and a part that was acknowledged cannot: they are not read at all.
+    hidden: Mutex<HashMap<UserId, String>>,
 }
 
 impl Shared {
@@ -54,6 +56,33 @@ impl Shared {
         if new {
             tracing::error!(user.id = %feed, damage = what, "a stored feed is damaged and takes no more changes");
             self.observer.damage();
+        }
+    }
+
+    /// Reads of this feed fail from now on: what they would show is not all of it.
+    pub(super) fn hide(&self, feed: UserId, what: &str) {
+        self.damaged
+            .hidden
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(feed, what.to_owned());
+        self.damaged.any.store(true, Ordering::Release);
+    }
+
+    /// Whether a feed may be read.
+    pub(super) fn readable(&self, feed: UserId) -> Outcome<()> {
+        if !self.damaged.any.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        match self
+            .damaged
+            .hidden
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&feed)
+        {
+            Some(what) => Err(Fault::Damaged(what.clone())),
+            None => Ok(()),
         }
     }
 

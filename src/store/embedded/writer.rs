@@ -243,7 +243,9 @@ impl Writer {
         self.shared.tail.publish(commits);
         self.note_group();
         for (feed, (what, commits)) in stranded {
-            self.put_aside(feed, &what, &commits)?;
+            if !self.put_aside(feed, &what, &commits)? {
+                self.shared.hide(feed, &what);
+            }
         }
         Ok(())
     }
