@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::machine::{Machine, Seen};
 use crate::stats;
@@ -114,13 +114,25 @@ pub struct Measure {
     /// What is aimed at.
     pub aim: Option<f64>,
     /// The median of the rounds that count.
+    #[serde(deserialize_with = "number")]
     pub measured: f64,
     /// The smallest and the largest of them.
+    #[serde(deserialize_with = "numbers")]
     pub spread: (f64, f64),
     /// How many count.
     pub rounds: usize,
     /// How many do not, and why the first of them does not.
     pub void: Option<String>,
+}
+
+/// JSON has no "not a number": a row of which no round counts is written as null.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Option::deserialize(deserializer).map(|number| number.unwrap_or(f64::NAN))
+}
+
+fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(f64, f64), D::Error> {
+    let (least, most) = <(Option<f64>, Option<f64>)>::deserialize(deserializer)?;
+    Ok((least.unwrap_or(f64::NAN), most.unwrap_or(f64::NAN)))
 }
 
 /// Which way is good.
