@@ -453,6 +453,57 @@ mod tests {
         assert!(std::str::from_utf8(&bytes[4..]).is_ok());
     }
 
+    /// Frames in any order, with damage, in any pieces: never a panic, the same verdict whole and in pieces, and nothing
+    /// kept beyond one message. Goes on for `FUZZ_SECONDS` (2; `make test` gives it 60); a failure prints the seed.
+    #[test]
+    fn damaged_frames_are_refused_alike_in_any_pieces() {
+        use rand::rngs::StdRng;
+        use rand::{Rng, SeedableRng};
+
+        let seconds = std::env::var("FUZZ_SECONDS")
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(2);
+        let (begun, first): (_, u64) = (std::time::Instant::now(), rand::random());
+        let mut rounds = 0;
+        while begun.elapsed().as_secs() < seconds {
+            let seed = first.wrapping_add(rounds);
+            rounds += 1;
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut bytes = Vec::new();
+            for _ in 0..random.random_range(1..6) {
+                let opcode = [0x81, 0x82, 0x01, 0x00, 0x80, 0x88, 0x89, 0x8a][random.random_range(0..8)];
+                let length = [0, 1, 2, 125, 126, 127, 700, 70_000][random.random_range(0..8)];
+                let byte = [b'x', 0xe2, 0x82, 0xac, 0x03, 0xff][random.random_range(0..6)];
+                bytes.extend(client_frame(opcode, &vec![byte; length]));
+            }
+            for _ in 0..random.random_range(0..3) {
+                let at = random.random_range(0..bytes.len().min(200));
+                bytes[at] = random.random();
+            }
+            let encoding = [Encoding::Json, Encoding::MsgPack][random.random_range(0..2)];
+            let mut cuts: Vec<usize> = (0..random.random_range(0..6))
+                .map(|_| random.random_range(0..=bytes.len()))
+                .collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
+            let whole = decode(encoding, &[&bytes]);
+            assert_eq!(whole, decode(encoding, &pieces), "seed {seed}");
+            let codes = [
+                Code::FramingError,
+                Code::TooLarge,
+                Code::InvalidUtf8,
+                Code::WrongEncoding,
+            ];
+            assert!(
+                whole.is_ok() || whole.is_err_and(|code| codes.contains(&code)),
+                "seed {seed}"
+            );
+        }
+        assert!(rounds > 100, "{rounds} rounds");
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_decoded_or_refused_in_any_pieces(bytes in proptest::collection::vec(any::<u8>(), 0..600), cut in 0usize..600) {
