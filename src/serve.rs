@@ -41,6 +41,10 @@ const BACKLOG: i32 = 4096;
 /// Snapshots that are made at once. Each holds a feed in memory, up to tens of megabytes for the largest.
 const SNAPSHOTS_MAX: usize = 8;
 
+/// Clients that are sent away come back spread over so many milliseconds. Ten thousand a second are what one node takes
+/// (the storm scenario of the load tests); more would wait in the backlog.
+const RECONNECT_WINDOW_MS: u32 = 1_000;
+
 /// How long a stop waits for its connections to be told and closed.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -139,9 +143,9 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         metrics: metrics.clone(),
         build: build(),
         heartbeat_ms: config.heartbeat_ms as u32,
-        heartbeat_timeout_s: (config.heartbeat_ms * 5 / 2).div_ceil(1000) as u32,
+        heartbeat_timeout_s: limits::heartbeat_timeout_ms(config.heartbeat_ms).div_ceil(1000) as u32,
         outbound_bytes_max: config.outbound_bytes_max,
-        reconnect_window_ms: reconnect_window_ms(&hub),
+        reconnect_window_ms: RECONNECT_WINDOW_MS,
         snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
     });
     let sessions = gateway.clone();
@@ -223,11 +227,6 @@ fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 /// Name and version, as clients see it.
 pub fn build() -> String {
     format!("taskflow {}", env!("CARGO_PKG_VERSION"))
-}
-
-/// Clients that are sent away come back evenly over this time: about 20,000 a second are no burden.
-fn reconnect_window_ms(_hub: &Hub) -> u32 {
-    1_000
 }
 
 /// REST and WebSockets on one port: a request to upgrade is taken over whole, everything else goes to actix-web.

@@ -97,7 +97,13 @@ pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 /// Milliseconds between heartbeats. Proxies cut silent connections after 30 or 60 seconds.
 pub const HEARTBEAT_MS: u64 = 25_000;
 /// Milliseconds without a byte from the client after which it is gone: two heartbeats, and half a one for the way.
-pub const HEARTBEAT_TIMEOUT_MS: u64 = HEARTBEAT_MS * 5 / 2;
+pub const HEARTBEAT_TIMEOUT_MS: u64 = heartbeat_timeout_ms(HEARTBEAT_MS);
+
+/// [`HEARTBEAT_TIMEOUT_MS`] for a heartbeat that an operator has set otherwise.
+pub const fn heartbeat_timeout_ms(heartbeat_ms: u64) -> u64 {
+    heartbeat_ms * 5 / 2
+}
+
 /// Longest wait of a long-poll, in seconds: shorter than the idle time-out of common proxies.
 pub const LONG_POLL_SECONDS_MAX: u64 = 55;
 /// Length of an access token, in bytes.

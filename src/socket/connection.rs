@@ -643,6 +643,10 @@ impl Connection {
             .gateway
             .sessions
             .tell(claims.user, Event::Renew(self.id, claims.sign_in));
+        if worker.gateway.tokens.is_ended(claims.sign_in) {
+            // It was ended between the check of the token and here, when the session knew the connection by its old one.
+            return self.close(worker, Code::SignedOut);
+        }
         self.say(
             worker,
             &ServerMessage::Refreshed(Refreshed {
