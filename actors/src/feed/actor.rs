@@ -12,16 +12,11 @@ use taskflow_protocol::{Code, OperationId, UserId};
 use super::{Effect, Feed, Message as Step, SubmissionId};
 use crate::domain::State;
 use crate::ports::{BoxFuture, Publication};
-use crate::supervisor::{Permit, Ports, ReplyTo, Settled, Submission, Table};
+use crate::supervisor::{Envelope, Permit, Ports, ReplyTo, Settled, Submission, Table};
 
 /// What a feed's mailbox takes. Every one carries a permit, so the mailbox is bounded by what the router hands out.
-#[derive(actix::Message)]
-#[rtype(result = "()")]
-pub struct Envelope {
-    /// What is asked.
-    pub request: Request,
-    /// Given back when the request is answered, whatever the exit.
-    pub permit: Permit,
+impl actix::Message for Envelope<Request> {
+    type Result = ();
 }
 
 /// What is asked of a feed.
@@ -254,10 +249,10 @@ impl Actor for FeedActor {
     }
 }
 
-impl Handler<Envelope> for FeedActor {
+impl Handler<Envelope<Request>> for FeedActor {
     type Result = ();
 
-    fn handle(&mut self, Envelope { request, permit }: Envelope, ctx: &mut Self::Context) {
+    fn handle(&mut self, Envelope { request, permit }: Envelope<Request>, ctx: &mut Self::Context) {
         self.active = true;
         match request {
             Request::Submit(Submission {
