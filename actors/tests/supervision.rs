@@ -1,23 +1,24 @@
 //! Feeds as real actix actors: they start on first use, stop when idle, and a panic in one is nobody else's business.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 
 use actix_rt::{Arbiter, System};
+use taskflow_actors::domain::State;
 use taskflow_actors::memory::MemoryStore;
 use taskflow_actors::ports::{
     Append, AppendError, BoxFuture, Clock, ConnectionId, Epoch, Head, Loaded, LogPage, Publication, Push, ReadError,
     Retention, Store, StoredRow,
 };
-use taskflow_actors::supervisor::{Observer, Ports, Router, Supervisor};
+use taskflow_actors::supervisor::{Observer, Ports, ReplyTo, Router, Submission, Supervisor};
 use taskflow_protocol::limits::FEED_UNSAVED_OPERATIONS_MAX;
 use taskflow_protocol::message::{Accepted, Command, Operation, OperationResult, Outcome};
 use taskflow_protocol::model::SettingsFields;
 use taskflow_protocol::values::{Seq, UnixMs};
 use taskflow_protocol::{Code, OperationId, UserId};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
 /// A clock that panics when it is told to: the feed that reads it next is the one that panics.
@@ -51,11 +52,26 @@ impl Observer for Counts {
     }
 }
 
-struct NoConnections;
+/// Keeps what connections are answered.
+#[derive(Default)]
+struct Connections(Mutex<Vec<(ConnectionId, OperationResult)>>);
 
-impl Push for NoConnections {
-    fn publish(&self, _: Publication) {}
-    fn answer(&self, _: ConnectionId, _: Vec<OperationResult>) {}
+impl Connections {
+    fn answers(&self) -> MutexGuard<'_, Vec<(ConnectionId, OperationResult)>> {
+        self.0.lock().expect("no test panics while it holds this")
+    }
+}
+
+impl Push for Connections {
+    fn publish(&self, publication: Publication) {
+        for (connection, results) in publication.answers {
+            self.answer(connection, results);
+        }
+    }
+    fn answer(&self, connection: ConnectionId, results: Vec<OperationResult>) {
+        self.answers()
+            .extend(results.into_iter().map(|result| (connection, result)));
+    }
 }
 
 /// A store whose appends wait until the gate has a permit for them.
@@ -91,6 +107,7 @@ impl Store for Gated {
 
 struct Node {
     router: Router,
+    connections: Arc<Connections>,
     counts: Arc<Counts>,
     bomb: Arc<Bomb>,
     gate: Arc<Semaphore>,
@@ -100,12 +117,13 @@ fn with_node<F: Future<Output = ()>>(feed_idle: Duration, test: impl FnOnce(Node
     System::new().block_on(async {
         let (counts, bomb) = (Arc::new(Counts::default()), Arc::new(Bomb::default()));
         let gate = Arc::new(Semaphore::new(1_000_000));
+        let connections = Arc::new(Connections::default());
         let ports = Ports {
             store: Arc::new(Gated {
                 store: Arc::default(),
                 gate: gate.clone(),
             }),
-            push: Arc::new(NoConnections),
+            push: connections.clone(),
             clock: bomb.clone(),
             observer: counts.clone(),
             new_epoch: Box::new(|| Epoch(7)),
@@ -116,6 +134,7 @@ fn with_node<F: Future<Output = ()>>(feed_idle: Duration, test: impl FnOnce(Node
         let router = Supervisor::start(ports, &handles, || 1);
         test(Node {
             router,
+            connections,
             counts,
             bomb,
             gate,
@@ -209,6 +228,53 @@ fn a_panic_restarts_one_feed_from_the_store_and_nobody_else_notices() {
             "the answer from before the panic"
         );
         assert_eq!(ask(&node, hurt, 5).await, Outcome::Accepted(Accepted { seq: 3 }));
+    });
+}
+
+#[test]
+fn whoever_is_in_the_mailbox_of_a_feed_that_panics_hears_of_it() {
+    with_node(Duration::from_secs(60), async |node| {
+        let user = born(&node, 1).await;
+        // The feed's thread is held until all three are in its mailbox.
+        let (go, held) = mpsc::channel::<()>();
+        let (begin, begun) = oneshot::channel();
+        let router = node.router.clone();
+        let hold = move |_: &State| {
+            drop(begin.send(()));
+            drop(held.recv());
+        };
+        let look = actix_rt::spawn(async move { router.view(user, hold).await });
+        begun.await.expect("the feed looks");
+        node.bomb.0.store(true, Ordering::SeqCst);
+        let connection = |slot| ConnectionId {
+            worker: 0,
+            slot,
+            generation: 0,
+        };
+        for slot in 0..3 {
+            let submission = Submission {
+                feed: user,
+                author: user,
+                operations: vec![operation(slot.into())],
+                reply: ReplyTo::Connection(connection(slot)),
+            };
+            node.router.submit(submission, &*node.connections);
+        }
+        let router = node.router.clone();
+        let last = actix_rt::spawn(async move { router.view(user, |_| ()).await });
+        tokio::task::yield_now().await;
+        drop(go);
+        assert_eq!(look.await.expect("it ran"), Ok(()));
+        assert_eq!(last.await.expect("it ran"), Err(Code::FeedUnavailable));
+        until(|| node.counts.stopped.load(Ordering::SeqCst) == 1).await;
+        let mut answers = std::mem::take(&mut *node.connections.answers());
+        answers.sort_by_key(|(connection, _)| connection.slot);
+        let told: Vec<_> = answers
+            .iter()
+            .map(|(to, result)| (*to, code(&result.outcome)))
+            .collect();
+        let unknown = |slot| (connection(slot), Some(Code::OutcomeUnknown));
+        assert_eq!(told, [unknown(0), unknown(1), unknown(2)]);
     });
 }
 

@@ -57,7 +57,14 @@ pub struct FeedActor {
     next_submission: u64,
     /// Something happened since the last look for idleness.
     active: bool,
+    /// It panicked: nothing is done any more, and it stops behind what is in its mailbox.
+    failed: bool,
 }
+
+/// The last message of a feed that panicked.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct Stop;
 
 impl FeedActor {
     /// A shell around a feed that has nothing in memory.
@@ -71,6 +78,7 @@ impl FeedActor {
             looks: Vec::new(),
             next_submission: 0,
             active: true,
+            failed: false,
         }
     }
 
@@ -89,6 +97,9 @@ impl FeedActor {
     }
 
     fn step(&mut self, step: Step, ctx: &mut Context<Self>) {
+        if self.failed {
+            return;
+        }
         // A panic in here must end this feed only: the state is thrown away with the actor, and comes back from the store.
         let handled = catch_unwind(AssertUnwindSafe(|| {
             let now = self.ports.clock.now_ms();
@@ -105,10 +116,13 @@ impl FeedActor {
         }
     }
 
-    fn panicked(&self, ctx: &mut Context<Self>) {
+    fn panicked(&mut self, ctx: &mut Context<Self>) {
         tracing::error!(user.id = %self.user, "feed panicked");
+        self.failed = true;
+        // From here on the mailbox gets nothing new. Whoever is in it already must hear that the feed is gone.
         self.table.failed(self.user);
-        ctx.stop();
+        #[allow(clippy::disallowed_methods, reason = "one, behind everything else")]
+        ctx.address().do_send(Stop);
     }
 
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
@@ -218,7 +232,7 @@ impl Actor for FeedActor {
         // Mailbox capacity is no bound (actix ignores it for clones); the permits are. This spares it the parking.
         ctx.set_mailbox_capacity(0);
         ctx.run_interval(self.ports.feed_idle, |actor, ctx| {
-            if std::mem::take(&mut actor.active) || !actor.feed.is_idle() || !actor.looks.is_empty() {
+            if actor.failed || std::mem::take(&mut actor.active) || !actor.feed.is_idle() || !actor.looks.is_empty() {
                 return;
             }
             // From here on new requests start a new actor; the table refuses if one is on its way to this one.
@@ -246,6 +260,14 @@ impl Actor for FeedActor {
         for (look, _permit) in self.looks.drain(..) {
             look(Err(Code::FeedUnavailable));
         }
+    }
+}
+
+impl Handler<Stop> for FeedActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        ctx.stop();
     }
 }
 
