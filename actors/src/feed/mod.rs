@@ -241,7 +241,7 @@ impl Feed {
             dirty: BTreeSet::new(),
             flushing: None,
             flush_timer: false,
-            commits_since_trim: TRIM_EVERY_COMMITS,
+            commits_since_trim: 0,
             last_time: 0,
             next_append_id: first_append_id,
         }
@@ -746,17 +746,24 @@ impl Feed {
     fn take_in(&mut self, loaded: &Loaded, now: UnixMs, effects: &mut Vec<Effect>) -> Result<(), String> {
         let replay = rebuild(self.user, loaded, |problem| effects.push(Effect::Report(problem)))?;
         self.state = replay.state;
+        let kept_since = now - limits::OPERATION_IDS_KEPT_MS;
         self.answers = Answers::default();
         self.recent.clear();
         self.dirty.clear();
         for entry in &replay.entries {
-            if entry.time >= now - limits::OPERATION_IDS_KEPT_MS {
+            if entry.time >= kept_since {
                 self.answers.insert(entry);
             }
             if entry.seq > loaded.head.rows_upto {
                 self.dirty.extend(self.state.touched(entry));
             }
         }
+        // The log may hold what can go if the load did not bring all of it, or brought some that is not recent.
+        let may_be_cut = match replay.entries.first() {
+            Some(entry) => entry.seq > loaded.head.first || entry.time < kept_since,
+            None => loaded.head.seq >= loaded.head.first,
+        };
+        self.commits_since_trim = if may_be_cut { TRIM_EVERY_COMMITS } else { 0 };
         let keep = replay.entries.len().saturating_sub(RECENT_ENTRIES_MAX);
         self.recent.extend(replay.entries.into_iter().skip(keep));
         self.last_time = loaded.log.last().map_or(0, |row| row.time);

@@ -66,6 +66,7 @@ struct Harness {
     timers: Vec<Timer>,
     appends: usize,
     reads_back: usize,
+    trims: usize,
     next: u64,
     now: UnixMs,
 }
@@ -93,6 +94,7 @@ impl Harness {
             timers: Vec::new(),
             appends: 0,
             reads_back: 0,
+            trims: 0,
             next: 0,
             now: NOW,
         }
@@ -145,6 +147,7 @@ impl Harness {
                     self.send(Message::RowsWritten(upto, written));
                 }
                 Effect::Trim(retention) => {
+                    self.trims += 1;
                     let trimmed = Self::now_or_never(self.store.trim(user(), retention));
                     self.send(Message::Trimmed(trimmed));
                 }
@@ -438,6 +441,28 @@ fn rows_are_written_later_together_and_a_restart_needs_the_log_only_after_them()
         harness.feed.state().expect("ready").all_tasks().collect::<Vec<_>>()
     );
     assert_eq!(before, after);
+}
+
+#[test]
+fn the_log_is_cut_after_a_start_and_only_if_it_may_hold_what_can_go() {
+    const DAY_MS: UnixMs = 24 * 60 * 60 * 1000;
+    let mut harness = Harness::new();
+    // Days since the life before, whether a trim is asked for, and the commits that are left.
+    for (index, (days, trims, left)) in (1..).zip([(0, 0, 2), (0, 0, 3), (2, 1, 4), (0, 1, 5), (91, 1, 1), (0, 0, 2)]) {
+        harness.now += days * DAY_MS;
+        harness.submit(vec![create(index, "x")]);
+        harness.ring(Timer::Flush);
+        assert_eq!((harness.trims, harness.log_length()), (trims, left), "life {index}");
+        harness = harness.restarted();
+    }
+    // Old, and no rows were ever written: all of it comes with the load.
+    let mut harness = Harness::new();
+    harness.submit(vec![create(100, "x")]);
+    harness.now += 91 * DAY_MS;
+    let mut harness = harness.restarted();
+    harness.submit(vec![create(101, "x")]);
+    harness.ring(Timer::Flush);
+    assert_eq!((harness.trims, harness.log_length()), (1, 1));
 }
 
 #[test]
