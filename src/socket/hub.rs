@@ -32,7 +32,7 @@ const SHARDS: usize = 64;
 /// A publication on its way to the sockets.
 #[derive(Debug)]
 pub struct Delivery {
-    /// What was committed.
+    /// What was committed. Its answers are with the workers whose connections they are for.
     pub publication: Publication,
     json: OnceLock<Bytes>,
     msgpack: OnceLock<Bytes>,
@@ -75,10 +75,13 @@ impl Delivery {
     }
 }
 
+/// Answers for connections of one worker.
+pub type Answers = Vec<(ConnectionId, Vec<OperationResult>)>;
+
 /// What a worker gets.
 pub enum ToWorker {
     /// Entries for its followers, and answers for its connections.
-    Deliver(Arc<Delivery>),
+    Deliver(Arc<Delivery>, Answers),
     /// Answers that come without an entry.
     Answer(ConnectionId, Vec<OperationResult>),
     /// What a session decided.
@@ -104,11 +107,47 @@ struct Interest {
     waiters: Vec<(Seq, oneshot::Sender<()>)>,
 }
 
+/// Who wants to hear of which feed.
+struct Interests(Vec<Mutex<HashMap<UserId, Interest>>>);
+
+impl Interests {
+    fn shard(&self, feed: UserId) -> MutexGuard<'_, HashMap<UserId, Interest>> {
+        lock(&self.0[feed.bytes()[15] as usize % SHARDS])
+    }
+
+    /// Changes who wants to hear of a feed, if anyone does. Nothing stays of a feed that nobody wants to hear of.
+    fn change(&self, feed: UserId, change: impl FnOnce(&mut Interest)) {
+        let mut shard = self.shard(feed);
+        if let Some(interest) = shard.get_mut(&feed) {
+            change(interest);
+            if interest.workers == 0 && interest.waiters.is_empty() {
+                shard.remove(&feed);
+            }
+        }
+    }
+}
+
+/// A long-poll or event stream that waits. Whatever ends the wait takes it out of the table.
+struct Waiting {
+    receiver: oneshot::Receiver<()>,
+    feed: UserId,
+    interests: Arc<Interests>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.receiver.close();
+        self.interests.change(self.feed, |interest| {
+            interest.waiters.retain(|(_, waiter)| !waiter.is_closed());
+        });
+    }
+}
+
 /// See the module.
 pub struct Hub {
     workers: Vec<WorkerQueue>,
     starting: Mutex<Vec<Option<mpsc::UnboundedReceiver<ToWorker>>>>,
-    interests: Vec<Mutex<HashMap<UserId, Interest>>>,
+    interests: Arc<Interests>,
     /// WebSockets of all workers, those included whose handshake is under way.
     pub connections: AtomicUsize,
     /// Handshakes under way.
@@ -146,7 +185,7 @@ impl Hub {
         Self {
             workers: queues,
             starting: Mutex::new(receivers),
-            interests: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            interests: Arc::new(Interests((0..SHARDS).map(|_| Mutex::default()).collect())),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
@@ -155,10 +194,6 @@ impl Hub {
 
     fn queues(&self) -> &[WorkerQueue] {
         &self.workers
-    }
-
-    fn interests(&self, feed: UserId) -> MutexGuard<'_, HashMap<UserId, Interest>> {
-        lock(&self.interests[feed.bytes()[15] as usize % SHARDS])
     }
 
     /// The inbox of the next worker that starts; `None` if all have theirs.
@@ -174,29 +209,27 @@ impl Hub {
 
     /// From now on the worker gets the feed's publications.
     pub fn follow(&self, worker: u16, feed: UserId) {
-        self.interests(feed).entry(feed).or_default().workers |= 1 << worker;
+        self.interests.shard(feed).entry(feed).or_default().workers |= 1 << worker;
     }
 
     /// The worker has no followers of the feed any more.
     pub fn unfollow(&self, worker: u16, feed: UserId) {
-        let mut interests = self.interests(feed);
-        if let Some(interest) = interests.get_mut(&feed) {
-            interest.workers &= !(1 << worker);
-            if interest.workers == 0 && interest.waiters.is_empty() {
-                interests.remove(&feed);
-            }
-        }
+        self.interests
+            .change(feed, |interest| interest.workers &= !(1 << worker));
     }
 }
 
 impl Changes for Hub {
     fn changed(&self, feed: UserId, after: Seq) -> BoxFuture<()> {
         let (sender, receiver) = oneshot::channel();
-        let mut interests = self.interests(feed);
-        let waiters = &mut interests.entry(feed).or_default().waiters;
-        waiters.retain(|(_, waiter)| !waiter.is_closed());
-        waiters.push((after, sender));
-        Box::pin(async move { drop(receiver.await) })
+        let mut shard = self.interests.shard(feed);
+        shard.entry(feed).or_default().waiters.push((after, sender));
+        let mut waiting = Waiting {
+            receiver,
+            feed,
+            interests: self.interests.clone(),
+        };
+        Box::pin(async move { drop((&mut waiting.receiver).await) })
     }
 }
 
@@ -233,7 +266,7 @@ impl WorkerInbox {
         let count = self.receiver.recv_many(batch, 1024).await;
         let publications = batch
             .iter()
-            .filter(|message| matches!(message, ToWorker::Deliver(_)))
+            .filter(|message| matches!(message, ToWorker::Deliver(..)))
             .count();
         if let Some(queue) = hub.queues().get(self.index as usize) {
             queue.publications.fetch_sub(publications, Ordering::AcqRel);
@@ -243,26 +276,17 @@ impl WorkerInbox {
 }
 
 impl Push for Hub {
-    fn publish(&self, publication: Publication) {
-        let feed = publication.feed;
-        let mut workers: u64 = publication
-            .answers
-            .iter()
-            .fold(0, |mask, (to, _)| mask | 1 << to.worker);
+    fn publish(&self, mut publication: Publication) {
+        let mut answers = std::mem::take(&mut publication.answers);
+        let mut workers: u64 = answers.iter().fold(0, |mask, (to, _)| mask | 1 << to.worker);
         let last = publication.entries.last().map_or(0, |entry| entry.seq);
-        {
-            let mut interests = self.interests(feed);
-            if let Some(interest) = interests.get_mut(&feed) {
-                workers |= interest.workers;
-                for (_, waiter) in interest.waiters.extract_if(.., |(after, _)| *after < last) {
-                    // Whoever gave up waiting is gone; there is nobody to tell.
-                    let _ = waiter.send(());
-                }
-                if interest.workers == 0 && interest.waiters.is_empty() {
-                    interests.remove(&feed);
-                }
+        self.interests.change(publication.feed, |interest| {
+            workers |= interest.workers;
+            for (_, waiter) in interest.waiters.extract_if(.., |(after, _)| *after < last) {
+                // Whoever gave up waiting is gone; there is nobody to tell.
+                let _ = waiter.send(());
             }
-        }
+        });
         if workers == 0 {
             return;
         }
@@ -277,19 +301,15 @@ impl Push for Hub {
             .enumerate()
             .filter(|(index, _)| workers & 1 << index != 0)
         {
+            let own = answers.extract_if(.., |(to, _)| to.worker as usize == index).collect();
             if queue.publications.fetch_add(1, Ordering::AcqRel) < PUBLICATIONS_WAITING_MAX {
-                drop(queue.sender.send(ToWorker::Deliver(delivery.clone())));
+                drop(queue.sender.send(ToWorker::Deliver(delivery.clone(), own)));
                 continue;
             }
             queue.publications.fetch_sub(1, Ordering::AcqRel);
             queue.missed.store(true, Ordering::Release);
-            let answers = delivery
-                .publication
-                .answers
-                .iter()
-                .filter(|(to, _)| to.worker as usize == index);
-            for (connection, results) in answers {
-                drop(queue.sender.send(ToWorker::Answer(*connection, results.clone())));
+            for (connection, results) in own {
+                drop(queue.sender.send(ToWorker::Answer(connection, results)));
             }
         }
     }
@@ -314,4 +334,113 @@ pub fn results_frame(encoding: Encoding, results: Vec<OperationResult>) -> Bytes
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change under these locks is complete at each step, so a panic elsewhere leaves them usable.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use taskflow_actors::domain::Entry;
+    use taskflow_actors::ports::Epoch;
+    use taskflow_protocol::OperationId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const FEED: UserId = UserId(Uuid::from_u128(9));
+
+    fn publish(hub: &Hub, seq: Seq) {
+        publish_with(hub, seq, Vec::new());
+    }
+
+    fn publish_with(hub: &Hub, seq: Seq, answers: Answers) {
+        let entry = Entry {
+            seq,
+            time: 1_000,
+            author: FEED,
+            operation: OperationId(Uuid::from_u128(seq.into())),
+            operation_hash: 0,
+            changes: Vec::new(),
+        };
+        hub.publish(Publication {
+            feed: FEED,
+            epoch: Epoch(1),
+            entries: Arc::new([entry]),
+            answers,
+        });
+    }
+
+    fn waiters(hub: &Hub) -> Option<usize> {
+        hub.interests
+            .shard(FEED)
+            .get(&FEED)
+            .map(|interest| interest.waiters.len())
+    }
+
+    #[test]
+    fn each_worker_gets_the_answers_of_its_connections_also_when_it_loses_the_entries() {
+        let hub = Hub::new(3);
+        let mut inboxes: Vec<_> = std::iter::from_fn(|| hub.take_inbox()).collect();
+        let connection = |worker, slot| ConnectionId {
+            worker,
+            slot,
+            generation: 0,
+        };
+        // The last worker does not keep up.
+        for _ in 0..PUBLICATIONS_WAITING_MAX {
+            publish_with(&hub, 1, vec![(connection(2, 0), Vec::new())]);
+        }
+        let to = [(0, 1), (1, 2), (2, 3), (0, 4), (2, 5)].map(|(worker, slot)| connection(worker, slot));
+        publish_with(&hub, 2, to.map(|to| (to, Vec::new())).into());
+        let mut received = |worker: usize| {
+            let mut all = Vec::new();
+            while let Some(true) = inboxes[worker].receive(&hub, &mut all).now_or_never() {}
+            all
+        };
+        for (worker, expected) in [(0, vec![1, 4]), (1, vec![2])] {
+            let [ToWorker::Deliver(_, answers)] = &received(worker)[..] else {
+                panic!("one publication")
+            };
+            assert_eq!(answers.iter().map(|(to, _)| to.slot).collect::<Vec<_>>(), expected);
+        }
+        let late: Vec<_> = received(2).drain(PUBLICATIONS_WAITING_MAX..).collect();
+        let [ToWorker::Answer(first, _), ToWorker::Answer(second, _)] = &late[..] else {
+            panic!("two answers, and no entries")
+        };
+        assert_eq!([first.slot, second.slot], [3, 5]);
+        assert!(hub.take_missed(2) && !hub.take_missed(0));
+    }
+
+    #[test]
+    fn who_waits_is_told_of_an_entry_above_what_it_has_and_nothing_of_it_stays() {
+        let hub = Hub::new(1);
+        let (mut here, mut ahead) = (hub.changed(FEED, 5), hub.changed(FEED, 6));
+        publish(&hub, 6);
+        assert_eq!((&mut here).now_or_never(), Some(()));
+        assert_eq!((&mut ahead).now_or_never(), None);
+        publish(&hub, 7);
+        assert_eq!(ahead.now_or_never(), Some(()));
+        assert_eq!(waiters(&hub), None);
+    }
+
+    #[test]
+    fn who_left_while_it_waited_leaves_nothing_behind() {
+        let hub = Hub::new(1);
+        let (left, unasked, mut stays) = (hub.changed(FEED, 5), hub.changed(FEED, 5), hub.changed(FEED, 5));
+        assert_eq!(left.now_or_never(), None, "it waited, and is dropped here");
+        drop(unasked);
+        assert_eq!(waiters(&hub), Some(1));
+        publish(&hub, 6);
+        assert_eq!((&mut stays).now_or_never(), Some(()), "the others still hear of it");
+        assert_eq!(waiters(&hub), None);
+    }
+
+    #[test]
+    fn a_worker_that_follows_stays_when_the_last_waiter_leaves() {
+        let hub = Hub::new(1);
+        hub.follow(0, FEED);
+        drop(hub.changed(FEED, 5));
+        assert_eq!(waiters(&hub), Some(0));
+        hub.unfollow(0, FEED);
+        assert_eq!(waiters(&hub), None);
+    }
 }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::catch_up;
 use super::connection::{Connection, Delivered};
 use super::frame;
-use super::hub::{Delivery, Hub, ToWorker, WorkerInbox};
+use super::hub::{Answers, Delivery, Hub, ToWorker, WorkerInbox};
 use super::outbound::TOTAL_BYTES;
 use crate::allocator;
 use crate::auth::{Claims, Tokens};
@@ -244,7 +244,7 @@ impl Worker {
             let mut touched = Vec::new();
             for message in batch.drain(..) {
                 match message {
-                    ToWorker::Deliver(delivery) => self.deliver(&delivery, joined, &mut touched),
+                    ToWorker::Deliver(delivery, answers) => self.deliver(&delivery, answers, joined, &mut touched),
                     ToWorker::Answer(to, results) => {
                         if let Some(connection) = self.connection(to) {
                             connection.answer(&self, results);
@@ -267,13 +267,18 @@ impl Worker {
         }
     }
 
-    fn deliver(self: &Rc<Self>, delivery: &Delivery, joined: bool, touched: &mut Vec<Rc<Connection>>) {
-        let answers = &delivery.publication.answers;
+    fn deliver(
+        self: &Rc<Self>,
+        delivery: &Delivery,
+        answers: Answers,
+        joined: bool,
+        touched: &mut Vec<Rc<Connection>>,
+    ) {
         // The author's answer and the push of its entry go in one write.
         let joined = joined || !answers.is_empty();
-        for (to, results) in answers.iter().filter(|(to, _)| to.worker == self.index) {
-            if let Some(connection) = self.connection(*to) {
-                connection.answer(self, results.clone());
+        for (to, results) in answers {
+            if let Some(connection) = self.connection(to) {
+                connection.answer(self, results);
                 touched.push(connection);
             }
         }
