@@ -106,6 +106,9 @@ settings! {
     /// Bytes that may wait for one connection. A client that reads more slowly is cut, and catches up from the log.
     outbound_bytes_max: usize = limits::OUTBOUND_BYTES_MAX;
 
+    /// Bytes that may wait for all connections together: what the machine's memory has room for. Beyond it the connection with the most is cut, and catches up from the log.
+    outbound_bytes_total_max: usize = limits::OUTBOUND_BYTES_TOTAL_MAX;
+
     /// Seconds that an access token is good for. A sign-out ends it at once all the same.
     access_token_seconds: u32 = 900;
 
@@ -379,7 +382,7 @@ impl Loaded {
                 cause,
             })
         };
-        let ranges: [(&'static str, u64, u64, u64); 9] = [
+        let ranges: [(&'static str, u64, u64, u64); 10] = [
             (
                 "connections_a_user_max",
                 config.connections_a_user_max as u64,
@@ -396,6 +399,12 @@ impl Loaded {
                 config.outbound_bytes_max as u64,
                 limits::COMMIT_BYTES_MAX as u64,
                 1024 * 1024 * 1024,
+            ),
+            (
+                "outbound_bytes_total_max",
+                config.outbound_bytes_total_max as u64,
+                limits::COMMIT_BYTES_MAX as u64,
+                1024 * 1024 * 1024 * 1024,
             ),
             (
                 "access_token_seconds",

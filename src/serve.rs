@@ -145,6 +145,7 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         heartbeat_ms: config.heartbeat_ms as u32,
         heartbeat_timeout_s: limits::heartbeat_timeout_ms(config.heartbeat_ms).div_ceil(1000) as u32,
         outbound_bytes_max: config.outbound_bytes_max,
+        outbound_bytes_total_max: config.outbound_bytes_total_max,
         reconnect_window_ms: RECONNECT_WINDOW_MS,
         snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
     });

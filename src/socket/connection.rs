@@ -176,6 +176,11 @@ impl Connection {
         self.state.borrow().user
     }
 
+    /// It got its last words: it goes by itself, or is cut.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.state.borrow().phase, Phase::Closing(_) | Phase::Dead)
+    }
+
     pub fn outbound_bytes(&self) -> usize {
         self.state.borrow().outbound.bytes()
     }

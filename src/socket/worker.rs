@@ -13,7 +13,6 @@ use slab::Slab;
 use taskflow_actors::ports::{Clock, ConnectionId, Store};
 use taskflow_actors::session::{Decision, Sessions};
 use taskflow_actors::supervisor::Router;
-use taskflow_protocol::limits::OUTBOUND_BYTES_TOTAL_MAX;
 use taskflow_protocol::message::{Empty, ErrorBody, ServerMessage};
 use taskflow_protocol::{Code, Encoding, UserId};
 use tokio::net::TcpStream;
@@ -57,6 +56,8 @@ pub struct Gateway {
     pub heartbeat_timeout_s: u32,
     /// See [`taskflow_protocol::limits::OUTBOUND_BYTES_MAX`].
     pub outbound_bytes_max: usize,
+    /// See [`taskflow_protocol::limits::OUTBOUND_BYTES_TOTAL_MAX`].
+    pub outbound_bytes_total_max: usize,
     /// Clients that are sent away come back within this time, spread evenly.
     pub reconnect_window_ms: u32,
     /// Snapshots under way at once: each holds a feed in memory.
@@ -169,7 +170,7 @@ impl Worker {
         self.watched.borrow_mut().push(slot);
     }
 
-    fn connection(&self, id: ConnectionId) -> Option<Rc<Connection>> {
+    pub(super) fn connection(&self, id: ConnectionId) -> Option<Rc<Connection>> {
         let slots = self.slots.borrow();
         let slot = slots
             .get(id.slot as usize)
@@ -261,9 +262,7 @@ impl Worker {
             if hub.take_missed(self.index) {
                 self.read_all_again();
             }
-            if TOTAL_BYTES.load(Ordering::Relaxed) > OUTBOUND_BYTES_TOTAL_MAX {
-                self.evict_fullest();
-            }
+            self.make_room();
         }
     }
 
@@ -343,12 +342,21 @@ impl Worker {
         }
     }
 
-    fn evict_fullest(&self) {
+    /// If all queues together hold too much, the fullest connection here goes, unless the fullest of all must be another
+    /// worker's: that one has at least the average.
+    fn make_room(&self) {
+        let total = TOTAL_BYTES.load(Ordering::Relaxed);
+        if total <= self.gateway.outbound_bytes_total_max {
+            return;
+        }
+        let average = total / self.gateway.hub.connections.load(Ordering::Relaxed).max(1);
         let slots = self.slots.borrow();
         let all = slots.iter().filter_map(|(_, slot)| slot.connection.clone());
-        let fullest = all.max_by_key(|connection| connection.outbound_bytes());
+        let fullest = all
+            .filter(|connection| !connection.is_ending())
+            .max_by_key(|connection| connection.outbound_bytes());
         drop(slots);
-        if let Some(connection) = fullest {
+        if let Some(connection) = fullest.filter(|connection| connection.outbound_bytes() >= average) {
             self.gateway.metrics.evictions.of(Eviction::QueuesFull).increment(1);
             connection.close(self, Code::TooSlow);
         }
@@ -380,6 +388,8 @@ impl Worker {
             self.now_s.set(self.begun.elapsed().as_secs() as u32);
             let waiting = TOTAL_BYTES.load(Ordering::Relaxed);
             self.gateway.metrics.queue_bytes.set(waiting as f64);
+            // Queues also grow by what their clients ask for, and then nothing comes through the loop.
+            self.make_room();
             self.beat(group, groups, &beats);
             group = (group + 1) % groups;
             let watched = self.watched.take();

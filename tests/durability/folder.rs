@@ -201,6 +201,7 @@ fn settings_that_are_wrong_are_named_before_anything_is_touched() {
     for (flag, expected) in [
         ("--heartbeat-ms=1", "heartbeat_ms"),
         ("--outbound-bytes-max=1", "outbound_bytes_max"),
+        ("--outbound-bytes-total-max=1", "outbound_bytes_total_max"),
         ("--access-token-seconds=1", "access_token_seconds"),
     ] {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));

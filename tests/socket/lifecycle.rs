@@ -355,6 +355,106 @@ fn a_slow_reader_is_cut_the_others_are_not_and_it_catches_up() {
 }
 
 #[test]
+fn when_all_queues_together_are_too_full_the_fullest_is_cut_and_nobody_who_reads() {
+    let server = Server::start(&["--outbound-bytes-total-max=3145728"]);
+    let account = server.user();
+    let mut author = Follower::start(&server, Encoding::Json, &account);
+    // Some on each worker.
+    let mut readers: Vec<_> = (0..8)
+        .map(|index| Follower::start(&server, ENCODINGS[index % 2], &account))
+        .collect();
+    let slow: Vec<_> = (0..4)
+        .map(|_| {
+            let small = Client::over(Raw::connect_small(server.address), Encoding::Json);
+            Follower::over(small, &account, Default::default())
+        })
+        .collect();
+    // They stop reading here, and none of them alone has more than one may have.
+    let notes = "x".repeat(50_000);
+    let evicted = "taskflow_evictions_total{reason=\"queues_full\"}";
+    eventually("the eviction", || {
+        let seq = author.client.accept(&json!({ "task_create": {
+            "task": crate::support::id(), "title": "large", "notes": notes,
+        } }));
+        for reader in readers.iter_mut().chain([&mut author]) {
+            reader.until_seq(seq);
+        }
+        (server.metric(evicted) > 0.0).then_some(())
+    });
+    assert_eq!(server.metric("taskflow_evictions_total{reason=\"too_slow\"}"), 0.0);
+    for reader in &mut readers {
+        reader.client.flush();
+    }
+    let last = author.replica.position;
+    let mut cut = 0.0;
+    for mut follower in slow {
+        let ended = loop {
+            match follower.client.next() {
+                Ok(message) if message.get("reconnect").is_some() => {
+                    assert_eq!(message["reconnect"]["code"], 508);
+                }
+                Ok(message) => assert!(follower.take(&message), "{message}"),
+                Err(ended) => break Some(ended),
+            }
+            if follower.replica.position == last {
+                break None;
+            }
+        };
+        if let Some(ended) = ended {
+            cut += 1.0;
+            assert!(
+                matches!(ended, Ended::Cut) || ended == closed(4508, "too_slow"),
+                "{ended:?}"
+            );
+            follower = Follower::resume(&server, Encoding::Json, &account, follower.replica);
+            assert_eq!(follower.following["mode"], "entries");
+            follower.until_seq(last);
+        }
+        assert_eq!(follower.replica.rows, author.replica.rows);
+    }
+    assert_eq!(server.metric(evicted), cut);
+}
+
+#[test]
+fn the_queue_of_one_does_not_cost_others_their_connection() {
+    // On each worker are some who read; on one of them is who does not, and fills its queue by itself.
+    let server = Server::start(&["--outbound-bytes-max=67108864", "--outbound-bytes-total-max=1048576"]);
+    let (account, other) = (server.user(), server.user());
+    let mut author = Follower::start(&server, Encoding::Json, &account);
+    let mut readers: Vec<_> = (0..8)
+        .map(|_| Follower::start(&server, Encoding::Json, &account))
+        .collect();
+    let mut client = Client::over(Raw::connect_small(server.address), Encoding::Json);
+    client.hello(&other, &json!([]));
+    let frame = client.frame_of(&json!({ "unfollow": {} })).repeat(1000);
+    eventually("the eviction", || {
+        client.raw.try_send(&frame);
+        let seq = author.client.accept(&task("meanwhile")["command"]);
+        for reader in readers.iter_mut().chain([&mut author]) {
+            reader.until_seq(seq);
+        }
+        (server.metric("taskflow_evictions_total{reason=\"queues_full\"}") > 0.0).then_some(())
+    });
+    let seq = author.client.accept(&task("afterwards")["command"]);
+    for reader in readers.iter_mut().chain([&mut author]) {
+        reader.until_seq(seq);
+    }
+    assert_eq!(server.metric("taskflow_evictions_total{reason=\"queues_full\"}"), 1.0);
+}
+
+#[test]
+fn a_queue_that_fills_while_nothing_is_published_is_cut_too() {
+    let server = Server::start(&["--outbound-bytes-max=67108864", "--outbound-bytes-total-max=1048576"]);
+    let account = server.user();
+    let mut client = Client::over(Raw::connect_small(server.address), Encoding::Json);
+    client.hello(&account, &json!([]));
+    let frame = client.frame_of(&json!({ "unfollow": {} })).repeat(1000);
+    client.raw.try_send(&frame.repeat(20));
+    server.wait_for_metric("taskflow_evictions_total{reason=\"queues_full\"}", |count| count == 1.0);
+    server.wait_for_metric("taskflow_connections", |count| count == 0.0);
+}
+
+#[test]
 fn a_client_that_never_reads_its_answers_is_cut() {
     let server = Server::start(&["--outbound-bytes-max=1048576"]);
     let account = server.user();
