@@ -313,6 +313,12 @@ fn limits_table() -> String {
             "ms",
             Some(Code::HeartbeatMissed),
         ),
+        (
+            "`refresh` messages of a connection within a minute",
+            limits::REFRESHES_A_MINUTE_MAX.into(),
+            "",
+            Some(Code::TooManyRefreshes),
+        ),
         ("`wait` of a long-poll", limits::LONG_POLL_SECONDS_MAX, "seconds", None),
         (
             "items on one page of a REST answer",

@@ -3,6 +3,9 @@
 //! A connection belongs to one worker thread and is never touched from another. It costs one task, no timer and, while
 //! idle, no buffer.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
 use std::io;
@@ -17,6 +20,7 @@ use taskflow_actors::supervisor::{ReplyTo, Submission};
 use taskflow_protocol::codec::Decoded;
 use taskflow_protocol::limits::{
     CLIENT_NAME_BYTES_MAX, FOLLOWS_A_CONNECTION_MAX, HELLO_TIMEOUT_MS, MESSAGE_BYTES_MAX, OPERATIONS_A_MESSAGE_MAX,
+    REFRESHES_A_MINUTE_MAX,
 };
 use taskflow_protocol::message::{
     ClientMessage, ErrorBody, Follow, Hello, OperationResult, Operations, ProtocolRange, Reconnect, Refreshed,
@@ -122,6 +126,9 @@ struct State {
     user: UserId,
     sign_in: Uuid,
     expires_at: UnixMs,
+    /// Tokens that were brought in the present minute of the worker's clock, and which minute that is.
+    refreshes: u32,
+    refreshes_minute: u32,
     /// The session knows this connection, and it counts among its user's.
     seat: Option<Seat>,
     /// Whole messages may be among the bytes that the decoder keeps: they came while the token was checked.
@@ -160,6 +167,8 @@ impl Connection {
                 user: UserId(Uuid::nil()),
                 sign_in: Uuid::nil(),
                 expires_at: 0,
+                refreshes: 0,
+                refreshes_minute: 0,
                 seat: None,
                 held: !early.is_empty(),
                 follow_count: 0,
@@ -625,6 +634,9 @@ impl Connection {
     }
 
     fn refresh(self: &Rc<Self>, worker: &Rc<Worker>, token: String) {
+        if !self.may_refresh(worker.now_s() / 60) {
+            return self.error(worker, ErrorBody::new(Code::TooManyRefreshes));
+        }
         let connection = self.clone();
         let owner = worker.clone();
         worker.verify(token, move |verified| match verified {
@@ -632,6 +644,15 @@ impl Connection {
             // The old token is still good: the client may try again until it expires.
             Err(code) => connection.error(&owner, ErrorBody::new(code).field("refresh.token")),
         });
+    }
+
+    fn may_refresh(&self, minute: u32) -> bool {
+        let mut state = self.state();
+        if state.refreshes_minute != minute {
+            (state.refreshes_minute, state.refreshes) = (minute, 0);
+        }
+        state.refreshes += 1;
+        state.refreshes <= REFRESHES_A_MINUTE_MAX
     }
 
     fn refreshed(&self, worker: &Worker, claims: &Claims) {

@@ -20,6 +20,7 @@ use support::ws::{BINARY, FIN, TEXT, closing, masked, operation, task};
 use support::{
     Account, Client, DEADLINE, Encoding, Ended, Raw, Response, Server, Value, eventually, http, id, in_parallel, json,
 };
+use taskflow_protocol::limits::REFRESHES_A_MINUTE_MAX;
 use taskflow_protocol::{Action, Code};
 
 /// Where a code showed itself.
@@ -557,6 +558,7 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
             vec![ended(client)]
         }
         Code::FeedDamaged => store::feed_damaged(),
+        Code::TooManyRefreshes => vec![too_many_refreshes(world)],
     }
 }
 
@@ -666,6 +668,19 @@ fn too_slow() -> Seen {
         client.raw.try_send(&frame);
     }
     ended(client)
+}
+
+/// More tokens than a connection may bring, whenever its minute began.
+fn too_many_refreshes(world: &World) -> Seen {
+    let mut client = world.client();
+    let refresh = json!({ "refresh": { "token": world.account.token } });
+    for _ in 0..=2 * REFRESHES_A_MINUTE_MAX {
+        client.send(&refresh);
+    }
+    let error = client.wait_for("error");
+    // It goes on with the token that it has.
+    client.accept(&task("still in")["command"]);
+    Seen::Error(error)
 }
 
 /// Every code, each with what led to it, a few at a time: some wait for time-outs.
