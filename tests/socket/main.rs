@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod aged;
 mod following;
 mod framing;
 mod handshake;
