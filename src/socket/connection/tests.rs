@@ -1,8 +1,12 @@
 //! What cannot be brought about from outside: moments between two steps of one connection.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use actix_rt::Arbiter;
+use taskflow_actors::ports::Clock;
 use taskflow_actors::session::Sessions;
+use taskflow_actors::supervisor::{Ports, Router, Supervisor, Unobserved};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -15,11 +19,10 @@ use crate::telemetry::Telemetry;
 use crate::testing::ApiBench;
 
 /// A worker that runs on the thread of the test.
-fn worker(bench: &ApiBench) -> Rc<Worker> {
-    let hub = Arc::new(Hub::new(1));
+fn worker(bench: &ApiBench, hub: Arc<Hub>, router: Router) -> Rc<Worker> {
     let gateway = Arc::new(Gateway {
         hub: hub.clone(),
-        router: bench.api.router.clone(),
+        router,
         store: bench.api.store.clone(),
         tokens: bench.api.tokens.clone(),
         sessions: Sessions::new(hub),
@@ -44,12 +47,41 @@ fn worker(bench: &ApiBench) -> Rc<Worker> {
 async fn first_of<'a>(client: &mut TcpStream, words: &[&'a str]) -> &'a str {
     let mut text = Vec::new();
     loop {
-        client.read_buf(&mut text).await.expect("readable");
+        let read = tokio::time::timeout(Duration::from_secs(10), client.read_buf(&mut text)).await;
+        let read = read.unwrap_or_else(|_| panic!("none of {words:?} came"));
+        assert_ne!(read.expect("readable"), 0, "the connection ended");
         let seen = String::from_utf8_lossy(&text);
         if let Some(word) = words.iter().find(|word| seen.contains(**word)) {
             return word;
         }
     }
+}
+
+/// A client whose connection is open.
+async fn open(worker: &Rc<Worker>, token: String) -> (TcpStream, Rc<Connection>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let mut client = TcpStream::connect(address).await.expect("it listens");
+    let (stream, _) = listener.accept().await.expect("somebody comes");
+    worker.adopt(stream, Encoding::Json, Some(token), &[]);
+    let first = ConnectionId {
+        worker: 0,
+        slot: 0,
+        generation: 0,
+    };
+    let connection = worker.connection(first).expect("it was adopted");
+    send(&mut client, r#"{"hello":{"protocol":{"min":1,"max":1}}}"#).await;
+    first_of(&mut client, &["welcome"]).await;
+    (client, connection)
+}
+
+/// Text in one frame, masked with zeros (RFC 6455, section 5.2).
+async fn send(client: &mut TcpStream, text: &str) {
+    let mut frame = vec![0x81, 0x80 | 126];
+    frame.extend((text.len() as u16).to_be_bytes());
+    frame.extend([0; 4]);
+    frame.extend(text.as_bytes());
+    client.write_all(&frame).await.expect("writable");
 }
 
 #[actix_web::test]
@@ -58,30 +90,67 @@ async fn a_sign_in_that_ends_after_its_token_was_checked_ends_the_connection_tha
     let tokens = &bench.api.tokens;
     let user = UserId(Uuid::from_u128(1));
     let (old, new) = (Uuid::from_u128(2), Uuid::from_u128(3));
-    let worker = worker(&bench);
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
-    let mut client = TcpStream::connect(listener.local_addr().expect("bound"))
-        .await
-        .expect("it listens");
-    let (stream, _) = listener.accept().await.expect("somebody comes");
-    worker.adopt(stream, Encoding::Json, Some(tokens.mint(user, old)), &[]);
-    let connection = worker.connection(ConnectionId {
-        worker: 0,
-        slot: 0,
-        generation: 0,
-    });
-    let connection = connection.expect("it was adopted");
-    let hello = br#"{"hello":{"protocol":{"min":1,"max":1}}}"#;
-    // Text, one frame, masked with zeros (RFC 6455, section 5.2).
-    let mut frame = vec![0x81, 0x80 | hello.len() as u8, 0, 0, 0, 0];
-    frame.extend(hello);
-    client.write_all(&frame).await.expect("writable");
-    first_of(&mut client, &["welcome"]).await;
-
+    let worker = worker(&bench, Arc::new(Hub::new(1)), bench.api.router.clone());
+    let (mut client, connection) = open(&worker, tokens.mint(user, old)).await;
     let claims = tokens.verify(&tokens.mint(user, new)).await.expect("good");
     // The session still knows the connection by its old sign-in, so this concerns nobody.
     tokens.end(SignedOut { user, sign_in: new });
     connection.refreshed(&worker, &claims);
     let words = ["refreshed", "signed_out"];
     assert_eq!(first_of(&mut client, &words).await, "signed_out");
+}
+
+/// A clock that panics when it is told to: nothing that a client or a store does makes a feed panic.
+struct Bomb {
+    clock: Arc<dyn Clock>,
+    armed: AtomicBool,
+}
+
+impl Clock for Bomb {
+    fn now_ms(&self) -> UnixMs {
+        assert!(!self.armed.swap(false, Ordering::SeqCst), "planted");
+        self.clock.now_ms()
+    }
+}
+
+#[actix_web::test]
+async fn a_client_hears_that_its_feed_panicked_and_the_same_operation_is_accepted_once_it_is_back() {
+    let bench = ApiBench::new(Config::default());
+    let hub = Arc::new(Hub::new(1));
+    let bomb = Arc::new(Bomb {
+        clock: bench.api.clock.clone(),
+        armed: AtomicBool::new(false),
+    });
+    let ports = Ports {
+        store: bench.store.clone(),
+        push: hub.clone(),
+        clock: bomb.clone(),
+        observer: Arc::new(Unobserved),
+        new_epoch: Box::new(|| Epoch(7)),
+        feed_idle: Duration::from_secs(60),
+    };
+    let arbiter = Arbiter::new();
+    let router = Supervisor::start(ports, &[arbiter.handle()], || 1);
+    let user = UserId(Uuid::from_u128(1));
+    let born = router.birth(user, "UTC".to_owned(), "en".to_owned()).await;
+    assert_eq!(born, Ok(()));
+    let worker = worker(&bench, hub, router);
+    let (mut client, _) = open(&worker, bench.api.tokens.mint(user, Uuid::from_u128(2))).await;
+    let id = Uuid::from_u128(4);
+    let operation = format!(
+        r#"{{"operations":{{"operations":[{{"id":"{id}","command":{{"settings_patch":{{"locale":"de"}}}}}}]}}}}"#
+    );
+    bomb.armed.store(true, Ordering::SeqCst);
+    send(&mut client, &operation).await;
+    assert_eq!(
+        first_of(&mut client, &["outcome_unknown", "accepted"]).await,
+        "outcome_unknown"
+    );
+    loop {
+        send(&mut client, &operation).await;
+        if first_of(&mut client, &["feed_unavailable", "accepted"]).await == "accepted" {
+            break;
+        }
+    }
+    arbiter.stop();
 }
