@@ -240,8 +240,8 @@ fn whoever_is_in_the_mailbox_of_a_feed_that_panics_hears_of_it() {
         let (begin, begun) = oneshot::channel();
         let router = node.router.clone();
         let hold = move |_: &State| {
-            drop(begin.send(()));
-            drop(held.recv());
+            let _ = begin.send(());
+            let _ = held.recv();
         };
         let look = actix_rt::spawn(async move { router.view(user, hold).await });
         begun.await.expect("the feed looks");
