@@ -298,6 +298,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     for variable in &loaded.variables_unknown {
         tracing::warn!(variable, "this variable is no setting; see taskflow config print");
     }
+    allocator::configure();
     // Without this the allocator's idle buffers become resident two megabytes at a time.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let files = raise_file_limit();
