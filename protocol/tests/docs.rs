@@ -241,7 +241,7 @@ fn limits_table() -> String {
             Some(Code::LimitReached),
         ),
         (
-            "levels of subtasks",
+            "levels of subtasks below a task that has no parent",
             limits::PARENT_DEPTH_MAX as u64,
             "",
             Some(Code::ParentTooDeep),

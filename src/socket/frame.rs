@@ -194,7 +194,13 @@ fn check_header(bytes: &[u8]) -> Result<Option<usize>, Code> {
         (126 | 127, _) => return Ok(None),
         _ => (2, u64::from(short)),
     };
-    if length > i64::MAX as u64 {
+    // The shortest form is the only one (section 5.2), and the highest bit is never set.
+    let overlong = match short {
+        126 => length < 126,
+        127 => length <= u64::from(u16::MAX),
+        _ => false,
+    };
+    if overlong || length > i64::MAX as u64 {
         return Err(Code::FramingError);
     }
     if length > FRAME_BYTES_MAX as u64 {
@@ -344,7 +350,7 @@ mod tests {
 
     #[test]
     fn what_breaks_the_framing_is_refused() {
-        let cases: [(&str, Vec<u8>); 14] = [
+        let cases: [(&str, Vec<u8>); 16] = [
             ("reserved bit", client_frame(0xc1, b"x")),
             ("unmasked", frame(1, b"x").to_vec()),
             ("reserved opcode", client_frame(0x83, b"x")),
@@ -365,6 +371,8 @@ mod tests {
                 "a length with the highest bit",
                 vec![0x81, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0],
             ),
+            ("125 in two bytes", vec![0x81, 0xfe, 0, 125]),
+            ("65,535 in eight bytes", vec![0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff]),
         ];
         for (name, bytes) in cases {
             assert_eq!(text(&bytes), Err(Code::FramingError), "{name}");
