@@ -77,8 +77,14 @@ async fn open(worker: &Rc<Worker>, token: String) -> (TcpStream, Rc<Connection>)
 
 /// Text in one frame, masked with zeros (RFC 6455, section 5.2).
 async fn send(client: &mut TcpStream, text: &str) {
-    let mut frame = vec![0x81, 0x80 | 126];
-    frame.extend((text.len() as u16).to_be_bytes());
+    let mut frame = vec![0x81];
+    match u8::try_from(text.len()) {
+        Ok(length @ ..126) => frame.push(0x80 | length),
+        _ => {
+            frame.push(0x80 | 126);
+            frame.extend((text.len() as u16).to_be_bytes());
+        }
+    }
     frame.extend([0; 4]);
     frame.extend(text.as_bytes());
     client.write_all(&frame).await.expect("writable");
