@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use actix_http::{HttpService, Request, h1};
 use actix_rt::{Arbiter, spawn};
-use actix_service::{fn_service, map_config};
+use actix_service::{Service as _, apply_fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
@@ -28,6 +28,7 @@ use crate::allocator;
 use crate::auth::{Key, SignIns, SignedOut, Tokens};
 use crate::clock::SystemClock;
 use crate::config::{Config, Loaded};
+use crate::http::request::own_head;
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
 use crate::socket::{Gateway, Hub, Worker, upgrade};
@@ -258,13 +259,16 @@ fn serve_clients(
                         let config = config.clone();
                         async move {
                             if let Some(worker) = worker {
-                                upgrade::accept(worker, config, request, framed).await;
+                                upgrade::accept(worker, config, own_head(request), framed).await;
                             }
                             Ok::<_, actix_web::Error>(())
                         }
                     },
                 ))
-                .finish(map_config(app, |()| AppConfig::default()))
+                .finish(apply_fn_factory(
+                    map_config(app, |()| AppConfig::default()),
+                    |request: Request, app| app.call(own_head(request)),
+                ))
                 .tcp()
         })
         .context("cannot serve on the client port")?

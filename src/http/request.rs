@@ -1,7 +1,9 @@
 //! What every request brings: a token, a body, parameters, conditions. Each read once, each with its own error.
 
+use actix_http::Request;
 use actix_web::HttpRequest;
-use actix_web::http::header;
+use actix_web::http::Uri;
+use actix_web::http::header::{self, HeaderValue};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
@@ -12,6 +14,24 @@ use taskflow_protocol::{Code, Encoding, OperationId};
 use crate::auth::Claims;
 use crate::http::Api;
 use crate::http::problem::Problem;
+
+/// Copies the head of a request out of the buffer that it was read into.
+///
+/// actix-http and actix-web keep the heads of past requests for the next ones, up to 128 a worker each. Each would keep
+/// its buffer, which after a large body has 128 KiB and more.
+pub fn own_head(mut request: Request) -> Request {
+    let head = request.head_mut();
+    if let Ok(uri) = Uri::try_from(head.uri.to_string()) {
+        head.uri = uri;
+    }
+    head.headers.retain(|_, value| {
+        if let Ok(own) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = own;
+        }
+        true
+    });
+    request
+}
 
 /// Who asks, by `Authorization: Bearer`. (Never by a parameter: addresses end up in logs and histories.)
 pub async fn caller(api: &Api, request: &HttpRequest) -> Result<Claims, Problem> {
@@ -171,4 +191,29 @@ pub fn operation_id(request: &HttpRequest) -> Result<Option<OperationId>, Proble
             .field("Idempotency-Key")
             .because("it must be a UUID")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::HttpMessage as _;
+
+    use super::*;
+
+    #[test]
+    fn an_own_head_says_the_same_and_lets_go_of_the_buffer() {
+        let buffer = Bytes::from(b"/api/v1/tasks?list=1 one two".to_vec());
+        let mut request = Request::new();
+        let head = request.head_mut();
+        head.uri = Uri::from_maybe_shared(buffer.slice(..20)).expect("an address");
+        for part in [21..24, 25..28] {
+            let value = HeaderValue::from_maybe_shared(buffer.slice(part)).expect("a value");
+            head.headers.append(header::VIA, value);
+        }
+        assert!(!buffer.is_unique(), "the head holds the buffer");
+        let request = own_head(request);
+        assert!(buffer.is_unique());
+        assert_eq!(request.uri(), "/api/v1/tasks?list=1");
+        let via: Vec<_> = request.headers().get_all(header::VIA).collect();
+        assert_eq!(via, ["one", "two"]);
+    }
 }

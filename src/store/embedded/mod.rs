@@ -97,7 +97,7 @@ impl Default for Options {
             move_items: 512,
             checkpoint_frames: 2_000,
             move_retry: Duration::from_secs(1),
-            heads_max: 16_384,
+            heads_max: 4_096,
             collect: || (),
             vfs: None,
         }

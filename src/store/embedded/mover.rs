@@ -77,9 +77,7 @@ impl Writer {
     pub(super) fn move_slice(&mut self) -> Outcome<()> {
         self.mover.retry = None;
         if self.mover.round.is_empty() {
-            let mut round: Vec<UserId> = self.state.dirty.drain().collect();
-            round.sort_unstable();
-            self.mover.round = round.into();
+            self.mover.round = std::mem::take(&mut self.state.dirty).into_iter().collect();
             self.mover.begun = Instant::now();
         }
         let mut plans = self.plan();

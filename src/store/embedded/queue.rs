@@ -96,6 +96,9 @@ struct Writes {
     close: Option<Close>,
 }
 
+/// Room for so many waiting jobs stays when none waits.
+const JOBS_KEPT: usize = 64;
+
 /// How often the writer stands aside before a group, at most: on a core that it shares with the other threads each time
 /// lets all of them run once.
 const GATHER_YIELDS_MAX: usize = 8;
@@ -190,7 +193,13 @@ impl WriteQueue {
             jobs.push(job);
         }
         inner.bytes -= bytes;
-        if inner.jobs.is_empty() { inner.close } else { None }
+        if inner.jobs.is_empty() {
+            // What a burst needed goes.
+            inner.jobs.shrink_to(JOBS_KEPT);
+            inner.close
+        } else {
+            None
+        }
     }
 
     /// Takes no more jobs; those that wait are done.

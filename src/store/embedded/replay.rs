@@ -1,6 +1,6 @@
 //! The start: what the database holds, compared with the witness, and the inbox read back into memory.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use rusqlite::Connection;
 use taskflow_actors::ports::{Append, Head};
@@ -111,13 +111,16 @@ impl Groups {
 }
 
 /// Everything the writer holds about the database.
+///
+/// Trees, not hash tables: they grow and shrink by small nodes, where a table moves whole into a new and larger block, and
+/// stays as large as it ever was.
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// Feeds with something to move, and some others.
-    pub feeds: HashMap<UserId, Feed>,
+    pub feeds: BTreeMap<UserId, Feed>,
     pub groups: Groups,
     /// Feeds with something to move.
-    pub dirty: HashSet<UserId>,
+    pub dirty: BTreeSet<UserId>,
     /// Bytes of rows that wait.
     pub rows_bytes: usize,
 }

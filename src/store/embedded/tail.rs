@@ -1,6 +1,6 @@
 //! The newest commits of the log: durable in the inbox, not yet moved to their places, and therefore held in memory.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -25,7 +25,7 @@ pub(super) struct FeedTail {
 /// The tails of all feeds that have one. Holds durable commits only: what is here may be shown.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
-    feeds: Mutex<HashMap<UserId, FeedTail>>,
+    feeds: Mutex<BTreeMap<UserId, FeedTail>>,
     bytes: AtomicUsize,
 }
 
@@ -34,7 +34,7 @@ fn cost(commit: &Commit) -> usize {
 }
 
 impl Tail {
-    fn lock(&self) -> MutexGuard<'_, HashMap<UserId, FeedTail>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<UserId, FeedTail>> {
         // Every change below is complete at each point where it could panic.
         self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -732,7 +732,7 @@ impl Writer {
         self.shared.reads.shut();
         self.engine = None;
         self.recovery = Recovery::begin(why.clone());
-        for (_, feed) in self.state.feeds.drain() {
+        for (_, feed) in std::mem::take(&mut self.state.feeds) {
             for job in feed.rows {
                 let _ = job.answer.send(Err(AppendError::Unavailable(why.clone())));
             }
