@@ -68,6 +68,10 @@ impl Session {
     pub fn handle(&mut self, event: Event) -> Vec<Decision> {
         match event {
             Event::Join(connection, sign_in) => {
+                if self.connections.is_empty() {
+                    // Nearly always it stays the only one.
+                    self.connections.reserve_exact(1);
+                }
                 self.connections.push((connection, sign_in));
                 vec![Decision::Admit(connection)]
             }

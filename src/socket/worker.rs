@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::catch_up;
-use super::connection::{Connection, Delivered};
+use super::connection::{Connection, Delivered, Run};
 use super::frame;
 use super::hub::{Answers, Delivery, Hub, ToWorker, WorkerInbox};
 use super::outbound::TOTAL_BYTES;
@@ -149,7 +149,10 @@ impl Worker {
         }
         self.gateway.metrics.connections.increment(1.0);
         self.watch(slot);
-        spawn(connection.run(self.clone()));
+        spawn(Run {
+            connection,
+            worker: self.clone(),
+        });
     }
 
     /// The connection is over: nothing of it stays.

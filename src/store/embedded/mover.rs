@@ -183,7 +183,8 @@ impl Writer {
             };
             feed.stored = plan.head;
             feed.waiting -= plan.commits.len();
-            let done: Vec<RowsJob> = feed.rows.drain(..plan.batches).collect();
+            let rest = feed.rows.split_off(plan.batches);
+            let done = std::mem::replace(&mut feed.rows, rest);
             if !feed.rows.is_empty() {
                 self.state.dirty.insert(plan.feed);
             }
