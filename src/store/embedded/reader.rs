@@ -17,7 +17,7 @@ use super::accounts;
 use super::codec::{self, Commit, LOG_KEY_BYTES, ROW_KEY_BYTES, StoredHead, Table};
 use super::fault::{Fault, Outcome};
 use super::queue::{Read, Turn};
-use super::schema::{Role, connect};
+use super::schema::{Role, connect, shrink};
 use super::shared::Shared;
 use super::tail::FeedTail;
 
@@ -37,6 +37,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
             .next(BATCH_JOBS_MAX, counted, worked.then_some(COLLECT_EVERY))
         {
             Turn::Idle => {
+                connection.iter().for_each(shrink);
                 (shared.options.collect)();
                 worked = false;
             }

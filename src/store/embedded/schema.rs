@@ -76,6 +76,12 @@ pub(super) fn connect(folder: &Folder, options: &Options, role: Role) -> Outcome
     Ok(connection)
 }
 
+/// Gives back the connection's page cache: the kernel's is behind it.
+pub(super) fn shrink(connection: &Connection) {
+    // If not now, then the next time.
+    drop(set(connection, "PRAGMA shrink_memory"));
+}
+
 /// Makes a connection the writer's. The first write to a new file happens here.
 pub(super) fn prepare_writer(connection: &Connection) -> Outcome<()> {
     connection.pragma_update(None, "page_size", 4096)?;

@@ -25,6 +25,9 @@ use super::schema::{self, FORMAT, Meta, Role, put_meta};
 use super::shared::Shared;
 use super::witness::{Found, Witness};
 
+/// Fewer groups than this between two collections, and the store is quiet: only the questions whether it is well.
+const QUIET_GROUPS: u64 = 10;
+
 /// First and longest pause between two attempts to find out what is durable.
 const RECOVERY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -253,12 +256,18 @@ impl Writer {
     fn work(&mut self) {
         let mut jobs = Vec::new();
         let mut collected = Instant::now();
+        let mut groups = 0;
         loop {
             // The server asks every few seconds whether an append would succeed, so this is passed also when idle.
             if collected.elapsed() >= COLLECT_EVERY {
                 collected = Instant::now();
                 // As large as the largest group was; the next one makes its own.
                 self.group = Vec::new();
+                let quiet = self.state.groups.last() < groups + QUIET_GROUPS;
+                groups = self.state.groups.last();
+                if quiet && let Some(engine) = &self.engine {
+                    schema::shrink(&engine.connection);
+                }
                 (self.shared.options.collect)();
             }
             let until = match &self.engine {
