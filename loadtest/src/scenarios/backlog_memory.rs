@@ -33,6 +33,8 @@ const BASE: usize = 20;
 const WAVE: usize = 250;
 /// So that the kernel holds little of the backlog and the server the rest.
 const RECEIVE_BUFFER_BYTES: u32 = 16 * 1024;
+/// The server gives back what it does not use within ten seconds, before the base as well as after the load.
+const QUIET: Duration = Duration::from_secs(12);
 const ARRIVES_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs the scenario.
@@ -111,7 +113,7 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
 async fn settle(server: &mut Rc<TaskFlow>) -> Result<()> {
     let server = Rc::get_mut(server).context("nobody dials")?;
     server.wait_until_feeds_stopped(0.0).await?;
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::time::sleep(QUIET).await;
     Ok(())
 }
 
