@@ -94,7 +94,7 @@ settings! {
     /// Connections that one user may have at once, event streams and long-polls included.
     connections_a_user_max: usize = limits::CONNECTIONS_A_USER_MAX;
 
-    /// Connections that the server takes at once. Each costs about 2 KiB of memory and one open file.
+    /// WebSockets that the server takes at once. Each costs about 2 KiB of memory and one open file.
     connections_max: usize = 100_000;
 
     /// Handshakes under way at once. Each holds about 16 KiB until it is done.

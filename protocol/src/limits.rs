@@ -92,6 +92,10 @@ pub const HANDSHAKES_MAX: usize = 512;
 /// HTTP connections at once: requests, event streams, long-polls and handshakes. Each holds two 8 KiB buffers, so these
 /// are 64 MiB; who comes beyond waits to be accepted.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
+/// Milliseconds that the body of a request may take: the largest at 9 KB a second. Meanwhile it costs up to 400 KiB.
+pub const BODY_TIMEOUT_MS: u64 = 30_000;
+/// Bytes of a body that comes without an access token: an e-mail address, a password and a zone fit many times.
+pub const SIGN_IN_BYTES_MAX: usize = 8 * 1024;
 /// Milliseconds between connecting and `hello`.
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 /// Milliseconds between heartbeats. Proxies cut silent connections after 30 or 60 seconds.

@@ -118,21 +118,22 @@ pub struct Settings {
     pub version: Seq,
 }
 
-/// Fields of a task that changed, or that a patch asks to change. An absent field stays; `null` clears it.
+/// Fields of a task that changed, or that a patch asks to change. An absent field stays; `null` clears those
+/// that may be empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TaskFields {
     /// See [`Task::title`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub title: Option<String>,
     /// See [`Task::notes`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub notes: Option<String>,
     /// See [`Task::status`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub status: Option<Status>,
     /// See [`Task::priority`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub priority: Option<Priority>,
     /// See [`Task::due`].
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
@@ -144,13 +145,13 @@ pub struct TaskFields {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub duration_minutes: Option<Option<u32>>,
     /// See [`Task::labels`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub labels: Option<Vec<LabelId>>,
     /// See [`Task::parent`]. In changes only: a patch moves nothing.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub parent: Option<Option<TaskId>>,
     /// See [`Task::rank`]. In changes only: a patch moves nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub rank: Option<String>,
     /// See [`Task::completed_at`]. In changes only.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
@@ -168,16 +169,16 @@ pub struct TaskFields {
 #[serde(default)]
 pub struct ListFields {
     /// See [`List::name`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub name: Option<String>,
     /// See [`List::color`].
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub color: Option<Option<String>>,
     /// See [`List::rank`]. In changes only.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub rank: Option<String>,
     /// See [`List::archived`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub archived: Option<bool>,
     /// When it was put in the bin. In changes only.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
@@ -189,7 +190,7 @@ pub struct ListFields {
 #[serde(default)]
 pub struct LabelFields {
     /// See [`Label::name`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub name: Option<String>,
     /// See [`Label::color`].
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
@@ -204,14 +205,19 @@ pub struct LabelFields {
 #[serde(default)]
 pub struct SettingsFields {
     /// See [`Settings::time_zone`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub time_zone: Option<String>,
     /// See [`Settings::week_start`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub week_start: Option<WeekStart>,
     /// See [`Settings::locale`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub locale: Option<String>,
+}
+
+/// What cannot be cleared is not given as `null`: whoever sends that means something else than to leave it.
+fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// Tells `null` (clear it) from an absent field (leave it).

@@ -232,7 +232,7 @@ fn limits_table() -> String {
             "time zone or locale",
             limits::ZONE_BYTES_MAX as u64,
             "bytes",
-            Some(Code::ValueTooLong),
+            Some(Code::ValueInvalid),
         ),
         (
             "labels of one task",
@@ -319,12 +319,24 @@ fn limits_table() -> String {
             "",
             Some(Code::TooManyRefreshes),
         ),
+        (
+            "body of a request to register or sign in",
+            limits::SIGN_IN_BYTES_MAX as u64,
+            "bytes",
+            Some(Code::TooLarge),
+        ),
+        (
+            "from the head of a request to the end of its body",
+            limits::BODY_TIMEOUT_MS,
+            "ms",
+            Some(Code::BodyTimeout),
+        ),
         ("`wait` of a long-poll", limits::LONG_POLL_SECONDS_MAX, "seconds", None),
         (
             "items on one page of a REST answer",
             limits::PAGE_ITEMS_MAX as u64,
             "",
-            None,
+            Some(Code::ValueInvalid),
         ),
     ];
     let mut table = "| what | at most | unit | beyond it |\n| --- | --- | --- | --- |\n".to_owned();

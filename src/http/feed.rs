@@ -234,6 +234,7 @@ async fn load(api: &Api, feed: UserId) -> Result<(Pieces, Cursor), Code> {
 /// `GET /api/v1/snapshot`: the whole feed, one `snapshot` message a line, written as the client reads.
 pub async fn snapshot(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
+    request::no_parameters(&http)?;
     let (pieces, _) = load(&api, caller.user).await?;
     let lines = pieces.map(|piece| {
         let mut line = Encoding::Json.encode(&ServerMessage::Snapshot(piece));

@@ -26,14 +26,10 @@ fn all<T: Serialize>(items: Vec<T>) -> HttpResponse {
     HttpResponse::Ok().content_type("application/json").body(answer)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NoParameters {}
-
 /// `GET /api/v1/lists`: those that are not in the bin, in their order.
 pub async fn lists(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
-    let NoParameters {} = request::parameters(&http)?;
+    request::no_parameters(&http)?;
     let look = |state: &State| -> Vec<_> { state.lists().filter(|list| !list.is_deleted()).cloned().collect() };
     let found = operations::view(&api, caller.user, look).await?;
     Ok(all(found.iter().map(|list| list.to_wire()).collect()))
@@ -61,7 +57,7 @@ pub async fn create_list(api: Data<Api>, http: HttpRequest, payload: Payload) ->
         color: body.color,
         place: body.place,
     });
-    rows::create(&api, caller.user, operation, Name::List(list), command).await
+    rows::create(&api, &http, caller.user, operation, Name::List(list), command).await
 }
 
 /// `GET /api/v1/lists/{id}`
@@ -112,7 +108,7 @@ pub async fn move_list(api: Data<Api>, http: HttpRequest, payload: Payload) -> R
 /// `GET /api/v1/labels`: those that are not in the bin.
 pub async fn labels(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
-    let NoParameters {} = request::parameters(&http)?;
+    request::no_parameters(&http)?;
     let look = |state: &State| -> Vec<_> {
         state
             .all_labels()
@@ -143,7 +139,7 @@ pub async fn create_label(api: Data<Api>, http: HttpRequest, payload: Payload) -
         name: body.name,
         color: body.color,
     });
-    rows::create(&api, caller.user, operation, Name::Label(label), command).await
+    rows::create(&api, &http, caller.user, operation, Name::Label(label), command).await
 }
 
 /// `GET /api/v1/labels/{id}`
@@ -179,6 +175,7 @@ pub async fn restore_label(api: Data<Api>, http: HttpRequest) -> Result<HttpResp
 /// `GET /api/v1/settings`
 pub async fn settings(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
+    request::no_parameters(&http)?;
     rows::get(&api, caller.user, Name::Settings).await
 }
 

@@ -128,6 +128,8 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
         web::scope("")
             .wrap(from_fn(front))
             .configure(resources)
+            // An upgrade does not come here (see `serve`): whatever does is no handshake.
+            .service(web::resource("/api/v1/socket").to(|| async { Problem::new(Code::FramingError).error_response() }))
             .default_service(not_found),
     );
 }

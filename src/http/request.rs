@@ -1,5 +1,7 @@
 //! What every request brings: a token, a body, parameters, conditions. Each read once, each with its own error.
 
+use std::time::Duration;
+
 use actix_http::Request;
 use actix_web::HttpRequest;
 use actix_web::http::Uri;
@@ -7,7 +9,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
-use taskflow_protocol::limits::MESSAGE_BYTES_MAX;
+use taskflow_protocol::limits::{BODY_TIMEOUT_MS, MESSAGE_BYTES_MAX, SIGN_IN_BYTES_MAX};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, OperationId};
 
@@ -44,7 +46,7 @@ pub async fn caller(api: &Api, request: &HttpRequest) -> Result<Claims, Problem>
 
 /// The token of the request.
 pub fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
-    let value = request.headers().get(header::AUTHORIZATION).ok_or(Code::TokenMissing)?;
+    let value = header(request, "Authorization")?.ok_or(Code::TokenMissing)?;
     let value = value.to_str().map_err(|_| Code::TokenInvalid)?;
     let (scheme, token) = value.split_once(' ').ok_or(Code::TokenInvalid)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
@@ -55,10 +57,20 @@ pub fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
 
 /// The encoding that a body says it has.
 pub fn encoding(request: &HttpRequest) -> Result<Encoding, Problem> {
+    if let Some(coding) = request.headers().get(header::CONTENT_ENCODING)
+        && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        return Err(Problem::new(Code::WrongEncoding).because("bodies are taken without Content-Encoding"));
+    }
     let named = request
         .headers()
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
+    let charset = named.into_iter().flat_map(|named| named.split(';').skip(1));
+    let mut charset = charset.filter_map(|parameter| parameter.trim().strip_prefix("charset="));
+    if !charset.all(|name| name.trim_matches('"').eq_ignore_ascii_case("utf-8")) {
+        return Err(Problem::new(Code::WrongEncoding).because("text is taken as UTF-8 only"));
+    }
     let essence = named.map(|named| named.split(';').next().unwrap_or_default().trim());
     match essence {
         Some(essence) if essence.eq_ignore_ascii_case("application/json") => Ok(Encoding::Json),
@@ -78,21 +90,32 @@ pub fn encoding(request: &HttpRequest) -> Result<Encoding, Problem> {
     }
 }
 
-/// The whole body, unless it is larger than a message may be. What comes in one piece is not copied.
-pub async fn body(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, Problem> {
+/// The whole body, unless it is larger than a message may be, or takes too long.
+pub async fn body(request: &HttpRequest, payload: Payload) -> Result<Bytes, Problem> {
+    body_within(request, payload, MESSAGE_BYTES_MAX).await
+}
+
+async fn body_within(request: &HttpRequest, payload: Payload, bytes_max: usize) -> Result<Bytes, Problem> {
+    let within = Duration::from_millis(BODY_TIMEOUT_MS);
+    let whole = tokio::time::timeout(within, whole(request, payload, bytes_max)).await;
+    whole.unwrap_or_else(|_| Err(Code::BodyTimeout.into()))
+}
+
+/// What comes in one piece is not copied.
+async fn whole(request: &HttpRequest, mut payload: Payload, bytes_max: usize) -> Result<Bytes, Problem> {
     let length = request
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok());
     let length = length.and_then(|length| length.parse::<usize>().ok());
-    if length.is_some_and(|length| length > MESSAGE_BYTES_MAX) {
+    if length.is_some_and(|length| length > bytes_max) {
         return Err(Code::TooLarge.into());
     }
     let failed = |error| Problem::new(Code::Malformed).because(format_args!("the body did not arrive whole: {error}"));
     let Some(first) = payload.next().await.transpose().map_err(failed)? else {
         return Ok(Bytes::new());
     };
-    if first.len() > MESSAGE_BYTES_MAX {
+    if first.len() > bytes_max {
         return Err(Code::TooLarge.into());
     }
     let Some(second) = payload.next().await.transpose().map_err(failed)? else {
@@ -102,7 +125,7 @@ pub async fn body(request: &HttpRequest, mut payload: Payload) -> Result<Bytes, 
     whole.extend_from_slice(&first);
     let mut next = Some(second);
     while let Some(chunk) = next {
-        if whole.len() + chunk.len() > MESSAGE_BYTES_MAX {
+        if whole.len() + chunk.len() > bytes_max {
             return Err(Code::TooLarge.into());
         }
         whole.extend_from_slice(&chunk);
@@ -118,12 +141,19 @@ pub async fn document<T: DeserializeOwned>(request: &HttpRequest, payload: Paylo
     decode(encoding, &bytes)
 }
 
+/// The same of a stranger: strangers have little to say.
+pub async fn sign_in_document<T: DeserializeOwned>(request: &HttpRequest, payload: Payload) -> Result<T, Problem> {
+    let encoding = encoding(request)?;
+    let bytes = body_within(request, payload, SIGN_IN_BYTES_MAX).await?;
+    decode(encoding, &bytes)
+}
+
 /// Reads a document; an empty body is the document without fields.
 pub async fn document_or_default<T: DeserializeOwned + Default>(
     request: &HttpRequest,
     payload: Payload,
 ) -> Result<T, Problem> {
-    let bytes = body(request, payload).await?;
+    let bytes = body_within(request, payload, SIGN_IN_BYTES_MAX).await?;
     if bytes.is_empty() {
         return Ok(T::default());
     }
@@ -150,6 +180,26 @@ pub fn parameters<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Probl
     query.map(actix_web::web::Query::into_inner)
 }
 
+/// For addresses that take none.
+pub fn no_parameters(request: &HttpRequest) -> Result<(), Problem> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct None {}
+    let None {} = parameters(request)?;
+    Ok(())
+}
+
+/// The one header of this name. Of two, nobody knows which is meant.
+fn header<'a>(request: &'a HttpRequest, name: &'static str) -> Result<Option<&'a HeaderValue>, Problem> {
+    let mut all = request.headers().get_all(name);
+    match (all.next(), all.next()) {
+        (_, Some(_)) => Err(Problem::new(Code::InvalidField)
+            .field(name)
+            .because("it is there twice")),
+        (one, None) => Ok(one),
+    }
+}
+
 /// The id in the address. What is no id names nothing.
 pub fn id<T: std::str::FromStr>(request: &HttpRequest) -> Result<T, Problem> {
     let text = request.match_info().get("id").unwrap_or_default();
@@ -159,7 +209,7 @@ pub fn id<T: std::str::FromStr>(request: &HttpRequest) -> Result<T, Problem> {
 
 /// The version that the row must still have, from `If-Match` (RFC 9110, section 13.1.1).
 pub fn base(request: &HttpRequest) -> Result<Option<Seq>, Problem> {
-    let Some(value) = request.headers().get(header::IF_MATCH) else {
+    let Some(value) = header(request, "If-Match")? else {
         return Ok(None);
     };
     let version = value.to_str().ok().map(str::trim).and_then(|text| {
@@ -179,7 +229,7 @@ pub fn base(request: &HttpRequest) -> Result<Option<Seq>, Problem> {
 
 /// The id of the operation, from `Idempotency-Key`: what is sent again under the same is done once.
 pub fn operation_id(request: &HttpRequest) -> Result<Option<OperationId>, Problem> {
-    let Some(value) = request.headers().get("idempotency-key") else {
+    let Some(value) = header(request, "Idempotency-Key")? else {
         return Ok(None);
     };
     let id = value

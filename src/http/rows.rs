@@ -134,12 +134,14 @@ pub async fn delete(api: &Api, http: &HttpRequest, user: UserId, command: Comman
 /// As [`change`], for a new row: 201, with its address.
 pub async fn create(
     api: &Api,
+    http: &HttpRequest,
     user: UserId,
     operation: OperationId,
     name: Name,
     command: Command,
 ) -> Result<HttpResponse, Problem> {
-    let (accepted, entries) = operations::submit_one(api, user, operation, None, command).await?;
+    let base = request::base(http)?;
+    let (accepted, entries) = operations::submit_one(api, user, operation, base, command).await?;
     let made = entries.and_then(|entries| made(&entries, accepted.seq, name));
     let mut response = match made {
         Some(json) => answer(StatusCode::CREATED, accepted.seq, json),

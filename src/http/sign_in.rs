@@ -67,7 +67,7 @@ pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
     if api.config.registration == Registration::Closed {
         return Err(Problem::new(Code::RegistrationClosed));
     }
-    let body: Register = request::document(&http, payload).await?;
+    let body: Register = request::sign_in_document(&http, payload).await?;
     let made = async {
         let user = api.sign_ins.register(&body.email, body.password).await?;
         let zone = body.time_zone.unwrap_or_else(|| TIME_ZONE.to_owned());
@@ -82,7 +82,7 @@ pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
 
 /// `POST /api/v1/auth/login`
 pub async fn login(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
-    let body: Credentials = request::document(&http, payload).await?;
+    let body: Credentials = request::sign_in_document(&http, payload).await?;
     let opened = async {
         let user = api.sign_ins.authenticate(&body.email, body.password).await?;
         let head = api.store.head(user).await.map_err(crate::http::read_code)?;
@@ -97,7 +97,7 @@ pub async fn login(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resul
 
 /// `POST /api/v1/auth/refresh`
 pub async fn refresh(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
-    let body: Refresh = request::document(&http, payload).await?;
+    let body: Refresh = request::sign_in_document(&http, payload).await?;
     let opened = api.sign_ins.refresh(&body.refresh_token).await;
     let opened = counted(&api, SignInOutcome::Opened, opened)?;
     Ok(answer(HttpResponse::Ok(), opened))

@@ -177,7 +177,7 @@ pub async fn create(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
         parent: body.parent,
         place: body.place,
     });
-    rows::create(&api, caller.user, operation, Name::Task(task), command).await
+    rows::create(&api, &http, caller.user, operation, Name::Task(task), command).await
 }
 
 /// `GET /api/v1/tasks/{id}`

@@ -544,6 +544,7 @@ impl Connection {
         state.sign_in = claims.sign_in;
         state.expires_at = claims.expires_at;
         drop(state);
+        worker.expires(self.id, claims.expires_at);
         worker.gateway.sessions.join(claims.user, self.id, claims.sign_in);
     }
 
@@ -682,6 +683,7 @@ impl Connection {
         state.expires_at = claims.expires_at;
         state.sign_in = claims.sign_in;
         drop(state);
+        worker.expires(self.id, claims.expires_at);
         worker
             .gateway
             .sessions
@@ -700,7 +702,15 @@ impl Connection {
 
     // ------------------------------------------------------------------------------------------------------ the wheel
 
-    /// Once a heartbeat period: is it alive, is its token, did it say hello?
+    /// Its token has expired.
+    pub fn expire(&self, worker: &Worker) {
+        if !self.is_ending() {
+            worker.gateway.metrics.evictions.of(Eviction::SignedOut).increment(1);
+            self.close(worker, Code::TokenExpired);
+        }
+    }
+
+    /// Once a heartbeat period: is it alive, is its token (the clock may have been set forward), did it say hello?
     pub fn heartbeat(&self, worker: &Worker, beats: &[Bytes; 2]) {
         let silent_s = worker.now_s().saturating_sub(self.last_read.get());
         let state = self.state.borrow();
@@ -716,8 +726,7 @@ impl Connection {
                 .increment(1);
             self.close(worker, Code::HeartbeatMissed);
         } else if expired {
-            worker.gateway.metrics.evictions.of(Eviction::SignedOut).increment(1);
-            self.close(worker, Code::TokenExpired);
+            self.expire(worker);
         } else if open {
             self.send(worker, &beats[usize::from(self.encoding == Encoding::MsgPack)]);
         }

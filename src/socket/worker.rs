@@ -14,6 +14,7 @@ use taskflow_actors::ports::{Clock, ConnectionId, Store};
 use taskflow_actors::session::{Decision, Sessions};
 use taskflow_actors::supervisor::Router;
 use taskflow_protocol::message::{Empty, ErrorBody, ServerMessage};
+use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, Encoding, UserId};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -66,6 +67,8 @@ pub struct Gateway {
 
 struct Slot {
     generation: u32,
+    /// When the connection's token expires, in seconds of the worker's clock.
+    expires_s: u32,
     connection: Option<Rc<Connection>>,
 }
 
@@ -136,6 +139,7 @@ impl Worker {
         self.next_generation.set(generation.wrapping_add(1));
         let slot = self.slots.borrow_mut().insert(Slot {
             generation,
+            expires_s: u32::MAX,
             connection: None,
         }) as u32;
         let id = ConnectionId {
@@ -165,6 +169,28 @@ impl Worker {
             slots.remove(id.slot as usize);
             self.gateway.hub.connections.fetch_sub(1, Ordering::Relaxed);
             self.gateway.metrics.connections.decrement(1.0);
+        }
+    }
+
+    /// The connection's token expires then: within two seconds after that the connection is closed.
+    pub(super) fn expires(&self, id: ConnectionId, at: UnixMs) {
+        let left_ms = u64::try_from(at - self.gateway.clock.now_ms()).unwrap_or(0);
+        let expires_s = (self.begun.elapsed().as_millis() as u64 + left_ms).div_ceil(1000);
+        if let Some(slot) = self.slots.borrow_mut().get_mut(id.slot as usize)
+            && slot.generation == id.generation
+        {
+            slot.expires_s = u32::try_from(expires_s).unwrap_or(u32::MAX);
+        }
+    }
+
+    fn close_expired(&self) {
+        let now_s = self.now_s();
+        let slots = self.slots.borrow();
+        let expired = slots.iter().filter(|(_, slot)| slot.expires_s <= now_s);
+        let expired: Vec<_> = expired.filter_map(|(_, slot)| slot.connection.clone()).collect();
+        drop(slots);
+        for connection in expired {
+            connection.expire(self);
         }
     }
 
@@ -393,6 +419,7 @@ impl Worker {
             self.gateway.metrics.queue_bytes.set(waiting as f64);
             // Queues also grow by what their clients ask for, and then nothing comes through the loop.
             self.make_room();
+            self.close_expired();
             self.beat(group, groups, &beats);
             group = (group + 1) % groups;
             let watched = self.watched.take();

@@ -11,13 +11,14 @@ pub fn init(level: LogLevel, format: LogFormat) {
     subscriber(level, format, std::io::stderr).init();
 }
 
-/// Libraries at `warn` at most: their `info` is not ours to explain.
+/// Libraries at `warn` at most: their `info` is not ours to explain. Nothing of actix-http, which calls it an error when
+/// what comes is no HTTP: anybody could fill the log.
 fn filter(level: LogLevel) -> EnvFilter {
     let level = match level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "warn,taskflow=info,taskflow_actors=info",
-        LogLevel::Debug => "warn,taskflow=debug,taskflow_actors=debug",
+        LogLevel::Error => "error,actix_http=off",
+        LogLevel::Warn => "warn,actix_http=off",
+        LogLevel::Info => "warn,actix_http=off,taskflow=info,taskflow_actors=info",
+        LogLevel::Debug => "warn,actix_http=off,taskflow=debug,taskflow_actors=debug",
         LogLevel::Trace => "info,taskflow=trace,taskflow_actors=trace",
     };
     EnvFilter::new(level)
@@ -64,6 +65,7 @@ mod tests {
             tracing::debug!(target: "taskflow::feed", "details");
             tracing::info!(target: "actix_server", "chatter");
             tracing::warn!(target: "actix_server", "a worry");
+            tracing::error!(target: "actix_http::h1::dispatcher", "what came is no HTTP");
         });
         let bytes = lines.0.lock().expect("not poisoned").clone();
         String::from_utf8(bytes).expect("UTF-8")

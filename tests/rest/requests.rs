@@ -226,7 +226,7 @@ fn bodies_and_parameters_that_are_wrong_are_named() {
         name(&http::request(server.address, method, path, &headers, body))
     };
     let json_type = "content-type: application/json";
-    let cases: [(&str, &[u8], u16, &str); 14] = [
+    let cases: [(&str, &[u8], u16, &str); 17] = [
         (json_type, b"", 400, "malformed"),
         (json_type, b"{", 400, "malformed"),
         (json_type, b"\xef\xbb\xbf{\"title\":\"bom\"}", 400, "malformed"),
@@ -247,6 +247,19 @@ fn bodies_and_parameters_that_are_wrong_are_named() {
             "invalid_field",
         ),
         (json_type, b"[\"t\"]", 400, "invalid_field"),
+        (json_type, b"{\"title\":\"t\",\"notes\":null}", 400, "invalid_field"),
+        (
+            "content-type: application/json; charset=iso-8859-1",
+            b"{\"title\":\"t\"}",
+            415,
+            "wrong_encoding",
+        ),
+        (
+            "content-type: application/json\r\ncontent-encoding: gzip",
+            b"\x1f\x8b",
+            415,
+            "wrong_encoding",
+        ),
         (json_type, b"null", 400, "invalid_field"),
         (json_type, b"{\"title\":\"\xff\"}", 400, "invalid_utf8"),
         ("", b"{\"title\":\"t\"}", 415, "wrong_encoding"),
@@ -271,6 +284,9 @@ fn bodies_and_parameters_that_are_wrong_are_named() {
         ("/api/v1/tasks?status=strange", 400, "invalid_field"),
         ("/api/v1/changes?limit=0", 422, "value_invalid"),
         ("/api/v1/changes?wait=-1", 400, "invalid_field"),
+        ("/api/v1/snapshot?strange=1", 400, "invalid_field"),
+        ("/api/v1/settings?strange=1", 400, "invalid_field"),
+        ("/api/v1/socket", 400, "framing_error"),
         ("/api/v1/../../etc/passwd", 404, "not_found"),
         ("/api/v1/tasks/%00", 404, "row_not_found"),
         ("//api/v1/tasks", 404, "not_found"),
@@ -279,7 +295,26 @@ fn bodies_and_parameters_that_are_wrong_are_named() {
     }
     let good = server.post("/api/v1/tasks", &account, &json!({ "title": "t" })).json();
     let path = format!("/api/v1/tasks/{}", good["id"].as_str().unwrap());
+    for body in ["notes", "title", "status", "priority", "labels"].map(|field| json!({ field: null })) {
+        let answer = server.send("PATCH", &path, &account, &[], &body);
+        assert_eq!(name(&answer), (400, "invalid_field".to_owned()), "{body}");
+    }
+    let made_of = server.send(
+        "POST",
+        "/api/v1/tasks",
+        &account,
+        &["if-match: \"2\""],
+        &json!({ "title": "t" }),
+    );
+    assert_eq!(
+        name(&made_of),
+        (422, "value_invalid".to_owned()),
+        "a new row has no version"
+    );
     for (header, status, expected) in [
+        ("if-match: \"2\"\r\nif-match: \"2\"", 400, "invalid_field"),
+        ("idempotency-key: x\r\nidempotency-key: y", 400, "invalid_field"),
+        ("authorization: Bearer x", 400, "invalid_field"),
         ("if-match: 2", 400, "invalid_field"),
         ("if-match: \"x\"", 400, "invalid_field"),
         ("if-match: \"1\"", 409, "version_conflict"),
