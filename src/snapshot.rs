@@ -2,9 +2,11 @@
 
 use taskflow_actors::cursor::Cursor;
 use taskflow_actors::domain::State;
-use taskflow_actors::ports::Head;
+use taskflow_actors::ports::{Head, RowKey, RowKind};
 use taskflow_protocol::limits::SNAPSHOT_PIECE_ROWS;
-use taskflow_protocol::message::{Snapshot, SnapshotDone};
+use taskflow_protocol::message::{LeftOut, Snapshot, SnapshotDone};
+use taskflow_protocol::{LabelId, ListId, TaskId};
+use uuid::Uuid;
 
 /// The pieces, written down one by one as they are taken. The first has settings, lists and labels; the last has the
 /// cursor. They hold the rows, not the state: its indexes are free to go.
@@ -15,6 +17,7 @@ pub fn pieces(state: &State, head: Head) -> impl Iterator<Item = Snapshot> + Sen
     let labels: Vec<_> = state.all_labels().cloned().collect();
     let tasks: Vec<_> = state.all_tasks().cloned().collect();
     let mut tasks = tasks.into_iter();
+    let left_out: Vec<_> = state.left_out().iter().filter_map(left_out).collect();
     let mut piece = 0;
     let mut rows = 0;
     let mut done = false;
@@ -55,8 +58,20 @@ pub fn pieces(state: &State, head: Head) -> impl Iterator<Item = Snapshot> + Sen
                 }
                 .text(),
                 rows,
+                left_out: left_out.clone(),
             });
         }
         Some(snapshot)
     })
+}
+
+fn left_out(key: &RowKey) -> Option<LeftOut> {
+    let id = Uuid::from_bytes(key.id);
+    match key.kind {
+        RowKind::List => Some(LeftOut::List(ListId(id))),
+        RowKind::Task => Some(LeftOut::Task(TaskId(id))),
+        RowKind::Label => Some(LeftOut::Label(LabelId(id))),
+        // There is no feed without them.
+        RowKind::Settings => None,
+    }
 }

@@ -135,6 +135,7 @@ impl Store for MemoryStore {
         let wanted = |row: &&LogRow| row.last > head.rows_upto || row.time >= ids_since;
         let log = stored.log.values().skip_while(|row| !wanted(row)).cloned().collect();
         ready(Ok(Some(Loaded {
+            unreadable: Vec::new(),
             head,
             rows: stored.rows.values().cloned().collect(),
             log,

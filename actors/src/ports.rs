@@ -134,13 +134,24 @@ pub struct StoredRow {
     pub body: Bytes,
 }
 
+/// A row that is there, but is not what was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unreadable {
+    /// Which row.
+    pub key: RowKey,
+    /// What is wrong, with the name of the file or table and the key.
+    pub what: String,
+}
+
 /// All that is needed to bring a feed into memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
     /// The head at the moment of the read.
     pub head: Head,
-    /// All rows.
+    /// All rows that can be read.
     pub rows: Vec<StoredRow>,
+    /// All others. Nothing writes over them.
+    pub unreadable: Vec<Unreadable>,
     /// The commits after `rows_upto`, and all commits whose time is at or after the asked one, in order, without a hole
     /// up to the head.
     pub log: Vec<LogRow>,
@@ -172,6 +183,7 @@ pub struct Retention {
 /// - *Rows* are idempotent: for each key the highest `seq` wins. `rows_upto` never goes down and is stored together with
 ///   the rows; a crash may lose the latest writes of rows, but then `rows_upto` with them.
 /// - *Damage* is found and reported with the name of the file or table; nothing that was acknowledged is silently absent.
+///   A row that is damaged alone is named by the load, which succeeds; a row that is missing makes it fail.
 /// - *Trim* never cuts above `rows_upto`, never a commit at or after `keep_since`, and moves `first`.
 pub trait Store: Send + Sync + 'static {
     /// Appends one commit.

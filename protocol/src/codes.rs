@@ -138,6 +138,7 @@ codes! {
     413 UndoConflict "undo_conflict" http 409 close 0 Fix, 0 ms: "Something changed the same fields since; change them by hand."
     414 UndoGone "undo_gone" http 410 close 0 Fix, 0 ms: "There is no such entry, or it is no longer kept; it cannot be undone."
     415 BatchTooLarge "batch_too_large" http 413 close 0 Fix, 0 ms: "The operation changes more than one entry can carry; split it."
+    416 RowDamaged "row_damaged" http 500 close 0 GiveUp, 0 ms: "The stored row is damaged and was not touched; the rest of the feed works, and the operator can restore the row from a backup."
 
     500 Internal "internal" http 500 close 4500 Retry, 1000 ms: "The server failed; the same operation may be sent again under the same id."
     501 FeedOverloaded "feed_overloaded" http 503 close 0 Retry, 250 ms: "The feed has too many operations waiting; send the same again in a moment."

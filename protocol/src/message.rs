@@ -467,6 +467,21 @@ pub struct SnapshotDone {
     pub cursor: String,
     /// How many rows all pieces carried, settings included, so that the client can check.
     pub rows: u64,
+    /// Rows that exist, but are damaged in the store: they are in no piece, and no operation may name them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A row that a snapshot lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeftOut {
+    /// A list. Its tasks are there.
+    List(ListId),
+    /// A task. Its subtasks are there.
+    Task(TaskId),
+    /// A label. Its tasks name it.
+    Label(LabelId),
 }
 
 /// See [`ServerMessage::Entries`].

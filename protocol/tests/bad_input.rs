@@ -405,8 +405,10 @@ fn null_is_the_same_as_absent_except_in_set_where_it_clears() {
         );
         let given = set(json!({"due": {"all_day": "2026-06-21"}})).expect("good");
         assert_eq!(given.due, Some(Some(Due::AllDay("2026-06-21".to_owned()))));
-        // A field that cannot be cleared takes null as absent.
-        assert_eq!(set(json!({"title": null})), Ok(TaskFields::default()));
+        for field in ["title", "notes", "status", "priority", "labels", "rank"] {
+            let refused = set(json!({ field: null })).expect_err("it cannot be cleared");
+            assert_eq!(refused.code, Code::InvalidField, "{field}");
+        }
     }
 }
 

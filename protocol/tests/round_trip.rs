@@ -412,6 +412,15 @@ fn outcome() -> BoxedStrategy<Outcome> {
     .boxed()
 }
 
+fn left_out() -> BoxedStrategy<LeftOut> {
+    prop_oneof![
+        id(ListId).prop_map(LeftOut::List),
+        id(TaskId).prop_map(LeftOut::Task),
+        id(LabelId).prop_map(LeftOut::Label),
+    ]
+    .boxed()
+}
+
 fn server_message() -> BoxedStrategy<ServerMessage> {
     use FollowMode as F;
     use ResetReason as R;
@@ -458,7 +467,13 @@ fn server_message() -> BoxedStrategy<ServerMessage> {
         (
             (id(UserId), seq(), any::<u32>(), of(settings())),
             (vec(list(), 0..3), vec(label(), 0..3), vec(task(), 0..3)),
-            of((text(), any::<u64>()).prop_map(|(cursor, rows)| SnapshotDone { cursor, rows })),
+            of(
+                (text(), any::<u64>(), vec(left_out(), 0..3)).prop_map(|(cursor, rows, left_out)| SnapshotDone {
+                    cursor,
+                    rows,
+                    left_out
+                })
+            ),
         )
             .prop_map(|((feed, seq, piece, settings), (lists, labels, tasks), done)| {
                 ServerMessage::Snapshot(Snapshot {

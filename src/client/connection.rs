@@ -448,7 +448,7 @@ impl Client {
                     self.parked
                         .push((parked_because(*reason).to_owned(), operation.clone()));
                 }
-                Event::Following(_) | Event::Error(_) => {}
+                Event::Following(_) | Event::LeftOut(_) | Event::Error(_) => {}
             }
             self.queue.push_back(Happening::Event(event));
         }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use taskflow_protocol::codes::{Action, Code};
 use taskflow_protocol::limits::OPERATION_IDS_KEPT_MS;
 use taskflow_protocol::message::{
-    Change, Command, Conflict, Entries, Entry, ErrorBody, FollowMode, Following, Operation, OperationResult, Outcome,
-    ResetReason, Row, ServerMessage, Snapshot,
+    Change, Command, Conflict, Entries, Entry, ErrorBody, FollowMode, Following, LeftOut, Operation, OperationResult,
+    Outcome, ResetReason, Row, ServerMessage, Snapshot,
 };
 use taskflow_protocol::model::{Label, LabelFields, List, ListFields, Settings, SettingsFields, Task, TaskFields};
 use taskflow_protocol::values::{Seq, Status, UnixMs};
@@ -82,6 +82,8 @@ pub enum Event {
     Applied(Entry, Vec<Effect>),
     /// A snapshot is complete, and the rows are now those.
     Reset(ResetReason, Seq),
+    /// Rows that the snapshot lacks, because they are damaged in the server's store.
+    LeftOut(Vec<LeftOut>),
     /// An operation is durable.
     Retired(OperationId, Seq),
     /// An operation was not done, and never will be under this id.
@@ -370,6 +372,9 @@ impl Replica {
             cursor: done.cursor,
         });
         let mut events = vec![Event::Reset(whole.reason, piece.seq)];
+        if !done.left_out.is_empty() {
+            events.push(Event::LeftOut(done.left_out));
+        }
         self.settle_after_reset(&mut events);
         Ok(events)
     }
@@ -854,7 +859,15 @@ mod tests {
         let cursor = format!("at {seq}");
         [
             ServerMessage::Snapshot(piece(0, Vec::new(), None)),
-            ServerMessage::Snapshot(piece(1, tasks.to_vec(), Some(SnapshotDone { cursor, rows }))),
+            ServerMessage::Snapshot(piece(
+                1,
+                tasks.to_vec(),
+                Some(SnapshotDone {
+                    cursor,
+                    rows,
+                    left_out: Vec::new(),
+                }),
+            )),
         ]
     }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
-use taskflow_protocol::message::Entry;
+use taskflow_protocol::message::{Entry, LeftOut};
 use tokio::time::Instant;
 
 use super::connection::{Client, Happening, Status};
@@ -46,6 +46,7 @@ async fn json_lines(client: &mut Client) -> anyhow::Result<()> {
             Happening::Event(Event::Reset(reason, seq)) => {
                 say(&json!({ "reset": { "reason": reason, "seq": seq } }).to_string())?;
             }
+            Happening::Event(Event::LeftOut(rows)) => say(&json!({ "left_out": rows }).to_string())?,
             Happening::Event(_) | Happening::Tick => {}
             Happening::Status(status) => warn(&status_line(&status)),
             Happening::Interrupted => return Ok(()),
@@ -111,6 +112,18 @@ fn settled_line(client: &Client, event: &Event) -> Option<String> {
         Event::Parked(operation, _) => {
             let what = text::command_line(rows, &operation.command);
             Some(format!("-- not sent again: {what}; see `taskflow pending`"))
+        }
+        Event::LeftOut(rows) => {
+            let named = rows.iter().map(|row| match row {
+                LeftOut::List(id) => format!("list {id}"),
+                LeftOut::Task(id) => format!("task {id}"),
+                LeftOut::Label(id) => format!("label {id}"),
+            });
+            let named: Vec<String> = named.collect();
+            Some(format!(
+                "-- damaged in the server's store, to be restored from a backup by its operator: {}",
+                named.join(", ")
+            ))
         }
         _ => None,
     }

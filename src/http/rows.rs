@@ -6,6 +6,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse};
 use taskflow_actors::domain::{Change, Entry, Label, List, Settings, State, Task};
+use taskflow_actors::ports::{RowKey, RowKind};
 use taskflow_protocol::message::{Command, Row};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, LabelId, ListId, OperationId, TaskId, UserId};
@@ -90,22 +91,41 @@ fn answer(status: StatusCode, version: Seq, json: Vec<u8>) -> HttpResponse {
         .body(json)
 }
 
+/// Why there is no such row.
+fn missing(state: &State, name: Name) -> Code {
+    let (kind, id) = match name {
+        Name::Task(id) => (RowKind::Task, id.0),
+        Name::List(id) => (RowKind::List, id.0),
+        Name::Label(id) => (RowKind::Label, id.0),
+        Name::Settings => return Code::Internal,
+    };
+    let key = RowKey {
+        kind,
+        id: id.into_bytes(),
+    };
+    if state.left_out().contains(&key) {
+        Code::RowDamaged
+    } else {
+        Code::RowNotFound
+    }
+}
+
 /// `GET` of one row. What is in the bin is gone (410), and comes along all the same, so that it can be restored.
 pub async fn get(api: &Api, user: UserId, name: Name) -> Result<HttpResponse, Problem> {
     let look = move |state: &State| {
-        let found = Found::look(state, name)?;
+        let found = Found::look(state, name).ok_or_else(|| missing(state, name))?;
         let shown = match &found {
             Found::Task(task) => state.is_shown(task),
             Found::List(list) => !list.is_deleted(),
             Found::Label(label) => !label.is_deleted(),
             Found::Settings(_) => true,
         };
-        Some((found, shown))
+        Ok::<_, Code>((found, shown))
     };
     match operations::view(api, user, look).await? {
-        Some((found, true)) => Ok(found.answer(StatusCode::OK)),
-        Some((found, false)) => Err(Problem::new(Code::RowDeleted).row(found.wire())),
-        None => Err(Code::RowNotFound.into()),
+        Ok((found, true)) => Ok(found.answer(StatusCode::OK)),
+        Ok((found, false)) => Err(Problem::new(Code::RowDeleted).row(found.wire())),
+        Err(missing) => Err(missing.into()),
     }
 }
 

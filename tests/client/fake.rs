@@ -543,6 +543,7 @@ impl World {
                 done: (piece as usize == last).then(|| SnapshotDone {
                     cursor: self.cursor(seq),
                     rows: rows + u64::from(wrong),
+                    left_out: Vec::new(),
                 }),
             }));
         }

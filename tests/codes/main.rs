@@ -567,6 +567,7 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
             client.is_alive = false;
             vec![ended(client)]
         }
+        Code::RowDamaged => store::row_damaged(),
         Code::FeedDamaged => store::feed_damaged(),
         Code::TooManyRefreshes => vec![too_many_refreshes(world)],
     }

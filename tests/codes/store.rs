@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use crate::Seen;
 use crate::support::server::{DataDir, PASSWORD, binary};
-use crate::support::ws::task;
+use crate::support::ws::{operation as operation_of, task};
 use crate::support::{Account, Client, Encoding, Server, Value, eventually, http, id, json};
 
 fn database(server: &Server) -> Connection {
@@ -133,6 +133,53 @@ pub fn feed_damaged() -> Vec<Seen> {
         .query_row("SELECT count(*) FROM log WHERE v = x'00'", [], |row| row.get(0))
         .expect("a count");
     assert!(left > 0, "damage is not tidied away");
+    seen
+}
+
+pub fn row_damaged() -> Vec<Seen> {
+    let (lost, kept) = (task("lost"), task("kept"));
+    let id = |operation: &Value| operation["command"]["task_create"]["task"].clone();
+    // A key is the feed, the kind and the id.
+    let named = id(&lost).as_str().unwrap().replace('-', "").to_uppercase();
+    let condition = format!("hex(substr(k, 18)) = '{named}'");
+    let (server, account) = damaged(&format!("UPDATE row SET v = x'00' WHERE {condition}"), |server| {
+        let account = server.user();
+        for operation in [&lost, &kept] {
+            assert!(server.submit(&account, operation)["accepted"].is_object());
+        }
+        let written = format!("SELECT 1 FROM row WHERE {condition}");
+        eventually("the row is written", || {
+            database(server).query_row(&written, [], |_| Ok(())).ok()
+        });
+        account
+    });
+    let path = |operation: &Value| format!("/api/v1/tasks/{}", id(operation).as_str().unwrap());
+    let complete = |operation: &Value| operation_of(&json!({ "task_complete": { "task": id(operation) } }));
+    let mut client = Client::open(&server, Encoding::Json, &account);
+    let seen = vec![
+        Seen::Http(server.get(&path(&lost), &account)),
+        Seen::Error(client.submit(&complete(&lost))["refused"].clone()),
+    ];
+    // It is named wherever the rest is shown, and the rest works as before.
+    let left_out = json!([{ "task": id(&lost) }]);
+    let named = |snapshot: &Value| snapshot["done"]["left_out"].clone();
+    let lines = server.get("/api/v1/snapshot", &account).json_lines();
+    assert_eq!(named(&lines.last().unwrap()["snapshot"]), left_out);
+    client.send(&json!({ "follow": {} }));
+    let done = eventually("the last piece", || {
+        let piece = client.wait_for("snapshot");
+        piece["done"].is_object().then_some(piece)
+    });
+    assert_eq!(named(&done), left_out);
+    assert!(client.submit(&complete(&kept))["accepted"].is_object());
+    assert_eq!(server.get(&path(&kept), &account).json()["status"], "done");
+    let log = server.log.text();
+    assert!(log.contains("taskflow.db, table row") && log.contains("ERROR"), "{log}");
+    assert!(server.metric("taskflow_store_errors_total") > 0.0);
+    let left: i64 = database(&server)
+        .query_row("SELECT count(*) FROM row WHERE v = x'00'", [], |row| row.get(0))
+        .expect("a count");
+    assert_eq!(left, 1, "damage is not tidied away");
     seen
 }
 

@@ -431,3 +431,46 @@ async fn what_is_taken_out_of_a_table_or_put_back_from_before_is_named() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn a_row_that_is_damaged_alone_is_named_and_nothing_writes_over_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(DATABASE);
+    let store = embedded::open(folder.path(), busy(), Arc::new(())).unwrap();
+    for base in 0..6 {
+        assert_eq!(store.append(commit(0, base)).await, Ok(()));
+    }
+    let all = rows(0, 6);
+    assert_eq!(store.write_rows(feed(0), all.clone(), 6).await, Ok(()));
+    store.shutdown();
+    let damaged = || {
+        let database = rusqlite::Connection::open(&path).unwrap();
+        let count = "SELECT count(*) FROM row WHERE substr(v,-1)=x'ee'";
+        let count: i64 = database.query_row(count, [], |row| row.get(0)).unwrap();
+        (database, count)
+    };
+    let (database, none) = damaged();
+    assert_eq!(none, 0);
+    let sql = "UPDATE row SET v=CAST(substr(v,1,length(v)-1)||x'ee' AS BLOB) WHERE k=(SELECT max(k) FROM row)";
+    assert_eq!(database.execute(sql, []).unwrap(), 1);
+    drop(database);
+    for base in 6..8 {
+        // Again after a restart.
+        let store = embedded::open(folder.path(), busy(), Arc::new(())).unwrap();
+        let loaded = store.load(feed(0), 0).await.unwrap().unwrap();
+        assert_eq!(loaded.rows, all[..all.len() - 1]);
+        let last = all.last().unwrap().key;
+        let unreadable: Vec<_> = loaded.unreadable.iter().map(|row| row.key).collect();
+        assert_eq!(unreadable, [last]);
+        let what = format!("taskflow.db, table row, feed {}, row ", feed(0));
+        assert!(
+            loaded.unreadable[0].what.starts_with(&what),
+            "{}",
+            loaded.unreadable[0].what
+        );
+        assert_eq!(store.append(commit(0, base)).await, Ok(()));
+        assert_eq!(store.write_rows(feed(0), Vec::new(), base + 1).await, Ok(()));
+        store.shutdown();
+        assert_eq!(damaged().1, 1);
+    }
+}

@@ -267,6 +267,9 @@ async fn examine_feed(store: &Embedded, number: u64, owed: Seq) -> Result<(), St
         .await
         .map_err(named)?
         .expect("it has a head");
+    if let Some(row) = loaded.unreadable.first() {
+        return Err(row.what.clone());
+    }
     let expected = if loaded.head.rows_upto == 0 {
         Vec::new()
     } else {

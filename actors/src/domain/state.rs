@@ -168,6 +168,7 @@ pub struct State {
     seq: Seq,
     settings: Settings,
     rows: Rows,
+    left_out: BTreeSet<RowKey>,
 }
 
 impl State {
@@ -178,6 +179,7 @@ impl State {
             seq: 0,
             settings: Settings::default(),
             rows: Rows::default(),
+            left_out: BTreeSet::new(),
         }
     }
 
@@ -260,9 +262,9 @@ impl State {
         self.rows.counts
     }
 
-    /// Neither the task, nor its list, nor any parent is in the bin.
+    /// Neither the task, nor its list, nor any parent is in the bin, as far as they can be read.
     pub fn is_shown(&self, task: &Task) -> bool {
-        let list_shown = self.list(task.list).is_some_and(|list| !list.is_deleted());
+        let list_shown = self.list(task.list).is_none_or(|list| !list.is_deleted());
         list_shown && !task.is_deleted() && self.ancestors(task).all(|parent| !parent.is_deleted())
     }
 
@@ -284,10 +286,12 @@ impl State {
     }
 
     fn apply_change(&mut self, change: &Change, entry: &Entry) {
+        if !self.left_out.is_empty() && self.left_out.contains(&key_of(self.user, change)) {
+            // Nothing is made up for a row that cannot be read, and nothing writes over it.
+            return;
+        }
         let seq = entry.seq;
         let rows = &mut self.rows;
-        // A row that a set does not find could not be decoded when the feed was loaded: it is left out, named by who
-        // loaded it, and nothing is made up for it here.
         match change {
             Change::TaskPut(put) => {
                 if rows.tasks.get(&put.task.id).is_none_or(|row| row.version < seq) {
@@ -351,15 +355,19 @@ impl State {
     /// The rows that an entry changes.
     pub fn touched<'e>(&self, entry: &'e Entry) -> impl Iterator<Item = RowKey> + use<'e> {
         let user = self.user;
-        entry.changes.iter().map(move |change| match change {
-            Change::TaskPut(put) => task_key(put.task.id),
-            Change::TaskSet(set) => task_key(set.task),
-            Change::ListPut(list) => list_key(list.id),
-            Change::ListSet(set) => list_key(set.list),
-            Change::LabelPut(label) => label_key(label.id),
-            Change::LabelSet(set) => label_key(set.label),
-            Change::SettingsPut(_) | Change::SettingsSet(_) => settings_key(user),
-        })
+        entry.changes.iter().map(move |change| key_of(user, change))
+    }
+
+    /// Rows that exist, but could not be read when the feed was loaded. No operation may name them.
+    pub fn left_out(&self) -> &BTreeSet<RowKey> {
+        &self.left_out
+    }
+
+    /// This row cannot be read. `false`: without it there is no feed.
+    #[must_use]
+    pub fn leave_out(&mut self, key: RowKey) -> bool {
+        self.left_out.insert(key);
+        key.kind != RowKind::Settings && key != list_key(self.inbox())
     }
 
     /// A row as the store keeps it; `None` if there is no such row.
@@ -456,6 +464,18 @@ pub(super) fn ancestors<'s>(
         Some(found)
     })
     .take(2 * taskflow_protocol::limits::PARENT_DEPTH_MAX)
+}
+
+fn key_of(user: UserId, change: &Change) -> RowKey {
+    match change {
+        Change::TaskPut(put) => task_key(put.task.id),
+        Change::TaskSet(set) => task_key(set.task),
+        Change::ListPut(list) => list_key(list.id),
+        Change::ListSet(set) => list_key(set.list),
+        Change::LabelPut(label) => label_key(label.id),
+        Change::LabelSet(set) => label_key(set.label),
+        Change::SettingsPut(_) | Change::SettingsSet(_) => settings_key(user),
+    }
 }
 
 fn task_key(id: TaskId) -> RowKey {

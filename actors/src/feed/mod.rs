@@ -25,7 +25,7 @@ use taskflow_protocol::{Code, OperationId, UserId};
 use self::answers::Answers;
 use crate::domain::{self, Draft, Entry, State, codec};
 use crate::ports::{
-    Append, AppendError, Epoch, Head, Loaded, LogPage, LogRow, ReadError, Retention, RowKey, StoredRow,
+    Append, AppendError, Epoch, Head, Loaded, LogPage, LogRow, ReadError, Retention, RowKey, StoredRow, Unreadable,
 };
 
 /// Entries kept in memory for undo; an older entry is read from the log.
@@ -840,17 +840,22 @@ pub struct Rebuilt {
 
 /// Builds the state of a feed from what a load found: the rows, and on them the entries that they lack.
 ///
-/// A row that does not decode is left out and named through `report`. An entry that does not decode, or a hole, is a
-/// wall: the error names it.
+/// A row that cannot be read is left out and named through `report`. The settings or the inbox, an entry that does not
+/// decode, or a hole are a wall: the error names it.
 pub fn rebuild(user: UserId, loaded: &Loaded, mut report: impl FnMut(String)) -> Result<Rebuilt, String> {
     let mut state = State::new(user);
+    let mut damaged = loaded.unreadable.clone();
     for row in &loaded.rows {
         if let Err(error) = state.load_row(row) {
-            report(format!(
-                "feed {user}: row {:?} does not decode and is left out: {error}",
-                row.key
-            ));
+            let what = format!("feed {user}: row {:?} does not decode: {error}", row.key);
+            damaged.push(Unreadable { key: row.key, what });
         }
+    }
+    for Unreadable { key, what } in damaged {
+        if !state.leave_out(key) {
+            return Err(what);
+        }
+        report(what);
     }
     let mut entries = Vec::new();
     for row in &loaded.log {

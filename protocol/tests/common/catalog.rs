@@ -86,6 +86,7 @@ variants! { Status, "status": Todo "todo", Doing "doing", Done "done", Cancelled
 variants! { Priority, "priority": None "none", Low "low", Medium "medium", High "high", Urgent "urgent" }
 variants! { WeekStart, "week_start": Monday "monday", Saturday "saturday", Sunday "sunday" }
 variants! { FollowMode, "follow_mode": UpToDate "up_to_date", Entries "entries", Reset "reset" }
+variants! { LeftOut, "left_out": List "list", Task "task", Label "label" }
 variants! { ResetReason, "reset_reason":
     NoCursor "no_cursor", EpochChanged "epoch_changed", CursorAhead "cursor_ahead", CursorTooOld "cursor_too_old",
     ListsChanged "lists_changed",
@@ -110,6 +111,7 @@ pub fn folders() -> Vec<(&'static str, &'static [&'static str])> {
         of::<WeekStart>(),
         of::<FollowMode>(),
         of::<ResetReason>(),
+        of::<LeftOut>(),
     ]
 }
 
@@ -624,6 +626,7 @@ fn server_messages() -> Vec<Golden> {
                 done: Some(SnapshotDone {
                     cursor: CURSOR.to_owned(),
                     rows: 6,
+                    left_out: Vec::new(),
                 }),
             }),
         ),
@@ -833,6 +836,9 @@ fn values() -> Vec<Golden> {
         golden("", FollowMode::UpToDate),
         golden("", FollowMode::Entries),
         golden("", FollowMode::Reset),
+        golden("", LeftOut::List(list())),
+        golden("", LeftOut::Task(task())),
+        golden("", LeftOut::Label(label())),
         golden("", ResetReason::NoCursor),
         golden("", ResetReason::EpochChanged),
         golden("", ResetReason::CursorAhead),

@@ -131,7 +131,7 @@ pub(super) fn row_key(feed: UserId, row: RowKey) -> [u8; ROW_KEY_BYTES] {
     key
 }
 
-fn row_of_key(feed: UserId, key: &[u8]) -> Outcome<RowKey> {
+pub(super) fn row_of_key(feed: UserId, key: &[u8]) -> Outcome<RowKey> {
     let key: &[u8; ROW_KEY_BYTES] = key.try_into().map_err(|_| wrong_key())?;
     of_feed(feed, key)?;
     let kind = match key[16] {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension as _};
-use taskflow_actors::ports::{Loaded, LogPage, LogRow, ReadError};
+use taskflow_actors::ports::{Loaded, LogPage, LogRow, ReadError, StoredRow, Unreadable};
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
 
@@ -134,6 +134,11 @@ fn answer(shared: &Shared, connection: &Connection, job: Read, tail: Option<Feed
             let loaded = shared
                 .readable(feed)
                 .and_then(|()| load(connection, feed, ids_since, tail));
+            if let Ok(Some(Loaded { unreadable, .. })) = &loaded
+                && !unreadable.is_empty()
+            {
+                shared.observer.damage();
+            }
             let _ = answer.send(tell(shared, feed, loaded));
         }
         Read::AccountByEmail(email, answer) => {
@@ -321,18 +326,21 @@ fn load(connection: &Connection, feed: UserId, ids_since: UnixMs, tail: Option<F
     let Some((stored, head)) = head_now(connection, feed, tail.as_ref())? else {
         return Ok(None);
     };
-    let rows = load_rows(connection, feed, &stored)?;
+    let (rows, unreadable) = load_rows(connection, feed, &stored)?;
     let log = load_log(connection, feed, ids_since, &stored, tail)
         .map_err(|fault| fault.at(Table::Log.name(), format_args!("feed {feed}")))?;
-    Ok(Some(Loaded { head, rows, log }))
+    Ok(Some(Loaded {
+        head,
+        rows,
+        unreadable,
+        log,
+    }))
 }
 
-fn load_rows(
-    connection: &Connection,
-    feed: UserId,
-    stored: &StoredHead,
-) -> Outcome<Vec<taskflow_actors::ports::StoredRow>> {
+/// The rows, and those that cannot be read.
+fn load_rows(connection: &Connection, feed: UserId, stored: &StoredHead) -> Outcome<(Vec<StoredRow>, Vec<Unreadable>)> {
     let read = || -> Outcome<_> {
+        let mut unreadable = Vec::new();
         let mut rows = Vec::with_capacity(usize::try_from(stored.rows).unwrap_or(0).min(100_000));
         let mut digest = 0;
         let (from, to) = row_range(feed);
@@ -341,19 +349,29 @@ fn load_rows(
         while let Some(row) = found.next()? {
             let (key, value) = (row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
             digest ^= codec::row_digest(value);
-            rows.push(codec::decode_row(feed, key, value).map_err(|fault| match fault {
-                Fault::Damaged(what) => Fault::Damaged(format!("row {}: {what}", hex(key.get(16..).unwrap_or(key)))),
-                other => other,
-            })?);
+            match codec::decode_row(feed, key, value) {
+                Ok(row) => rows.push(row),
+                Err(Fault::Damaged(what)) => {
+                    let named = format_args!("feed {feed}, row {}", hex(key.get(16..).unwrap_or(key)));
+                    let damage = Fault::damaged(Table::Row.name(), named, what);
+                    match (codec::row_of_key(feed, key), damage) {
+                        (Ok(key), Fault::Damaged(what)) => unreadable.push(Unreadable { key, what }),
+                        (_, damage) => return Err(damage),
+                    }
+                }
+                Err(other) => return Err(other),
+            }
         }
-        if rows.len() as u64 != stored.rows {
-            let (found, rows) = (rows.len(), stored.rows);
+        let found = rows.len() + unreadable.len();
+        if found as u64 != stored.rows {
+            let rows = stored.rows;
             return Err(Fault::Damaged(format!("{found} rows were found, {rows} were written")));
         }
-        if digest != stored.digest {
+        // A row that is damaged spoils the digest of all.
+        if digest != stored.digest && unreadable.is_empty() {
             return Err(Fault::Damaged("some rows are older than what was written".to_owned()));
         }
-        Ok(rows)
+        Ok((rows, unreadable))
     };
     read().map_err(|fault| fault.at(Table::Row.name(), format_args!("feed {feed}")))
 }

@@ -6,6 +6,7 @@
 //! neither it nor its list is in the bin, then the values, then what they refer to, then the limits.
 
 mod label;
+mod left_out;
 mod list;
 mod overlay;
 mod parent;
@@ -115,6 +116,7 @@ impl<'a> Draft<'a> {
     }
 
     fn operation(&mut self, operation: &Operation, undo_of: Option<&Entry>) -> Judged {
+        self.check_left_out(operation, undo_of)?;
         let base = operation.base;
         match &operation.command {
             Command::Batch(batch) => {

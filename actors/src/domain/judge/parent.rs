@@ -22,6 +22,10 @@ impl Draft<'_> {
             return refuse(Code::RowNotFound, "parent");
         };
         let above = || self.ancestors(Some(parent));
+        if !self.overlay.state().left_out().is_empty() && above().last().is_some_and(|top| top.parent.is_some()) {
+            // What is above it cannot be read: it might be the task itself.
+            return refuse(Code::RowDamaged, "parent");
+        }
         if above().any(|each| Some(each.id) == task) {
             return refuse(Code::ParentCycle, "parent");
         }

@@ -196,7 +196,8 @@ impl Draft<'_> {
     pub(super) fn check_list_of(&self, task: &Task) -> Judged {
         match self.overlay.list(task.list) {
             Some(list) if !list.is_deleted() => Ok(()),
-            _ => refuse(Code::RowDeleted, "list"),
+            Some(_) => refuse(Code::RowDeleted, "list"),
+            None => refuse(Code::RowDamaged, "list"),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod batches;
 mod labels_and_settings;
+mod left_out;
 mod limits;
 mod lists;
 mod places;
