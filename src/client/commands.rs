@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use taskflow_actors::ports::Clock;
+use taskflow_protocol::limits::{NAME_BYTES_MAX, TITLE_BYTES_MAX};
 use taskflow_protocol::message::{Batch, Command, LabelCreate, ListCreate, TaskCreate, TaskMove, TaskPatch, TaskRef};
 use taskflow_protocol::model::TaskFields;
 use taskflow_protocol::values::{Due, Priority};
@@ -152,6 +153,9 @@ pub async fn list(args: List) -> anyhow::Result<ExitCode> {
 
 /// `lists`.
 pub async fn lists(args: Lists) -> anyhow::Result<ExitCode> {
+    if let Some(name) = &args.add {
+        check_line("The name of the list", name, NAME_BYTES_MAX)?;
+    }
     let mut client = Client::open(Profile::open(args.place.profile)?, super::encoding())?;
     let live = until_live(&mut client).await?;
     if let Some(name) = args.add {
@@ -200,8 +204,27 @@ pub async fn lists(args: Lists) -> anyhow::Result<ExitCode> {
     Ok(if live { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What the server would refuse is refused here, also when it cannot be asked: by the name that the person knows it by.
+pub fn check_line(what: &str, text: &str, bytes_max: usize) -> anyhow::Result<()> {
+    let is_line = |c: char| !(c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'));
+    let wrong = if text.trim().is_empty() {
+        "is empty".to_owned()
+    } else if !text.chars().all(is_line) {
+        "must be one line of text".to_owned()
+    } else if text.len() > bytes_max {
+        format!("is longer than {bytes_max} bytes")
+    } else {
+        return Ok(());
+    };
+    Err(GaveUp(format!("{what} {wrong}.")).into())
+}
+
 /// `add`.
 pub async fn add(args: Add) -> anyhow::Result<ExitCode> {
+    check_line("The title", &args.title, TITLE_BYTES_MAX)?;
+    for name in &args.labels {
+        check_line("The name of --label", name.trim_start_matches('@'), NAME_BYTES_MAX)?;
+    }
     let mut client = Client::open(Profile::open(args.place.profile.clone())?, super::encoding())?;
     until_live(&mut client).await?;
     let (command, task) = add_command(&client, args)?;
@@ -340,6 +363,9 @@ pub async fn change(args: What, verb: Verb) -> anyhow::Result<ExitCode> {
 
 /// `edit`.
 pub async fn edit(args: Edit) -> anyhow::Result<ExitCode> {
+    if let Some(title) = &args.title {
+        check_line("The title", title, TITLE_BYTES_MAX)?;
+    }
     let mut client = Client::open(Profile::open(args.place.profile)?, super::encoding())?;
     let live = until_live(&mut client).await?;
     if !live && client.replica().position().is_none() {

@@ -61,7 +61,8 @@ pub enum ClientCommand {
     Edit(Edit),
     /// Put a task, with its subtasks, in the bin.
     Delete(What),
-    /// Bring tasks from Todoist (CSV or JSON) or todo.txt. Running it again doubles nothing.
+    /// Bring tasks from Todoist (CSV or JSON) or todo.txt. Running it again doubles nothing, also with a later export of
+    /// the same: a task with the id, or the list, parent and title, of one that was brought before is that one.
     Import(Import),
     /// Show changes that were not sent, because sending them late could double them.
     Pending(Pending),

@@ -292,10 +292,7 @@ fn failures_are_sentences_and_exit_codes() {
         person.fails(&["add", "x", "--due", "someday"]),
         "taskflow: \"someday\" is not a date. Write 2026-12-01, \"2026-12-01 15:30\", today or tomorrow.\n"
     );
-    assert_eq!(
-        person.fails(&["add", ""]),
-        "taskflow: A value is not allowed here; see the field and docs/protocol.md.\n"
-    );
+    assert_eq!(person.fails(&["add", ""]), "taskflow: The title is empty.\n");
     assert_eq!(person.run(&["add"]).status.code(), Some(2));
     assert_eq!(person.run(&["edit", "x"]).status.code(), Some(2));
 }
@@ -388,6 +385,58 @@ fn an_import_brings_everything_and_doing_it_again_brings_nothing() {
 }
 
 #[test]
+fn a_later_export_brings_what_is_new_in_it() {
+    let fake = Fake::start();
+    let person = Person::registered(&fake);
+    let path = person.folder.path().join("Garden [6Crg8jQ886Wh4P5g].csv");
+    let import = |rows: &[&str]| {
+        std::fs::write(&path, format!("TYPE,CONTENT,INDENT\n{}\n", rows.join("\n"))).unwrap();
+        person.ok(&["import", path.to_str().unwrap()])
+    };
+    let said = import(&["task,dig,1", "task,the roots,2", "task,dig,1"]);
+    assert!(said.ends_with(": 3 tasks imported, 1 new lists\n"), "{said}");
+    let said = import(&[
+        "task,first,1",
+        "task,dig,1",
+        "task,the roots,2",
+        "task,dig,1",
+        "task,sow,1",
+    ]);
+    assert!(said.ends_with(": 2 tasks imported, 3 were there already\n"), "{said}");
+    // The wrong format is another thing altogether, and is in no way of the right one.
+    person.ok(&["import", "--format", "todo-txt", path.to_str().unwrap()]);
+    let said = import(&["task,dig,1", "task,reap,1"]);
+    assert!(said.ends_with(": 1 tasks imported, 1 were there already\n"), "{said}");
+}
+
+#[test]
+fn what_the_server_would_refuse_is_refused_by_the_name_of_the_option_also_without_a_server() {
+    let fake = Fake::start();
+    let person = Person::registered(&fake);
+    person.ok(&["list"]);
+    fake.world().down = true;
+    let long = "x".repeat(2_001);
+    for (args, expected) in [
+        (&["add", " "][..], "The title is empty."),
+        (&["add", "two\nlines"], "The title must be one line of text."),
+        (&["add", &long], "The title is longer than 2000 bytes."),
+        (&["add", "t", "--label", "@"], "The name of --label is empty."),
+        (&["lists", "--add", ""], "The name of the list is empty."),
+        (
+            &["import", "--list", &long, "none.csv"],
+            "The name of --list is longer than 250 bytes.",
+        ),
+    ] {
+        let output = person.run(args);
+        assert!(!output.status.success(), "{args:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(expected), "{args:?}: {said}");
+    }
+    fake.world().down = false;
+    assert_eq!(fake.world().log.len(), 1, "nothing but the birth");
+}
+
+#[test]
 fn an_import_survives_power_failures_lost_answers_and_a_lack_of_room() {
     let fake = Fake::start();
     let person = Person::registered(&fake);
@@ -402,6 +451,7 @@ fn an_import_survives_power_failures_lost_answers_and_a_lack_of_room() {
     let mut importing = person
         .command(&["import", &file])
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
@@ -409,8 +459,18 @@ fn an_import_survives_power_failures_lost_answers_and_a_lack_of_room() {
         assert!(std::time::Instant::now() < deadline, "the power never failed");
         std::thread::yield_now();
     }
+    // It says so while nothing comes, not only afterwards.
+    let mut said = BufReader::new(importing.stderr.take().unwrap()).lines();
+    let line = said.next().unwrap().unwrap();
+    assert!(line.starts_with("The server does not answer."), "{line}");
     fake.world().down = false;
     assert!(importing.wait().unwrap().success());
+    let rest: Vec<String> = said.map(Result::unwrap).collect();
+    assert!(
+        rest.iter()
+            .any(|line| line == "The server is back; the import goes on."),
+        "{rest:?}"
+    );
     let mut printed = String::new();
     std::io::Read::read_to_string(&mut importing.stdout.take().unwrap(), &mut printed).unwrap();
     assert_eq!(printed, "todo.txt: 600 tasks imported, 3 new lists, 1 new labels\n");

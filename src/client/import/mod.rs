@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
+use taskflow_protocol::limits::NAME_BYTES_MAX;
 use taskflow_protocol::message::ErrorBody;
 use taskflow_protocol::{Code, OperationId};
 use tokio::time::Instant;
@@ -53,25 +54,27 @@ pub enum Format {
 
 /// `import`.
 pub async fn run(args: Import) -> anyhow::Result<ExitCode> {
+    if let Some(name) = &args.list {
+        commands::check_line("The name of --list", name, NAME_BYTES_MAX)?;
+    }
     // All files are read before anything is sent: a typo in the last one must not leave half an import.
     let mut files = Vec::new();
     for path in &args.files {
         let bytes = read_file(path)?;
-        let outline = read(path, &bytes, args.format)?;
-        files.push((path, bytes, outline));
+        files.push((path, read(path, &bytes, args.format)?));
     }
     let mut client = Client::open(Profile::open(args.place.profile.clone())?, super::encoding())?;
     if !commands::until_live(&mut client).await? {
         bail!("{}", commands::not_live(&client));
     }
     let mut code = ExitCode::SUCCESS;
-    for (path, bytes, outline) in files {
+    for (path, outline) in files {
         let user = client.replica().feed().context("a live client has a feed")?;
         let wishes = Wishes {
             list: args.list.as_deref(),
             again: args.again,
         };
-        let plan = plan::plan(&outline, &bytes, user, client.replica().rows(), wishes).map_err(GaveUp)?;
+        let plan = plan::plan(&outline, user, client.replica().rows(), wishes).map_err(GaveUp)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         let name = printable(&name);
         if args.dry_run {
@@ -135,11 +138,15 @@ pub fn read(path: &Path, bytes: &[u8], format: Format) -> anyhow::Result<Outline
         Format::Auto => detect(path, text).map_err(|sentence| GaveUp(format!("{shown}: {sentence}")))?,
         format => format,
     };
-    let outline = match format {
-        Format::TodoistCsv => todoist_csv::read(text, &project_name(path)),
-        Format::TodoistJson => todoist_json::read(text),
-        Format::TodoTxt | Format::Auto => Ok(todo_txt::read(text)),
+    let (name, outline) = match format {
+        Format::TodoistCsv => ("todoist-csv", todoist_csv::read(text, &project_name(path))),
+        Format::TodoistJson => ("todoist-json", todoist_json::read(text)),
+        Format::TodoTxt | Format::Auto => ("todo-txt", Ok(todo_txt::read(text))),
     };
+    let outline = outline.map(|outline| Outline {
+        format: name,
+        ..outline
+    });
     outline.map_err(|sentence| GaveUp(format!("{shown}: {sentence}")).into())
 }
 
@@ -165,8 +172,9 @@ fn detect(path: &Path, text: &str) -> Result<Format, String> {
 /// Todoist names its files `Garden [6Crg8jQ886Wh4P5g].csv`, after the project and its id.
 fn project_name(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    // What a browser calls it the second time: `Garden [6Crg8jQ886Wh4P5g] (1).csv`.
     let name = match stem.rsplit_once(" [") {
-        Some((name, id)) if id.ends_with(']') => name,
+        Some((name, id)) if id.ends_with(']') || id.contains("] (") => name,
         _ => &stem,
     };
     name.trim().to_owned()
@@ -260,10 +268,20 @@ impl<'a> Importing<'a> {
                     return Err(error);
                 }
             }
+            let was_away = away_since.is_some();
             away_since = match client.status() {
                 Status::Live => None,
                 _ => away_since.or_else(|| Some(Instant::now())),
             };
+            // Where there is a bar, it says so itself.
+            match (was_away, away_since.is_some()) {
+                (false, true) if bar.is_hidden() => warn(
+                    "The server does not answer. The import goes on by itself when it does; to stop, press Ctrl-C, and \
+                     run the same command again later: nothing is doubled.",
+                ),
+                (true, false) if bar.is_hidden() => warn("The server is back; the import goes on."),
+                _ => {}
+            }
             if away_since.is_some_and(|since| since.elapsed() >= Duration::from_millis(AWAY_MAX_MS)) {
                 bar.finish_and_clear();
                 bail!(
@@ -446,6 +464,8 @@ mod tests {
     #[test]
     fn a_project_is_called_as_its_file_without_the_id() {
         assert_eq!(project_name(Path::new("x/Garden [6Crg8jQ886Wh4P5g].csv")), "Garden");
+        assert_eq!(project_name(Path::new("Garden [6Crg8jQ886Wh4P5g] (1).csv")), "Garden");
         assert_eq!(project_name(Path::new("Garden.csv")), "Garden");
+        assert_eq!(project_name(Path::new("Garden (1).csv")), "Garden (1)");
     }
 }

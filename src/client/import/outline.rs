@@ -7,6 +7,8 @@ use taskflow_protocol::values::{Due, Priority, Status};
 /// What was read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outline {
+    /// The format: ids that are derived from one say nothing of another.
+    pub format: &'static str,
     /// In the order of the file.
     pub lists: Vec<OutlineList>,
     /// What could not be carried over, or not as it was.
@@ -29,6 +31,8 @@ pub struct OutlineList {
 pub struct OutlineTask {
     /// Where it stands in the file, for a person: `line 14`.
     pub place: String,
+    /// What the source calls it, where it has ids.
+    pub source_id: Option<String>,
     /// One line.
     pub title: String,
     /// Paragraphs of Markdown, to be joined by empty lines.

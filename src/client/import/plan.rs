@@ -1,6 +1,10 @@
-//! From an outline to operations whose ids are derived from the file: doing it again does nothing.
+//! From an outline to operations whose ids are derived from what the file says: doing it again does nothing.
 //!
-//! Architecture invariant: no I/O; the same file and the same copy of the feed give the same operations.
+//! A task is the same if the source's own id is the same, or, where the source has none, the list, the parent and the
+//! title; the second of two such tasks is the second also in the next file. So a later export of the same project brings
+//! what is new in it, and nothing twice.
+//!
+//! Architecture invariant: no I/O; the same outline and the same copy of the feed give the same operations.
 
 use std::collections::BTreeMap;
 
@@ -72,10 +76,10 @@ pub struct Wishes<'a> {
 /// # Errors
 ///
 /// A sentence, when a name means several lists.
-pub fn plan(outline: &Outline, file: &[u8], user: UserId, rows: &Rows, wishes: Wishes<'_>) -> Result<Plan, String> {
+pub fn plan(outline: &Outline, user: UserId, rows: &Rows, wishes: Wishes<'_>) -> Result<Plan, String> {
     let mut planning = Planning {
         user,
-        seed: Seed::new(user, file),
+        seed: Seed::new(user, outline.format),
         rows,
         wishes,
         plan: Plan::default(),
@@ -83,10 +87,10 @@ pub fn plan(outline: &Outline, file: &[u8], user: UserId, rows: &Rows, wishes: W
         labels: BTreeMap::new(),
     };
     let mut archive = Vec::new();
-    for (number, list) in outline.lists.iter().enumerate() {
+    for list in &outline.lists {
         let name = wishes.list.or(list.name.as_deref());
         let (id, step) = planning.list(name)?;
-        planning.tasks(number, &list.tasks, id, step);
+        planning.tasks(list.name.as_deref(), &list.tasks, id, step);
         // Also where an earlier run was interrupted before it came to this, and nobody has touched the list since.
         let untouched = rows
             .lists
@@ -113,11 +117,11 @@ pub fn plan(outline: &Outline, file: &[u8], user: UserId, rows: &Rows, wishes: W
 struct Seed([u8; 32]);
 
 impl Seed {
-    fn new(user: UserId, file: &[u8]) -> Self {
+    fn new(user: UserId, format: &str) -> Self {
         let mut hash = Sha256::new();
-        hash.update(b"taskflow import 1");
+        hash.update(b"taskflow import 2");
         hash.update(user.bytes());
-        hash.update(Sha256::digest(file));
+        hash.update(format);
         Self(hash.finalize().into())
     }
 
@@ -251,18 +255,29 @@ impl Planning<'_> {
         made
     }
 
-    fn tasks(&mut self, number: usize, tasks: &[OutlineTask], list: ListId, list_step: Option<usize>) {
+    fn tasks(&mut self, name: Option<&str>, tasks: &[OutlineTask], list: ListId, list_step: Option<usize>) {
         // For each: its id, the step that makes it, and its depth.
         let mut made: Vec<(TaskId, Option<usize>, usize)> = Vec::with_capacity(tasks.len());
-        for (index, task) in tasks.iter().enumerate() {
-            let position = [(number as u64).to_be_bytes(), (index as u64).to_be_bytes()].concat();
+        let mut equal: BTreeMap<(Option<TaskId>, &str), u64> = BTreeMap::new();
+        for task in tasks {
+            let above = task.parent.map(|parent| made[parent].0);
+            let nth = equal.entry((above, &task.title)).or_default();
+            *nth += 1;
+            let (nth, above) = (nth.to_be_bytes(), above.map_or(Uuid::nil(), |above| above.0));
+            let identity: &[&[u8]] = match &task.source_id {
+                Some(id) => &[b"task by id", id.as_bytes()],
+                None => {
+                    let list = name.unwrap_or_default().as_bytes();
+                    &[b"task", list, above.as_bytes(), task.title.as_bytes(), &nth]
+                }
+            };
             let parent = self.parent(task, &made, tasks);
             let depth = parent.map_or(0, |parent| made[parent].2 + 1);
             let shown = |id: Uuid| {
                 let row = self.rows.tasks.get(&TaskId(id))?;
                 Some(!self.wishes.again || self.rows.task_shown(row))
             };
-            let id = TaskId(self.free(&[b"task", &position], &shown));
+            let id = TaskId(self.free(identity, &shown));
             if let Some(row) = self.rows.tasks.get(&id) {
                 self.plan.already_there += 1;
                 self.plan.in_bin += usize::from(!self.rows.task_shown(row));
@@ -424,6 +439,7 @@ mod tests {
             tasks,
         };
         Outline {
+            format: "todo-txt",
             lists: vec![list],
             remarks: Vec::new(),
         }
@@ -462,24 +478,70 @@ mod tests {
         rows
     }
 
+    fn ids(outline: &Outline) -> Vec<TaskId> {
+        let plan = plan(outline, USER, &Rows::default(), PLAIN).expect("no list is ambiguous");
+        let tasks = plan.steps.iter().filter_map(|step| match &step.operation.command {
+            Command::TaskCreate(create) => Some(create.task),
+            _ => None,
+        });
+        tasks.collect()
+    }
+
     #[test]
-    fn the_same_file_gives_the_same_operations_and_another_file_gives_others() {
+    fn the_same_outline_gives_the_same_operations_and_each_needs_what_it_names() {
         let outline = outline(Some("Garden"), vec![task("a", None), task("b", Some(0))]);
         let rows = Rows::default();
-        let one = plan(&outline, b"file", USER, &rows, PLAIN).expect("no list is ambiguous");
-        let two = plan(&outline, b"file", USER, &rows, PLAIN).expect("no list is ambiguous");
-        assert_eq!(one, two);
-        let other = plan(&outline, b"other file", USER, &rows, PLAIN).expect("no list is ambiguous");
-        let ids = |plan: &Plan| plan.steps.iter().map(|step| step.operation.id).collect::<BTreeSet<_>>();
-        assert_eq!(ids(&one).intersection(&ids(&other)).count(), 0);
-        assert_eq!(ids(&one).len(), 3);
+        let one = plan(&outline, USER, &rows, PLAIN).expect("no list is ambiguous");
+        assert_eq!(one, plan(&outline, USER, &rows, PLAIN).expect("no list is ambiguous"));
+        let ids: BTreeSet<_> = one.steps.iter().map(|step| step.operation.id).collect();
+        assert_eq!(ids.len(), 3);
         assert_eq!(one.steps[2].needs, [0, 1]);
+    }
+
+    #[test]
+    fn a_later_export_has_the_same_ids_for_what_was_there() {
+        let old = ids(&outline(
+            Some("Garden"),
+            vec![task("a", None), task("b", Some(0)), task("a", None)],
+        ));
+        let more = vec![
+            task("new", None),
+            task("a", None),
+            task("b", Some(1)),
+            task("a", None),
+            task("c", Some(1)),
+        ];
+        let new = ids(&outline(Some("Garden"), more));
+        assert_eq!(new[1..4], old);
+        assert!(!old.contains(&new[0]) && !old.contains(&new[4]));
+    }
+
+    #[test]
+    fn another_list_another_parent_or_another_format_is_another_task() {
+        let one = outline(Some("Garden"), vec![task("a", None), task("a", Some(0))]);
+        let mut all = ids(&one);
+        all.extend(ids(&outline(Some("House"), vec![task("a", None), task("a", Some(0))])));
+        all.extend(ids(&Outline {
+            format: "todoist-csv",
+            ..one
+        }));
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 6);
+    }
+
+    #[test]
+    fn where_the_source_has_ids_they_alone_count() {
+        let known = |title: &str| OutlineTask {
+            source_id: Some("17".to_owned()),
+            ..task(title, None)
+        };
+        let moved = outline(Some("House"), vec![task("x", None), known("renamed")]);
+        assert_eq!(ids(&outline(None, vec![known("a")]))[0], ids(&moved)[1]);
     }
 
     #[test]
     fn equal_tasks_in_one_file_are_as_many_tasks() {
         let outline = outline(None, vec![task("milk", None), task("milk", None)]);
-        let plan = plan(&outline, b"file", USER, &Rows::default(), PLAIN).expect("no list is ambiguous");
+        let plan = plan(&outline, USER, &Rows::default(), PLAIN).expect("no list is ambiguous");
         assert_eq!(plan.steps.len(), 2);
         assert_ne!(plan.steps[0].operation.id, plan.steps[1].operation.id);
     }
@@ -488,10 +550,10 @@ mod tests {
     fn what_an_earlier_run_brought_is_not_brought_again() {
         let mut outline = outline(Some("Garden"), vec![task("a", None), task("b", Some(0))]);
         outline.lists[0].tasks[0].labels = vec!["Home".to_owned(), "home".to_owned()];
-        let first = plan(&outline, b"file", USER, &Rows::default(), PLAIN).expect("no list is ambiguous");
+        let first = plan(&outline, USER, &Rows::default(), PLAIN).expect("no list is ambiguous");
         assert_eq!(first.steps.len(), 4);
         let rows = done(&first, &Rows::default());
-        let second = plan(&outline, b"file", USER, &rows, PLAIN).expect("no list is ambiguous");
+        let second = plan(&outline, USER, &rows, PLAIN).expect("no list is ambiguous");
         assert_eq!((second.steps.len(), second.already_there, second.in_bin), (0, 2, 0));
     }
 
@@ -503,34 +565,34 @@ mod tests {
         }));
         let mut before = Rows::default();
         before.lists.insert(ListId(USER.0), inbox.expect("it is a list"));
-        let first = plan(&outline, b"file", USER, &before, PLAIN).expect("no list is ambiguous");
+        let first = plan(&outline, USER, &before, PLAIN).expect("no list is ambiguous");
         let mut rows = done(&first, &before);
         rows.tasks.values_mut().next().expect("there are two").deleted_at = Some(1);
-        let second = plan(&outline, b"file", USER, &rows, PLAIN).expect("no list is ambiguous");
+        let second = plan(&outline, USER, &rows, PLAIN).expect("no list is ambiguous");
         assert_eq!((second.steps.len(), second.already_there, second.in_bin), (0, 2, 1));
         let wishes = Wishes {
             list: None,
             again: true,
         };
-        let third = plan(&outline, b"file", USER, &rows, wishes).expect("no list is ambiguous");
+        let third = plan(&outline, USER, &rows, wishes).expect("no list is ambiguous");
         assert_eq!((third.steps.len(), third.already_there, third.in_bin), (1, 1, 0));
     }
 
     #[test]
     fn a_list_of_that_name_is_used_and_one_that_was_deleted_is_made_anew() {
         let outline = outline(Some("garden"), vec![task("a", None)]);
-        let first = plan(&outline, b"file", USER, &Rows::default(), PLAIN).expect("no list is ambiguous");
+        let first = plan(&outline, USER, &Rows::default(), PLAIN).expect("no list is ambiguous");
         let mut rows = done(&first, &Rows::default());
         rows.tasks.clear();
         let list = *rows.lists.keys().next().expect("it was made");
         rows.lists.get_mut(&list).expect("it was made").name = "Garden".to_owned();
-        let second = plan(&outline, b"file", USER, &rows, PLAIN).expect("no list is ambiguous");
+        let second = plan(&outline, USER, &rows, PLAIN).expect("no list is ambiguous");
         assert!(
             matches!(&second.steps[..], [Step { operation: Operation { command: Command::TaskCreate(create), .. }, .. }]
             if create.list == Some(list))
         );
         rows.lists.get_mut(&list).expect("it was made").deleted_at = Some(1);
-        let third = plan(&outline, b"file", USER, &rows, PLAIN).expect("no list is ambiguous");
+        let third = plan(&outline, USER, &rows, PLAIN).expect("no list is ambiguous");
         assert!(matches!(&third.steps[0].operation.command, Command::ListCreate(create) if create.list != list));
     }
 
@@ -542,7 +604,7 @@ mod tests {
             duration_minutes: Some(10_000_000),
             ..task(&"ö".repeat(1_500), None)
         });
-        let plan = plan(&outline(None, tasks), b"file", USER, &Rows::default(), PLAIN).expect("no list is ambiguous");
+        let plan = plan(&outline(None, tasks), USER, &Rows::default(), PLAIN).expect("no list is ambiguous");
         let creates: Vec<&TaskCreate> = plan
             .steps
             .iter()

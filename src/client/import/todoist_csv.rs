@@ -52,15 +52,46 @@ pub fn read(text: &str, name: &str) -> Result<Outline, String> {
         above: Vec::new(),
     };
     let place = |position: Option<&csv::Position>| format!("line {}", position.map_or(0, csv::Position::line));
+    let mut last = None;
     for record in reader.records() {
         match record {
-            Ok(record) => reading.row(&columns, &record, place(record.position())),
+            Ok(record) => {
+                last = record.position().cloned();
+                reading.row(&columns, &record, place(record.position()));
+            }
             Err(error) => reading
                 .outline
                 .remark(&place(error.position()), "the line cannot be read"),
         }
     }
+    // Such a quotation takes in all that follows it.
+    if let Some(last) = last
+        && let Some(below) = open_quotation(&text[last.byte() as usize..])
+    {
+        let line = last.line() + below;
+        return Err(format!(
+            "A quotation that begins in line {line} has no end. Is the file whole?"
+        ));
+    }
     Ok(reading.outline)
+}
+
+/// How many lines below its first a record begins a quotation that never ends, if it does.
+fn open_quotation(record: &str) -> Option<u64> {
+    let mut line = 0;
+    let mut quoted = None;
+    let mut begins = true;
+    for byte in record.bytes() {
+        line += u64::from(byte == b'\n');
+        // Two marks within a quotation end it and begin it again, which is the same.
+        (quoted, begins) = match quoted {
+            Some(_) if byte == b'"' => (None, true),
+            None if byte == b'"' && begins => (Some(line), false),
+            Some(_) => (quoted, false),
+            None => (None, matches!(byte, b',' | b'\n')),
+        };
+    }
+    quoted
 }
 
 struct Columns {
@@ -240,6 +271,31 @@ mod tests {
 
     fn sample() -> Outline {
         read(include_str!("samples/Garden [6Crg8jQ886Wh4P5g].csv"), "Garden").expect("it is such a file")
+    }
+
+    #[test]
+    fn a_quotation_without_an_end_is_named_where_it_begins() {
+        let head = "TYPE,CONTENT,DESCRIPTION\n";
+        let broken = |rows: &str| read(&format!("{head}{rows}"), "Garden").expect_err("it is not whole");
+        assert_eq!(
+            broken("task,before,\ntask,\"open,\ntask,after,\n"),
+            "A quotation that begins in line 3 has no end. Is the file whole?"
+        );
+        assert_eq!(
+            broken("task,\"two\nlines\",\"open \"\"too\"\" "),
+            "A quotation that begins in line 3 has no end. Is the file whole?"
+        );
+        for whole in [
+            "task,5\" pipe,",
+            "task,5\"\" pipe,\n",
+            "task,\"said \"\"no\"\"\",\"\"",
+            "task,\"a\"b\"c,",
+        ] {
+            assert_eq!(
+                read(&format!("{head}{whole}"), "Garden").map(|outline| outline.lists[0].tasks.len()),
+                Ok(1)
+            );
+        }
     }
 
     #[test]

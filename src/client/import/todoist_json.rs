@@ -354,6 +354,7 @@ impl Reading {
     fn task(&self, outline: &mut Outline, item: &Item) -> OutlineTask {
         let place = place(item);
         let mut task = OutlineTask {
+            source_id: Some(item.id.0.clone()),
             title: item.content.clone(),
             status: if item.checked { Status::Done } else { Status::Todo },
             priority: match item.priority {

@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::OpenError;
 
@@ -13,6 +14,8 @@ pub(super) const DATABASE: &str = "taskflow.db";
 pub(super) const WITNESS: &str = "taskflow.witness";
 /// Held while a process uses the folder; inside it, that process's number.
 const LOCK: &str = "taskflow.lock";
+/// How long a start waits for a process that has the folder to be gone.
+const GOING_MAX: Duration = Duration::from_secs(2);
 
 /// A data folder that this process alone uses.
 pub(super) struct Folder {
@@ -42,7 +45,14 @@ impl Folder {
             .truncate(false)
             .open(&lock_path)
             .map_err(io(&lock_path))?;
-        match lock.try_lock() {
+        let asked_at = Instant::now();
+        let mut held = lock.try_lock();
+        // A process that was killed a moment ago may still be going.
+        while matches!(held, Err(TryLockError::WouldBlock)) && asked_at.elapsed() < GOING_MAX {
+            std::thread::sleep(Duration::from_millis(20));
+            held = lock.try_lock();
+        }
+        match held {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut process = String::new();
