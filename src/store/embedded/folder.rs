@@ -49,6 +49,7 @@ impl Folder {
         let mut held = lock.try_lock();
         // A process that was killed a moment ago may still be going.
         while matches!(held, Err(TryLockError::WouldBlock)) && asked_at.elapsed() < GOING_MAX {
+            #[allow(clippy::disallowed_methods, reason = "the kernel tells nobody when a lock is free")]
             std::thread::sleep(Duration::from_millis(20));
             held = lock.try_lock();
         }
