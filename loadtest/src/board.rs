@@ -1,6 +1,7 @@
 //! Counts what arrives on many connections, without decoding it: each publish carries `@@` and eight hexadecimal digits.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 
 use memchr::memmem;
@@ -8,7 +9,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::clock;
-use crate::net::socket::{Seen, Socket, Writer};
+use crate::net::crowd::Crowd;
+use crate::net::socket::{Seen, Socket};
 use crate::server::taskflow::{HEARTBEAT, is_heartbeat};
 
 /// What a publish is recognised by.
@@ -62,20 +64,35 @@ impl Board {
         tokio::task::spawn_local(async move {
             let seen = board.clone();
             // However it ends: that it ended is what counts.
-            let _ = socket.drive(move |frame, writer| seen.read(frame, writer)).await;
+            let _ = socket
+                .drive(move |frame, writer| seen.read(frame, &mut |text| writer.send_now(text)))
+                .await;
             board.ended.set(board.ended.get() + 1);
             board.changed.notify_one();
         })
     }
 
-    fn read(&self, seen: Seen<'_>, writer: &Writer) {
+    /// The same for many connections at once, which never end as far as the caller is concerned.
+    pub fn watch_all(self: &Rc<Self>, sockets: Vec<Socket>) -> io::Result<JoinHandle<io::Result<()>>> {
+        let crowd = Crowd::new(sockets)?;
+        let (seen, board) = (self.clone(), self.clone());
+        let ended = move || {
+            board.ended.set(board.ended.get() + 1);
+            board.changed.notify_one();
+        };
+        Ok(tokio::task::spawn_local(
+            crowd.drive(move |frame, answer| seen.read(frame, answer), ended),
+        ))
+    }
+
+    fn read(&self, seen: Seen<'_>, answer: &mut dyn FnMut(&[u8])) {
         let text = match seen {
             Seen::Text(text) if !is_heartbeat(text) => text,
             Seen::Text(_) => {
-                writer.send_now(HEARTBEAT);
+                answer(HEARTBEAT);
                 return self.heartbeat();
             }
-            Seen::Ping => return self.heartbeat(),
+            Seen::Ping(_) => return self.heartbeat(),
         };
         let mut at = 0;
         while let Some(found) = memmem::find(&text[at..], MARK) {

@@ -1,5 +1,6 @@
 //! The client side: as lean as the measurement needs it to be.
 
+pub mod crowd;
 pub mod http;
 pub mod socket;
 

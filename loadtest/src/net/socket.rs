@@ -46,8 +46,8 @@ pub enum Event {
 pub enum Seen<'a> {
     /// A message.
     Text(&'a [u8]),
-    /// A ping.
-    Ping,
+    /// A ping; it is answered already.
+    Ping(&'a [u8]),
 }
 
 /// The writing half; as many as are wanted.
@@ -178,51 +178,27 @@ impl Socket {
 
     /// Reads until the connection ends, and shows each frame to `each` without copying it. For messages that come in one
     /// frame. Pings are answered.
-    pub async fn drive(mut self, mut each: impl FnMut(Seen<'_>, &Writer)) -> io::Result<Event> {
-        self.forget_taken();
+    pub async fn drive(self, mut each: impl FnMut(Seen<'_>, &Writer)) -> io::Result<Event> {
         let writer = self.writer();
-        let mut parse = |bytes: &[u8]| -> io::Result<(usize, Option<Event>)> {
-            let mut at = 0;
-            while let Some(frame) = Frame::parse(&bytes[at..])? {
-                match frame.opcode {
-                    PING => {
-                        writer.pong(frame.payload);
-                        each(Seen::Ping, &writer);
-                    }
-                    PONG => {}
-                    CLOSE => return Ok((at, Some(close(frame.payload)))),
-                    _ => each(Seen::Text(frame.payload), &writer),
-                }
-                at += frame.bytes;
+        let (stream, mut unread) = (self.stream, Unread(self.unread[self.taken..].to_vec()));
+        let mut show = |seen: Seen<'_>| {
+            if let Seen::Ping(body) = seen {
+                writer.pong(body);
             }
-            Ok((at, None))
+            each(seen, &writer);
         };
-        let (used, end) = parse(&self.unread)?;
-        if let Some(end) = end {
+        if let Some(end) = unread.take(&[], &mut show)? {
             return Ok(end);
         }
-        self.unread.drain(..used);
         std::future::poll_fn(move |context| {
             loop {
-                std::task::ready!(self.stream.poll_read_ready(context))?;
+                std::task::ready!(stream.poll_read_ready(context))?;
                 let read: io::Result<Option<Event>> = with_shared_buffer(|buffer| {
-                    let read = try_read(&self.stream, buffer)?;
+                    let read = try_read(&stream, buffer)?;
                     if read == 0 {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
-                    let fresh = &buffer[..read];
-                    if self.unread.is_empty() {
-                        let (used, end) = parse(fresh)?;
-                        self.unread.extend_from_slice(&fresh[used..]);
-                        return Ok(end);
-                    }
-                    self.unread.extend_from_slice(fresh);
-                    let (used, end) = parse(&self.unread)?;
-                    self.unread.drain(..used);
-                    if self.unread.is_empty() {
-                        self.unread = Vec::new();
-                    }
-                    Ok(end)
+                    unread.take(&buffer[..read], &mut show)
                 });
                 match read {
                     Ok(Some(end)) => return Poll::Ready(Ok(end)),
@@ -234,6 +210,57 @@ impl Socket {
         })
         .await
     }
+
+    /// The bare stream, and what was read of it. Nobody may have a writer.
+    pub fn into_parts(self) -> io::Result<(std::net::TcpStream, Unread)> {
+        let stream = Rc::into_inner(self.stream).ok_or_else(|| io::Error::other("somebody has a writer"))?;
+        Ok((stream.into_std()?, Unread(self.unread[self.taken..].to_vec())))
+    }
+}
+
+/// A frame that has not arrived whole. No buffer while there is none.
+pub struct Unread(Vec<u8>);
+
+impl Unread {
+    /// Takes what was read, and shows each frame. The event with which the server says good-bye, if it does.
+    pub fn take(&mut self, fresh: &[u8], show: &mut impl FnMut(Seen<'_>)) -> io::Result<Option<Event>> {
+        if self.0.is_empty() {
+            let (used, end) = parse(fresh, show)?;
+            self.0.extend_from_slice(&fresh[used..]);
+            return Ok(end);
+        }
+        self.0.extend_from_slice(fresh);
+        let (used, end) = parse(&self.0, show)?;
+        self.0.drain(..used);
+        if self.0.is_empty() {
+            self.0 = Vec::new();
+        }
+        Ok(end)
+    }
+}
+
+fn parse(bytes: &[u8], show: &mut impl FnMut(Seen<'_>)) -> io::Result<(usize, Option<Event>)> {
+    let mut at = 0;
+    while let Some(frame) = Frame::parse(&bytes[at..])? {
+        match frame.opcode {
+            PING => show(Seen::Ping(frame.payload)),
+            PONG => {}
+            CLOSE => return Ok((at, Some(close(frame.payload)))),
+            _ => show(Seen::Text(frame.payload)),
+        }
+        at += frame.bytes;
+    }
+    Ok((at, None))
+}
+
+/// A text frame, for whoever writes it without a [`Writer`].
+pub fn text_frame(text: &[u8]) -> Vec<u8> {
+    frame(TEXT, text)
+}
+
+/// The answer to a ping.
+pub fn pong_frame(body: &[u8]) -> Vec<u8> {
+    frame(PONG, body)
 }
 
 fn close(payload: &[u8]) -> Event {
@@ -362,7 +389,7 @@ mod tests {
         let end = socket
             .drive(|frame, _| match frame {
                 Seen::Text(text) => seen.push(text[0]),
-                Seen::Ping => panic!("there was no ping"),
+                Seen::Ping(_) => panic!("there was no ping"),
             })
             .await;
         assert_eq!(end.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);

@@ -104,9 +104,7 @@ async fn open_reference(
         async move { Ok(server.open(number, user.as_ref()).await?) }
     })
     .await?;
-    for socket in sockets {
-        board.watch(socket);
-    }
+    board.watch_all(sockets)?;
     let mut server = Rc::into_inner(server).context("the diallers are done")?;
     // The server takes a connection in after it has answered the handshake.
     while server.connections().await? < connections {
@@ -130,9 +128,7 @@ async fn open_taskflow(bench: &mut Bench, board: &Rc<Board>, connections: usize)
         async move { Ok(server.follow(server.dial(number), &user).await?.0) }
     })
     .await?;
-    for socket in sockets {
-        board.watch(socket);
-    }
+    board.watch_all(sockets)?;
     Ok(Publisher::TaskFlow { server, author })
 }
 
