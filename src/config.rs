@@ -310,7 +310,7 @@ impl Loaded {
     pub fn load(file: Option<&Path>, flags: Layer) -> Result<Self, ConfigError> {
         let mut loaded = Self::from_layers(file, |name| std::env::var(name).ok(), flags)?;
         // Set for the command line itself: not settings of the server.
-        const OTHERS: [&str; 5] = ["CONFIG", "SERVER", "TOKEN", "EMAIL", "PASSWORD"];
+        const OTHERS: [&str; 5] = ["CONFIG", "ENCODING", "PASSWORD", "PROFILE", "SERVER"];
         loaded.variables_unknown = std::env::vars()
             .map(|(name, _)| name)
             .filter(|name| {
