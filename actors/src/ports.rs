@@ -245,6 +245,71 @@ pub trait Push: Send + Sync + 'static {
     fn answer(&self, connection: ConnectionId, results: Vec<OperationResult>);
 }
 
+/// One life of one node of a cluster: random, so that a node that was started again is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u64);
+
+/// A node's latest beat, as the broker has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// Whose.
+    pub node: NodeId,
+    /// How long ago it was, in milliseconds, by the broker's clock alone: the clocks of nodes are not compared.
+    pub age_ms: u64,
+    /// What the node says of itself, opaque to the bus.
+    pub body: Bytes,
+}
+
+/// What comes in over the bus.
+#[derive(Clone, Debug, PartialEq)]
+pub enum BusEvent {
+    /// Somebody published for a feed to which this node subscribes, this node itself included.
+    Published(UserId, Bytes),
+    /// Somebody sent this to this node.
+    Received(Bytes),
+    /// Subscriptions are in force from here on: what is published later comes in, or [`BusEvent::Down`] does. Sent after
+    /// each call of [`Bus::subscribe`], and again, for all feeds, after a connection was lost and made anew.
+    Subscribed(Vec<UserId>),
+    /// A beat of this node was taken by the broker; these are the beats of all nodes, its own included.
+    Beats(Vec<Beat>),
+    /// Messages may have been lost: the connection is gone, or a message to oneself did not come back in time. Comes once
+    /// until [`BusEvent::Up`]. The text says what happened.
+    Down(String),
+    /// Messages come through again. Comes after the feeds were subscribed anew.
+    Up,
+}
+
+/// Takes what comes in. Called by the bus in the order of arrival, feed by feed.
+///
+/// # Contract
+///
+/// Never waits, and holds nothing without a bound: what it cannot take it drops.
+pub trait BusInbox: Send + Sync + 'static {
+    /// Takes it.
+    fn take(&self, event: BusEvent);
+}
+
+/// Carries messages between the nodes of a cluster, at most once.
+///
+/// # Contract
+///
+/// - No call waits. What cannot be queued is dropped and counted; nothing depends on its arrival.
+/// - Messages of one node for one feed arrive in the order of the calls, those that arrive.
+/// - A node that hears neither [`BusEvent::Down`] nor of a lost connection has heard all that was published for the feeds
+///   of [`BusEvent::Subscribed`], up to five seconds ago.
+pub trait Bus: Send + Sync + 'static {
+    /// To every node that subscribes to the feed.
+    fn publish(&self, feed: UserId, message: Bytes);
+    /// To one node.
+    fn send(&self, node: NodeId, message: Bytes);
+    /// This node wants what is published for the feed.
+    fn subscribe(&self, feed: UserId);
+    /// This node wants no more of it.
+    fn unsubscribe(&self, feed: UserId);
+    /// What this node says of itself from now on, in its beats. Sent at once, and then with each beat.
+    fn beat(&self, body: Bytes);
+}
+
 /// The clock, injected so that a seed repeats a failure.
 pub trait Clock: Send + Sync + 'static {
     /// Unix time in milliseconds.
