@@ -241,6 +241,9 @@ pub trait Push: Send + Sync + 'static {
     /// To everyone who follows the feed; its answers to their connections.
     fn publish(&self, publication: Publication);
 
+    /// How far a feed is, to everyone who follows it: what was published elsewhere may have been lost on the way.
+    fn announce(&self, feed: UserId, head: Head);
+
     /// Answers without an entry (refusals).
     fn answer(&self, connection: ConnectionId, results: Vec<OperationResult>);
 }

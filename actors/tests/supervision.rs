@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix_rt::{Arbiter, System};
 use taskflow_actors::domain::State;
+use taskflow_actors::feed::Writers;
 use taskflow_actors::memory::MemoryStore;
 use taskflow_actors::ports::{
     Append, AppendError, BoxFuture, Clock, ConnectionId, Epoch, Head, Loaded, LogPage, Publication, Push, ReadError,
@@ -68,6 +69,7 @@ impl Push for Connections {
             self.answer(connection, results);
         }
     }
+    fn announce(&self, _: UserId, _: Head) {}
     fn answer(&self, connection: ConnectionId, results: Vec<OperationResult>) {
         self.answers()
             .extend(results.into_iter().map(|result| (connection, result)));
@@ -124,6 +126,7 @@ fn with_node<F: Future<Output = ()>>(feed_idle: Duration, test: impl FnOnce(Node
                 gate: gate.clone(),
             }),
             push: connections.clone(),
+            writers: Writers::One,
             clock: bomb.clone(),
             observer: counts.clone(),
             new_epoch: Box::new(|| Epoch(7)),
@@ -257,6 +260,7 @@ fn whoever_is_in_the_mailbox_of_a_feed_that_panics_hears_of_it() {
                 author: user,
                 operations: vec![operation(slot.into())],
                 reply: ReplyTo::Connection(connection(slot)),
+                repeated: false,
             };
             node.router.submit(submission, &*node.connections);
         }

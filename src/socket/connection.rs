@@ -606,6 +606,7 @@ impl Connection {
             author: user,
             operations,
             reply,
+            repeated: false,
         };
         worker.gateway.router.submit(submission, &*worker.gateway.hub);
     }

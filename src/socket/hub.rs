@@ -360,6 +360,7 @@ mod tests {
             operation: OperationId(Uuid::from_u128(seq.into())),
             operation_hash: 0,
             changes: Vec::new(),
+            refused: None,
         };
         hub.publish(Publication {
             feed: FEED,

@@ -37,5 +37,6 @@ pub fn birth(user: UserId, time: UnixMs, time_zone: &str, locale: &str) -> Resul
             Change::SettingsPut(Box::new(settings)),
             Change::ListPut(Box::new(inbox)),
         ],
+        refused: None,
     })
 }

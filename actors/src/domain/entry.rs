@@ -28,9 +28,13 @@ pub struct Entry {
     /// Tells the same operation, sent again, from another one under the same id: [`super::operation_hash`].
     #[serde(rename = "h")]
     pub operation_hash: u64,
-    /// What it did. Empty if the operation asked for what was so already.
+    /// What it did. Empty if the operation asked for what was so already, or was refused.
     #[serde(rename = "c", default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<Change>,
+    /// The number of the code with which the operation was refused for good. A refusal is kept only where an earlier copy
+    /// of the operation may still be under way to another host: with it in the log, that copy finds the answer.
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<u16>,
 }
 
 /// What an entry did to one row, with what undoing it needs.
@@ -110,13 +114,17 @@ pub struct LabelSet {
 }
 
 impl Entry {
-    /// As it goes to clients: new values only.
+    /// As it goes to clients: new values only. What was refused names no operation, so that nobody takes it for accepted.
     pub fn wire(&self) -> message::Entry {
+        let operation = match self.refused {
+            None => self.operation,
+            Some(_) => OperationId(uuid::Uuid::nil()),
+        };
         message::Entry {
             seq: self.seq,
             time: self.time,
             author: self.author,
-            operation: self.operation,
+            operation,
             changes: self.changes.iter().map(Change::wire).collect(),
         }
     }

@@ -370,6 +370,17 @@ impl State {
         key.kind != RowKind::Settings && key != list_key(self.inbox())
     }
 
+    /// The entry that last changed a row.
+    pub fn version(&self, key: RowKey) -> Option<Seq> {
+        let id = Uuid::from_bytes(key.id);
+        match key.kind {
+            RowKind::Settings => Some(self.settings.version),
+            RowKind::List => self.list(ListId(id)).map(|row| row.version),
+            RowKind::Task => self.task(TaskId(id)).map(|row| row.version),
+            RowKind::Label => self.label(LabelId(id)).map(|row| row.version),
+        }
+    }
+
     /// A row as the store keeps it; `None` if there is no such row.
     pub fn stored_row(&self, key: RowKey) -> Option<StoredRow> {
         let id = Uuid::from_bytes(key.id);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use taskflow_protocol::message::{ErrorBody, OperationResult, Outcome};
-use taskflow_protocol::{Code, OperationId, UserId};
+use taskflow_protocol::{Code, OperationId, UserId, limits};
 
 use super::{Effect, Feed, Message as Step, SubmissionId};
 use crate::domain::State;
@@ -53,7 +53,7 @@ pub struct FeedActor {
     ports: Arc<Ports>,
     table: Arc<Table>,
     asked: HashMap<SubmissionId, Asked>,
-    looks: Vec<(Look, Permit)>,
+    looks: HashMap<SubmissionId, (Look, Permit)>,
     next_submission: u64,
     /// Something happened since the last look for idleness.
     active: bool,
@@ -71,20 +71,24 @@ impl FeedActor {
     pub fn new(user: UserId, first_append_id: u64, ports: Arc<Ports>, table: Arc<Table>) -> Self {
         Self {
             user,
-            feed: Feed::new(user, first_append_id),
+            feed: Feed::new(user, first_append_id, ports.writers),
             ports,
             table,
             asked: HashMap::new(),
-            looks: Vec::new(),
+            looks: HashMap::new(),
             next_submission: 0,
             active: true,
             failed: false,
         }
     }
 
-    fn ask(&mut self, reply: ReplyTo, ids: Vec<OperationId>, permit: Permit) -> SubmissionId {
-        let submission = SubmissionId(self.next_submission);
+    fn next(&mut self) -> SubmissionId {
         self.next_submission += 1;
+        SubmissionId(self.next_submission)
+    }
+
+    fn ask(&mut self, reply: ReplyTo, ids: Vec<OperationId>, permit: Permit) -> SubmissionId {
+        let submission = self.next();
         self.asked.insert(
             submission,
             Asked {
@@ -111,9 +115,6 @@ impl FeedActor {
         for effect in effects {
             self.carry_out(effect, ctx);
         }
-        if catch_unwind(AssertUnwindSafe(|| self.serve_looks())).is_err() {
-            self.panicked(ctx);
-        }
     }
 
     fn panicked(&mut self, ctx: &mut Context<Self>) {
@@ -137,7 +138,7 @@ impl FeedActor {
                 let done = store.append(append);
                 let observer = self.ports.observer.clone();
                 let step = move |result| {
-                    observer.appended(begun.elapsed());
+                    observer.appended(begun.elapsed(), &result);
                     Step::Appended(id, result)
                 };
                 self.later(done, step, ctx);
@@ -145,6 +146,14 @@ impl FeedActor {
             Effect::ReadBack(after) => {
                 let read = store.read_log(self.user, after, 1);
                 self.later(read, Step::ReadBack, ctx);
+            }
+            Effect::ReadHead => {
+                let read = store.head(self.user);
+                self.later(read, Step::HeadRead, ctx);
+            }
+            Effect::ReadOn(after) => {
+                let read = store.read_log(self.user, after, limits::CATCH_UP_BYTES);
+                self.later(read, Step::ReadOn, ctx);
             }
             Effect::ReadEntry(seq) => {
                 let read = store.read_log(self.user, seq - 1, 1);
@@ -189,6 +198,16 @@ impl FeedActor {
                     self.answer(reply, results);
                 }
             }
+            Effect::Look(look, may) => {
+                let Some((look, _permit)) = self.looks.remove(&look) else {
+                    return;
+                };
+                let looked = catch_unwind(AssertUnwindSafe(|| look(may.and_then(|()| self.feed.state()))));
+                if looked.is_err() {
+                    self.panicked(ctx);
+                }
+            }
+            Effect::Announce(head) => self.ports.push.announce(self.user, head),
             Effect::After(ms, timer) => {
                 ctx.run_later(Duration::from_millis(ms), move |actor, ctx| {
                     actor.step(Step::Timer(timer), ctx);
@@ -213,14 +232,6 @@ impl FeedActor {
                 .into_actor(self)
                 .map(move |result, actor, ctx| actor.step(step(result), ctx)),
         );
-    }
-
-    fn serve_looks(&mut self) {
-        if !self.feed.is_loading() {
-            for (look, _permit) in self.looks.drain(..) {
-                look(self.feed.state());
-            }
-        }
     }
 }
 
@@ -257,7 +268,7 @@ impl Actor for FeedActor {
                 ReplyTo::Waiter(waiter) => drop(waiter.send(Settled::from(results))),
             }
         }
-        for (look, _permit) in self.looks.drain(..) {
+        for (_, (look, _permit)) in self.looks.drain() {
             look(Err(Code::FeedUnavailable));
         }
     }
@@ -281,6 +292,7 @@ impl Handler<Envelope<Request>> for FeedActor {
                 author,
                 operations,
                 reply,
+                repeated,
                 ..
             }) => {
                 let ids = operations.iter().map(|operation| operation.id).collect();
@@ -290,6 +302,7 @@ impl Handler<Envelope<Request>> for FeedActor {
                         submission,
                         author,
                         operations,
+                        repeated,
                     },
                     ctx,
                 );
@@ -312,8 +325,9 @@ impl Handler<Envelope<Request>> for FeedActor {
                 );
             }
             Request::Look(look) => {
-                self.looks.push((look, permit));
-                self.step(Step::Wake, ctx);
+                let id = self.next();
+                self.looks.insert(id, (look, permit));
+                self.step(Step::Look(id), ctx);
             }
         }
     }

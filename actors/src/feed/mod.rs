@@ -7,6 +7,10 @@
 //!   and go in the next one (group commit).
 //! - `state` holds what is durable and nothing else: operations are judged on a draft on top of it.
 //! - An answer leaves only when nothing that it was judged on is in flight.
+//!
+//! Where other nodes may write to the same log ([`Writers::Many`]), what is in memory may be old without knowing it. So a
+//! refusal, and a look at the memory, leave only when the head is known to be the store's: by an append that began after
+//! they came, or by a read of the head. Acceptances need no such care: the append itself is conditional.
 
 pub mod actor;
 mod answers;
@@ -22,7 +26,7 @@ use taskflow_protocol::message::{Accepted, Command, ErrorBody, Operation, Operat
 use taskflow_protocol::values::{Seq, UnixMs};
 use taskflow_protocol::{Code, OperationId, UserId};
 
-use self::answers::Answers;
+use self::answers::{Answer, Answers};
 use crate::domain::{self, Draft, Entry, State, codec};
 use crate::ports::{
     Append, AppendError, Epoch, Head, Loaded, LogPage, LogRow, ReadError, Retention, RowKey, StoredRow, Unreadable,
@@ -42,7 +46,16 @@ pub const FLUSH_AFTER_MS: u64 = 1_000;
 /// How long the feed waits after the store failed before it asks again, in milliseconds.
 pub const RETRY_AFTER_MS: u64 = 200;
 
-/// Names a submission between the shell, which knows who waits for it, and the component, which does not.
+/// Who may append to the log of a feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// This process alone.
+    One,
+    /// Every node of a cluster. Placement makes it one at a time, nearly always.
+    Many,
+}
+
+/// Names a submission or a look between the shell, which knows who waits for it, and the component, which does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubmissionId(pub u64);
 
@@ -57,6 +70,9 @@ pub enum Message {
         author: UserId,
         /// In order.
         operations: Vec<Operation>,
+        /// They were sent before, and that copy may still be under way to another host: a refusal of these is kept in
+        /// the log, so that no copy is accepted later.
+        repeated: bool,
     },
     /// A new user needs a feed.
     Birth {
@@ -69,14 +85,18 @@ pub enum Message {
         /// The user's language.
         locale: String,
     },
-    /// Somebody wants to look at the memory.
-    Wake,
+    /// Somebody wants to look at the memory. Comes back in [`Effect::Look`], once.
+    Look(SubmissionId),
     /// The answer to [`Effect::Load`].
     Loaded(Result<Option<Loaded>, ReadError>),
     /// The answer to [`Effect::Append`].
     Appended(u64, Result<(), AppendError>),
     /// The answer to [`Effect::ReadBack`].
     ReadBack(Result<Option<LogPage>, ReadError>),
+    /// The answer to [`Effect::ReadHead`].
+    HeadRead(Result<Option<Head>, ReadError>),
+    /// The answer to [`Effect::ReadOn`].
+    ReadOn(Result<Option<LogPage>, ReadError>),
     /// The answer to [`Effect::ReadEntry`].
     EntryRead(Seq, Result<Option<LogPage>, ReadError>),
     /// The answer to [`Effect::WriteRows`].
@@ -92,7 +112,7 @@ pub enum Message {
 pub enum Timer {
     /// Rows are to be written.
     Flush,
-    /// The read-back or the rows are to be tried again.
+    /// What the store did not answer is to be tried again.
     Retry,
 }
 
@@ -108,6 +128,10 @@ pub enum Effect {
     Append(Append),
     /// Find out what became of an append: read the log after this `seq`.
     ReadBack(Seq),
+    /// Read the head, so that all that was ever answered is in it.
+    ReadHead,
+    /// Read what others appended after this `seq`.
+    ReadOn(Seq),
     /// Read the log for one entry.
     ReadEntry(Seq),
     /// Write rows.
@@ -130,6 +154,10 @@ pub enum Effect {
     },
     /// Answer a submission that made no entry now.
     Settled(SubmissionId, Vec<OperationResult>),
+    /// Let somebody look at [`Feed::state`] now, or say why not.
+    Look(SubmissionId, Result<(), Code>),
+    /// Tell the followers how far the feed is: what was published on other nodes may have been lost on the way.
+    Announce(Head),
     /// Ring after so many milliseconds.
     After(u64, Timer),
     /// Somebody should look at this: the text names what is damaged.
@@ -144,6 +172,19 @@ struct Waiting {
     index: usize,
     author: UserId,
     operation: Operation,
+    repeated: bool,
+}
+
+impl Waiting {
+    /// The answer where the operation was not judged, or judged in vain.
+    fn not_done(&self, code: Code) -> Outcome {
+        if self.repeated {
+            // This copy is not done; of the one before it nobody knows.
+            Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown))
+        } else {
+            Outcome::Refused(ErrorBody::new(code))
+        }
+    }
 }
 
 /// A submission that is not answered yet.
@@ -178,8 +219,10 @@ enum Phase {
     Loading,
     /// The user has no feed.
     Absent,
-    /// Everything durable is in memory.
+    /// Everything durable is in memory, as far as this node knows.
     Ready,
+    /// Others appended to the log: what they did is being read.
+    Behind,
     /// What is stored cannot be used; a restart of the feed tries again.
     Damaged,
 }
@@ -197,6 +240,7 @@ struct Birth {
 #[derive(Debug)]
 pub struct Feed {
     user: UserId,
+    writers: Writers,
     phase: Phase,
     head: Option<Head>,
     state: State,
@@ -211,8 +255,20 @@ pub struct Feed {
     open: HashMap<SubmissionId, Open>,
     births: Vec<Birth>,
     in_flight: Option<InFlight>,
+    /// Refusals, and what was judged with them, that leave when the head is known to be the store's.
+    unverified: Vec<Judged>,
+    /// Looks that wait for something to begin that will show whether the memory is the store's.
+    looks: Vec<SubmissionId>,
+    /// Looks that are served when what has begun ends well.
+    covered: Vec<SubmissionId>,
+    /// The head is being read.
+    checking: bool,
+    /// The log is being read for what others appended.
+    reading_on: bool,
     /// Rows that changed since they were last written.
     dirty: BTreeSet<RowKey>,
+    /// Some of them changed here: nobody else writes them.
+    flush_due: bool,
     /// Rows on their way to the store.
     flushing: Option<BTreeSet<RowKey>>,
     flush_timer: bool,
@@ -224,9 +280,10 @@ pub struct Feed {
 
 impl Feed {
     /// A feed that has nothing in memory. `first_append_id` is random: ids must differ between two lives of a feed.
-    pub fn new(user: UserId, first_append_id: u64) -> Self {
+    pub fn new(user: UserId, first_append_id: u64, writers: Writers) -> Self {
         Self {
             user,
+            writers,
             phase: Phase::Cold,
             head: None,
             state: State::new(user),
@@ -238,7 +295,13 @@ impl Feed {
             open: HashMap::new(),
             births: Vec::new(),
             in_flight: None,
+            unverified: Vec::new(),
+            looks: Vec::new(),
+            covered: Vec::new(),
+            checking: false,
+            reading_on: false,
             dirty: BTreeSet::new(),
+            flush_due: false,
             flushing: None,
             flush_timer: false,
             commits_since_trim: 0,
@@ -250,37 +313,43 @@ impl Feed {
     /// What is durable; `None` while nothing is in memory.
     pub fn state(&self) -> Result<&State, Code> {
         match self.phase {
-            Phase::Ready => Ok(&self.state),
+            Phase::Ready | Phase::Behind => Ok(&self.state),
             Phase::Absent => Err(Code::FeedNotFound),
             Phase::Damaged => Err(Code::FeedDamaged),
             Phase::Cold | Phase::Loading => Err(Code::FeedUnavailable),
         }
     }
 
-    /// Whether the load is under way, so that a look has to wait.
-    pub fn is_loading(&self) -> bool {
-        self.phase == Phase::Loading
-    }
-
     /// Whether stopping now would lose nothing and make nobody wait.
     pub fn is_idle(&self) -> bool {
         self.phase != Phase::Loading
             && self.open.is_empty()
+            && self.looks.is_empty()
+            && self.covered.is_empty()
             && self.in_flight.is_none()
-            && self.dirty.is_empty()
+            && !self.flush_due
             && self.flushing.is_none()
     }
 
     /// Takes one message. Waits for nothing.
     pub fn handle(&mut self, message: Message, now: UnixMs) -> Vec<Effect> {
         let mut effects = Vec::new();
+        let asks = matches!(
+            message,
+            Message::Submit { .. } | Message::Birth { .. } | Message::Look(_)
+        );
+        if asks && self.phase == Phase::Absent && self.writers == Writers::Many && self.in_flight.is_none() {
+            // Another node may have given birth since.
+            self.phase = Phase::Cold;
+        }
         match message {
             Message::Submit {
                 submission,
                 author,
                 operations,
+                repeated,
             } => {
-                self.enqueue(submission, author, operations, &mut effects);
+                self.enqueue(submission, author, operations, repeated, &mut effects);
             }
             Message::Birth {
                 submission,
@@ -295,7 +364,7 @@ impl Feed {
                     locale,
                 });
             }
-            Message::Wake => {}
+            Message::Look(look) => self.looks.push(look),
             Message::Loaded(result) => {
                 self.loaded(result, now, &mut effects);
                 if self.phase == Phase::Cold {
@@ -305,6 +374,14 @@ impl Feed {
             }
             Message::Appended(append_id, result) => self.appended(append_id, result, now, &mut effects),
             Message::ReadBack(result) => self.read_back(result, &mut effects),
+            Message::HeadRead(result) => self.head_read(result, &mut effects),
+            Message::ReadOn(result) => {
+                self.read_on(result, now, &mut effects);
+                if self.phase == Phase::Behind && !self.reading_on {
+                    // The store did not answer. Whoever waited has heard it; the next one who asks makes it read again.
+                    return effects;
+                }
+            }
             Message::EntryRead(seq, result) => self.entry_read(seq, result, &mut effects),
             Message::RowsWritten(upto, result) => self.rows_written(upto, result, now, &mut effects),
             Message::Trimmed(result) => {
@@ -327,6 +404,7 @@ impl Feed {
         submission: SubmissionId,
         author: UserId,
         operations: Vec<Operation>,
+        repeated: bool,
         effects: &mut Vec<Effect>,
     ) {
         if operations.is_empty() {
@@ -347,6 +425,7 @@ impl Feed {
                 index,
                 author,
                 operation,
+                repeated,
             });
         }
     }
@@ -356,6 +435,7 @@ impl Feed {
         match self.phase {
             Phase::Cold => {
                 self.phase = Phase::Loading;
+                self.covered.append(&mut self.looks);
                 effects.push(Effect::Load {
                     ids_since: now - limits::OPERATION_IDS_KEPT_MS,
                 });
@@ -363,19 +443,49 @@ impl Feed {
             Phase::Loading => {}
             Phase::Damaged => self.refuse_all(Code::FeedDamaged, effects),
             Phase::Absent => self.proceed_absent(now, effects),
+            Phase::Behind => {
+                if !self.reading_on {
+                    self.reading_on = true;
+                    self.covered.append(&mut self.looks);
+                    effects.push(Effect::ReadOn(self.head.expect("who is behind has a head").seq));
+                }
+            }
             Phase::Ready => {
                 for birth in std::mem::take(&mut self.births) {
                     effects.push(Effect::Settled(birth.submission, Vec::new()));
                 }
-                self.next_append(now, effects);
+                if self.writers == Writers::One {
+                    self.covered.append(&mut self.looks);
+                    self.serve_looks(Ok(()), effects);
+                }
+                if !self.checking {
+                    self.next_append(now, effects);
+                    self.check(effects);
+                }
             }
         }
+    }
+
+    /// Reads the head if somebody waits for it and no append will tell.
+    fn check(&mut self, effects: &mut Vec<Effect>) {
+        if self.in_flight.is_none() && (!self.unverified.is_empty() || !self.looks.is_empty()) {
+            self.checking = true;
+            self.covered.append(&mut self.looks);
+            effects.push(Effect::ReadHead);
+        }
+    }
+
+    /// Those whose wait has ended, well or not.
+    fn serve_looks(&mut self, result: Result<(), Code>, effects: &mut Vec<Effect>) {
+        effects.extend(self.covered.drain(..).map(|look| Effect::Look(look, result)));
     }
 
     fn proceed_absent(&mut self, now: UnixMs, effects: &mut Vec<Effect>) {
         if self.in_flight.is_some() {
             return;
         }
+        self.covered.append(&mut self.looks);
+        self.serve_looks(Err(Code::FeedNotFound), effects);
         let Some(birth) = self.births.first() else {
             self.refuse_all(Code::FeedNotFound, effects);
             return;
@@ -406,7 +516,7 @@ impl Feed {
         let time = now.max(self.last_time);
         let mut draft = Draft::new(&self.state);
         let mut entries: Vec<Entry> = Vec::new();
-        let mut made: HashMap<OperationId, (UserId, u64, Seq)> = HashMap::new();
+        let mut made: HashMap<OperationId, (UserId, Answer)> = HashMap::new();
         let mut judged = Vec::new();
         let mut bytes = 0;
         let mut fetch = None;
@@ -414,14 +524,18 @@ impl Feed {
             let id = waiting.operation.id;
             let known = self.answers.get(waiting.author, id).or_else(|| {
                 made.get(&id)
-                    .filter(|(author, ..)| *author == waiting.author)
-                    .map(|(_, hash, seq)| (*hash, *seq))
+                    .filter(|(author, _)| *author == waiting.author)
+                    .map(|(_, answer)| *answer)
             });
-            if let Some((hash, seq)) = known {
-                let outcome = if hash == domain::operation_hash(&waiting.operation) {
-                    Outcome::Accepted(Accepted { seq })
-                } else {
-                    Outcome::Refused(ErrorBody::new(Code::OperationIdReused))
+            if let Some(Answer { hash, seq, refused }) = known {
+                let outcome = match refused {
+                    _ if hash != domain::operation_hash(&waiting.operation) => {
+                        Outcome::Refused(ErrorBody::new(Code::OperationIdReused))
+                    }
+                    None => Outcome::Accepted(Accepted { seq }),
+                    Some(number) => {
+                        Outcome::Refused(ErrorBody::new(Code::from_number(number).unwrap_or(Code::ValueInvalid)))
+                    }
                 };
                 judged.push(Judged { waiting, outcome });
                 continue;
@@ -437,14 +551,23 @@ impl Feed {
                 },
                 _ => None,
             };
-            let entry = match draft.judge(waiting.author, time, &waiting.operation, undone.as_ref()) {
-                Ok(entry) => entry,
+            let (entry, outcome) = match draft.judge(waiting.author, time, &waiting.operation, undone.as_ref()) {
+                Ok(entry) => {
+                    let outcome = Outcome::Accepted(Accepted { seq: entry.seq });
+                    (entry, outcome)
+                }
                 Err(refusal) => {
-                    judged.push(Judged {
-                        waiting,
-                        outcome: refusal.outcome(),
-                    });
-                    continue;
+                    let outcome = refusal.outcome();
+                    if !waiting.repeated {
+                        judged.push(Judged { waiting, outcome });
+                        continue;
+                    }
+                    let code = match &outcome {
+                        Outcome::Refused(error) => error.code,
+                        _ => Code::VersionConflict,
+                    };
+                    let entry = draft.keep_refusal(waiting.author, time, &waiting.operation, code);
+                    (entry, outcome)
                 }
             };
             let size = entry.stored_bytes_max();
@@ -454,20 +577,17 @@ impl Feed {
                 break;
             }
             bytes += size;
-            made.insert(id, (waiting.author, entry.operation_hash, entry.seq));
-            judged.push(Judged {
-                waiting,
-                outcome: Outcome::Accepted(Accepted { seq: entry.seq }),
-            });
+            made.insert(id, (waiting.author, Answer::from(&entry)));
+            judged.push(Judged { waiting, outcome });
             entries.push(entry);
         }
         if entries.is_empty() {
-            let settled = self.settle(judged);
-            effects.extend(
-                settled
-                    .into_iter()
-                    .map(|(submission, results)| Effect::Settled(submission, results)),
-            );
+            let firm = |judged: &Judged| matches!(judged.outcome, Outcome::Accepted(_));
+            if self.writers == Writers::One || judged.iter().all(firm) {
+                self.settle_now(judged, effects);
+            } else {
+                self.unverified.extend(judged);
+            }
             match fetch {
                 Some(seq) => {
                     self.fetching = true;
@@ -502,6 +622,7 @@ impl Feed {
             body: Bytes::from(codec::encode_commit(&entries)),
         };
         self.next_append_id = self.next_append_id.wrapping_add(1);
+        self.covered.append(&mut self.looks);
         effects.push(Effect::Append(append.clone()));
         self.in_flight = Some(InFlight {
             append,
@@ -556,6 +677,7 @@ impl Feed {
                 // Nobody knows: only reading can tell, and until it has, nothing else happens to this feed.
                 in_flight.unknown = true;
                 effects.push(Effect::ReadBack(in_flight.append.base));
+                self.serve_looks(Err(Code::FeedUnavailable), effects);
             }
             Err(AppendError::Conflict(_)) => self.judge_anew(),
             Err(AppendError::Full) => self.give_up_in_flight(Code::StoreFull, effects),
@@ -593,18 +715,118 @@ impl Feed {
     fn retry(&mut self, effects: &mut Vec<Effect>) {
         match &self.in_flight {
             Some(in_flight) if in_flight.unknown => effects.push(Effect::ReadBack(in_flight.append.base)),
+            None if self.checking => effects.push(Effect::ReadHead),
             _ => self.flush(effects),
         }
     }
 
-    /// The head is another than was thought: everything that was judged on it is judged again, after a new load.
+    /// The head is another than was thought: everything that was judged on it is judged again, on what others did.
     fn judge_anew(&mut self) {
-        if let Some(in_flight) = self.in_flight.take() {
-            for judged in in_flight.judged.into_iter().rev() {
-                self.waiting.push_front(judged.waiting);
+        let judged = match self.in_flight.take() {
+            Some(in_flight) => in_flight.judged,
+            None => std::mem::take(&mut self.unverified),
+        };
+        for judged in judged.into_iter().rev() {
+            self.waiting.push_front(judged.waiting);
+        }
+        self.phase = if self.phase == Phase::Ready {
+            Phase::Behind
+        } else {
+            Phase::Cold
+        };
+    }
+
+    /// Settles what waits to know whether the memory is the store's.
+    fn head_read(&mut self, result: Result<Option<Head>, ReadError>, effects: &mut Vec<Effect>) {
+        if !self.checking {
+            return;
+        }
+        let Ok(found) = result else {
+            // Refusals wait for the store; whoever only looks is told.
+            self.serve_looks(Err(Code::FeedUnavailable), effects);
+            if self.unverified.is_empty() {
+                self.checking = false;
+            } else {
+                effects.push(Effect::After(RETRY_AFTER_MS, Timer::Retry));
+            }
+            return;
+        };
+        self.checking = false;
+        let here = self.head.map(|head| (head.epoch, head.seq));
+        if found.map(|head| (head.epoch, head.seq)) == here {
+            let judged = std::mem::take(&mut self.unverified);
+            self.settle_now(judged, effects);
+            self.serve_looks(Ok(()), effects);
+        } else {
+            self.judge_anew();
+        }
+    }
+
+    /// Takes in what others appended. What does not fit to the memory is left to a new load.
+    fn read_on(&mut self, result: Result<Option<LogPage>, ReadError>, now: UnixMs, effects: &mut Vec<Effect>) {
+        if !self.reading_on {
+            return;
+        }
+        self.reading_on = false;
+        match result {
+            Err(ReadError::Unavailable(what)) => {
+                effects.push(Effect::Report(what));
+                self.refuse_all(Code::FeedUnavailable, effects);
+            }
+            Err(ReadError::Damaged(what)) => {
+                effects.push(Effect::Report(what));
+                self.phase = Phase::Damaged;
+            }
+            Ok(None) => self.phase = Phase::Cold,
+            Ok(Some(page)) => {
+                self.phase = match self.take_page(&page, now) {
+                    Some(true) => Phase::Ready,
+                    Some(false) => Phase::Behind,
+                    None => Phase::Cold,
+                };
+                if self.phase == Phase::Ready {
+                    self.serve_looks(Ok(()), effects);
+                } else if self.phase == Phase::Behind {
+                    self.reading_on = true;
+                    effects.push(Effect::ReadOn(self.head.map_or(0, |head| head.seq)));
+                }
             }
         }
-        self.phase = Phase::Cold;
+    }
+
+    /// Whether the page leads to its head; `None` if it does not begin where the memory ends.
+    fn take_page(&mut self, page: &LogPage, now: UnixMs) -> Option<bool> {
+        let head = self.head?;
+        if page.head.epoch != head.epoch {
+            return None;
+        }
+        for row in &page.rows {
+            let have = self.state.seq();
+            for entry in codec::decode_commit(&row.body).ok()? {
+                if entry.seq <= have {
+                    continue;
+                }
+                if entry.seq != self.state.seq() + 1 {
+                    return None;
+                }
+                self.state.apply(&entry);
+                self.answers.insert(&entry);
+                self.dirty.extend(self.state.touched(&entry));
+                self.remember(&entry);
+            }
+            self.last_time = self.last_time.max(row.time);
+        }
+        self.answers.forget_before(now - limits::OPERATION_IDS_KEPT_MS);
+        let read = self.state.seq();
+        if read == head.seq && page.head.seq != read {
+            return None;
+        }
+        self.head = Some(Head { seq: read, ..page.head });
+        // What another host has written already need not be written again.
+        let state = &self.state;
+        self.dirty
+            .retain(|key| state.version(*key).is_some_and(|version| version > page.head.rows_upto));
+        Some(read == page.head.seq)
     }
 
     /// What was in flight did not happen, and will not.
@@ -612,15 +834,11 @@ impl Feed {
         let Some(in_flight) = self.in_flight.take() else { return };
         // What was judged after an operation that did not happen was judged on nothing: it gets the same answer.
         let judged = in_flight.judged.into_iter().map(|Judged { waiting, .. }| Judged {
+            outcome: waiting.not_done(code),
             waiting,
-            outcome: Outcome::Refused(ErrorBody::new(code)),
         });
-        let settled = self.settle(judged.collect());
-        effects.extend(
-            settled
-                .into_iter()
-                .map(|(submission, results)| Effect::Settled(submission, results)),
-        );
+        self.settle_now(judged.collect(), effects);
+        self.looks.append(&mut self.covered);
         if in_flight.append.base == 0 {
             self.refuse_births(code, effects);
         }
@@ -657,7 +875,9 @@ impl Feed {
             entries: entries.into(),
             settled,
         });
+        self.flush_due = true;
         self.set_flush_timer(effects);
+        self.serve_looks(Ok(()), effects);
     }
 
     fn remember(&mut self, entry: &Entry) {
@@ -690,19 +910,25 @@ impl Feed {
         complete
     }
 
-    fn refuse_all(&mut self, code: Code, effects: &mut Vec<Effect>) {
-        let judged = std::mem::take(&mut self.waiting).into_iter().map(|waiting| Judged {
-            waiting,
-            outcome: Outcome::Refused(ErrorBody::new(code)),
-        });
-        let judged: Vec<_> = judged.collect();
+    fn settle_now(&mut self, judged: Vec<Judged>, effects: &mut Vec<Effect>) {
         let settled = self.settle(judged);
         effects.extend(
             settled
                 .into_iter()
                 .map(|(submission, results)| Effect::Settled(submission, results)),
         );
+    }
+
+    fn refuse_all(&mut self, code: Code, effects: &mut Vec<Effect>) {
+        let judged = std::mem::take(&mut self.waiting).into_iter().map(|waiting| Judged {
+            outcome: waiting.not_done(code),
+            waiting,
+        });
+        let judged: Vec<_> = judged.collect();
+        self.settle_now(judged, effects);
         self.refuse_births(code, effects);
+        self.covered.append(&mut self.looks);
+        self.serve_looks(Err(code), effects);
     }
 
     fn refuse_births(&mut self, code: Code, effects: &mut Vec<Effect>) {
@@ -722,7 +948,13 @@ impl Feed {
         }
         match result {
             Ok(Some(loaded)) => match self.take_in(&loaded, now, effects) {
-                Ok(()) => self.phase = Phase::Ready,
+                Ok(()) => {
+                    self.phase = Phase::Ready;
+                    self.serve_looks(Ok(()), effects);
+                    if self.writers == Writers::Many {
+                        effects.push(Effect::Announce(loaded.head));
+                    }
+                }
                 Err(what) => {
                     effects.push(Effect::Report(what));
                     self.phase = Phase::Damaged;
@@ -768,7 +1000,8 @@ impl Feed {
         self.recent.extend(replay.entries.into_iter().skip(keep));
         self.last_time = loaded.log.last().map_or(0, |row| row.time);
         self.head = Some(loaded.head);
-        if !self.dirty.is_empty() {
+        self.flush_due = !self.dirty.is_empty();
+        if self.flush_due {
             self.set_flush_timer(effects);
         }
         Ok(())
@@ -784,9 +1017,11 @@ impl Feed {
     /// Writes the rows that changed, one batch at a time, in order.
     fn flush(&mut self, effects: &mut Vec<Effect>) {
         let Some(head) = self.head else { return };
-        if self.flushing.is_some() || self.dirty.is_empty() {
+        let is_whole = matches!(self.phase, Phase::Ready | Phase::Behind);
+        if !is_whole || self.flushing.is_some() || self.dirty.is_empty() {
             return;
         }
+        self.flush_due = false;
         let keys = std::mem::take(&mut self.dirty);
         let rows = keys.iter().filter_map(|key| self.state.stored_row(*key)).collect();
         self.flushing = Some(keys);
@@ -800,7 +1035,7 @@ impl Feed {
                 if let Some(head) = &mut self.head {
                     head.rows_upto = head.rows_upto.max(upto);
                 }
-                if !self.dirty.is_empty() {
+                if self.flush_due {
                     self.set_flush_timer(effects);
                 }
                 if self.commits_since_trim >= TRIM_EVERY_COMMITS {
@@ -820,6 +1055,7 @@ impl Feed {
             Err(_) => {
                 // The rows are still in memory, and their changes in the log: try again, and lose nothing meanwhile.
                 self.dirty.extend(keys);
+                self.flush_due = true;
                 effects.push(Effect::After(FLUSH_AFTER_MS, Timer::Retry));
             }
         }

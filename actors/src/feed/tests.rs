@@ -1,6 +1,7 @@
 //! The component alone: messages in, effects out. No runtime.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use taskflow_protocol::message::{Command, Operation, OperationResult, Outcome, TaskCreate, TaskRef, Undo};
 use taskflow_protocol::values::{Priority, Status};
@@ -59,13 +60,17 @@ fn undo(id: u128, seq: Seq) -> Operation {
 /// A feed whose effects are carried out at once by a store in memory, except where a test holds them back.
 struct Harness {
     feed: Feed,
-    store: MemoryStore,
+    store: Rc<MemoryStore>,
     results: HashMap<u64, Vec<OperationResult>>,
     published: Vec<Entry>,
     reports: Vec<String>,
     timers: Vec<Timer>,
+    looks: Vec<(SubmissionId, Result<Seq, Code>)>,
+    announced: Vec<Seq>,
     appends: usize,
+    loads: usize,
     reads_back: usize,
+    reads_of_head: usize,
     trims: usize,
     next: u64,
     now: UnixMs,
@@ -73,7 +78,7 @@ struct Harness {
 
 impl Harness {
     fn new() -> Self {
-        let mut harness = Self::unborn(MemoryStore::default());
+        let mut harness = Self::unborn(Rc::default());
         let birth = Message::Birth {
             submission: SubmissionId(u64::MAX),
             epoch: Epoch(7),
@@ -84,26 +89,41 @@ impl Harness {
         harness
     }
 
-    fn unborn(store: MemoryStore) -> Self {
+    fn unborn(store: Rc<MemoryStore>) -> Self {
         Self {
-            feed: Feed::new(user(), 100),
+            feed: Feed::new(user(), 100, Writers::One),
             store,
             results: HashMap::new(),
             published: Vec::new(),
             reports: Vec::new(),
             timers: Vec::new(),
+            looks: Vec::new(),
+            announced: Vec::new(),
             appends: 0,
+            loads: 0,
             reads_back: 0,
+            reads_of_head: 0,
             trims: 0,
             next: 0,
             now: NOW,
         }
     }
 
+    /// Two hosts of one feed, on one store.
+    fn two() -> (Self, Self) {
+        let born = Self::new();
+        let host = |first_append_id, next| Self {
+            feed: Feed::new(user(), first_append_id, Writers::Many),
+            next,
+            ..Self::unborn(born.store.clone())
+        };
+        (host(1_000, 0), host(2_000, 1_000))
+    }
+
     /// The same store, another life of the feed.
     fn restarted(self) -> Self {
         Self {
-            feed: Feed::new(user(), 9_000),
+            feed: Feed::new(user(), 9_000, Writers::One),
             now: self.now,
             next: self.next,
             ..Self::unborn(self.store)
@@ -124,6 +144,7 @@ impl Harness {
         for effect in effects {
             match effect {
                 Effect::Load { ids_since } => {
+                    self.loads += 1;
                     let loaded = Self::now_or_never(self.store.load(user(), ids_since));
                     self.send(Message::Loaded(loaded));
                 }
@@ -138,6 +159,20 @@ impl Harness {
                     let page = Self::now_or_never(self.store.read_log(user(), after, 1));
                     self.send(Message::ReadBack(page));
                 }
+                Effect::ReadHead => {
+                    self.reads_of_head += 1;
+                    let head = Self::now_or_never(self.store.head(user()));
+                    self.send(Message::HeadRead(head));
+                }
+                Effect::ReadOn(after) => {
+                    let page = Self::now_or_never(self.store.read_log(user(), after, 1));
+                    self.send(Message::ReadOn(page));
+                }
+                Effect::Look(look, may) => {
+                    let seen = may.and_then(|()| self.feed.state().map(State::seq));
+                    self.looks.push((look, seen));
+                }
+                Effect::Announce(head) => self.announced.push(head.seq),
                 Effect::ReadEntry(seq) => {
                     let page = Self::now_or_never(self.store.read_log(user(), seq - 1, 1));
                     self.send(Message::EntryRead(seq, page));
@@ -171,6 +206,7 @@ impl Harness {
                 submission: SubmissionId(self.next),
                 author: user(),
                 operations,
+                repeated: false,
             },
         )
     }
@@ -231,7 +267,7 @@ fn a_feed_is_born_with_its_first_commit_and_only_once() {
 
 #[test]
 fn operations_on_a_feed_that_was_never_born_are_refused() {
-    let mut harness = Harness::unborn(MemoryStore::default());
+    let mut harness = Harness::unborn(Rc::default());
     assert_eq!(codes(&harness.submit(vec![create(1, "x")])), [Some(Code::FeedNotFound)]);
 }
 
@@ -301,6 +337,7 @@ fn operation_ids_are_remembered_by_author() {
         submission: SubmissionId(77),
         author: UserId(Uuid::from_u128(0xdef)),
         operations: vec![complete(1, 1)],
+        repeated: false,
     };
     harness.send(other);
     let result = harness.results.remove(&77).expect("answered");
@@ -364,16 +401,21 @@ fn a_failed_read_back_repeats_the_read_and_never_the_append() {
 
 #[test]
 fn a_load_that_failed_is_repeated_for_the_next_one_who_asks_and_not_by_itself() {
-    let mut feed = Feed::new(user(), 1);
-    let effects = feed.handle(Message::Wake, NOW);
+    let mut feed = Feed::new(user(), 1, Writers::One);
+    let effects = feed.handle(Message::Look(SubmissionId(99)), NOW);
     assert!(matches!(effects.as_slice(), [Effect::Load { .. }]));
     let failed = Message::Loaded(Err(ReadError::Unavailable("x".to_owned())));
     let effects = feed.handle(failed, NOW);
-    assert!(matches!(effects.as_slice(), [Effect::Report(_)]), "{effects:?}");
-    // Whoever looks is not left waiting.
-    assert!(!feed.is_loading() && feed.is_idle());
+    let [
+        Effect::Report(_),
+        Effect::Look(SubmissionId(99), Err(Code::FeedUnavailable)),
+    ] = effects.as_slice()
+    else {
+        panic!("whoever looks is not left waiting: {effects:?}");
+    };
+    assert!(feed.is_idle());
     assert_eq!(feed.state().err(), Some(Code::FeedUnavailable));
-    let effects = feed.handle(Message::Wake, NOW);
+    let effects = feed.handle(Message::Look(SubmissionId(99)), NOW);
     assert!(matches!(effects.as_slice(), [Effect::Load { .. }]));
 }
 
@@ -403,13 +445,11 @@ fn a_commit_of_another_writer_is_loaded_and_the_operations_are_judged_anew() {
     let mut harness = Harness::new();
     harness.submit(vec![create(1, "x")]);
     // Another life of the same feed commits behind this one's back.
-    let store = std::mem::take(&mut harness.store);
     let mut other = Harness {
         next: 50,
-        ..Harness::unborn(store)
+        ..Harness::unborn(harness.store.clone())
     };
     assert_eq!(other.submit(vec![complete(5, 1)]), [accepted(3)]);
-    harness.store = std::mem::take(&mut other.store);
     assert_eq!(
         harness.submit(vec![create(6, "y"), complete(5, 1)]),
         [accepted(4), accepted(3)]
@@ -435,7 +475,7 @@ fn rows_are_written_later_together_and_a_restart_needs_the_log_only_after_them()
         harness.feed.state().expect("ready").all_tasks().collect::<Vec<_>>()
     );
     let mut harness = harness.restarted();
-    harness.send(Message::Wake);
+    harness.send(Message::Look(SubmissionId(99)));
     let after = format!(
         "{:?}",
         harness.feed.state().expect("ready").all_tasks().collect::<Vec<_>>()
@@ -544,4 +584,174 @@ fn operations_that_do_not_fit_in_one_commit_go_in_the_next() {
         .rows;
     assert!(rows.iter().all(|row| row.body.len() <= limits::COMMIT_BYTES_MAX));
     assert!(rows.len() > 3, "{}", rows.len());
+}
+
+mod two_hosts {
+    use super::*;
+
+    fn repeat(harness: &mut Harness, operations: Vec<Operation>) -> Vec<Outcome> {
+        let (id, message) = harness.submit_message(operations);
+        let Message::Submit {
+            submission,
+            author,
+            operations,
+            ..
+        } = message
+        else {
+            panic!("a submission")
+        };
+        harness.send(Message::Submit {
+            submission,
+            author,
+            operations,
+            repeated: true,
+        });
+        let results = harness.results.remove(&id).expect("answered");
+        results.into_iter().map(|result| result.outcome).collect()
+    }
+
+    #[test]
+    fn each_takes_in_what_the_other_did_without_a_new_load() {
+        let (mut one, mut other) = Harness::two();
+        for round in 0..10 {
+            let seq = 2 * round + 2;
+            assert_eq!(one.submit(vec![create(seq.into(), "one")]), [accepted(seq)]);
+            assert_eq!(
+                other.submit(vec![create((seq + 1).into(), "other")]),
+                [accepted(seq + 1)]
+            );
+        }
+        assert_eq!((one.loads, other.loads), (1, 1));
+        assert_eq!(one.announced, [1], "who starts says how far the feed is");
+    }
+
+    #[test]
+    fn an_operation_that_the_other_accepted_is_answered_as_accepted() {
+        let (mut one, mut other) = Harness::two();
+        one.submit(vec![create(1, "x")]);
+        assert_eq!(other.submit(vec![complete(5, 1)]), [accepted(3)]);
+        assert_eq!(one.submit(vec![complete(5, 1)]), [accepted(3)], "found by its id");
+    }
+
+    #[test]
+    fn a_refusal_leaves_only_when_the_head_is_the_stores() {
+        let (mut one, mut other) = Harness::two();
+        assert_eq!(codes(&one.submit(vec![complete(9, 1)])), [Some(Code::RowNotFound)]);
+        assert_eq!(one.reads_of_head, 1);
+        other.submit(vec![create(1, "x")]);
+        assert_eq!(
+            one.submit(vec![complete(5, 1)]),
+            [accepted(3)],
+            "the task is there by now"
+        );
+    }
+
+    #[test]
+    fn a_refusal_waits_for_a_store_that_does_not_answer() {
+        let (mut one, _) = Harness::two();
+        one.submit(vec![create(1, "x")]);
+        let (_, message) = one.submit_message(vec![complete(5, 7)]);
+        let effects = one.feed.handle(message, NOW);
+        assert!(matches!(effects.as_slice(), [Effect::ReadHead]), "{effects:?}");
+        let failed = Message::HeadRead(Err(ReadError::Unavailable("x".to_owned())));
+        let effects = one.feed.handle(failed, NOW);
+        assert!(
+            matches!(effects.as_slice(), [Effect::After(_, Timer::Retry)]),
+            "{effects:?}"
+        );
+        let effects = one.feed.handle(Message::Timer(Timer::Retry), NOW);
+        assert!(matches!(effects.as_slice(), [Effect::ReadHead]), "{effects:?}");
+        assert!(!one.feed.is_idle());
+    }
+
+    #[test]
+    fn a_look_sees_what_the_other_had_answered_before() {
+        let (mut one, mut other) = Harness::two();
+        one.submit(vec![create(1, "x")]);
+        other.submit(vec![create(2, "y")]);
+        one.send(Message::Look(SubmissionId(70)));
+        assert_eq!(one.looks, [(SubmissionId(70), Ok(3))]);
+        assert_eq!(one.loads, 1);
+    }
+
+    #[test]
+    fn looks_ride_on_an_append_that_began_after_them() {
+        let (mut one, _) = Harness::two();
+        one.submit(vec![create(1, "x")]);
+        let (_, first) = one.submit_message(vec![create(2, "y")]);
+        let held = one.feed.handle(first, NOW);
+        assert!(
+            one.feed.handle(Message::Look(SubmissionId(70)), NOW).is_empty(),
+            "the append began before"
+        );
+        let (_, second) = one.submit_message(vec![create(3, "z")]);
+        assert!(one.feed.handle(second, NOW).is_empty());
+        one.carry_out(held);
+        assert_eq!(one.looks, [(SubmissionId(70), Ok(4))]);
+        assert_eq!(one.reads_of_head, 0);
+    }
+
+    #[test]
+    fn a_refusal_of_a_repeat_is_final_on_every_host_and_after_every_restart() {
+        let (mut one, mut other) = Harness::two();
+        assert_eq!(
+            codes(&repeat(&mut one, vec![complete(5, 1)])),
+            [Some(Code::RowNotFound)]
+        );
+        // By now it could be done, and the first copy arrives at last.
+        one.submit(vec![create(1, "x")]);
+        assert_eq!(codes(&other.submit(vec![complete(5, 1)])), [Some(Code::RowNotFound)]);
+        assert_eq!(codes(&one.submit(vec![complete(5, 1)])), [Some(Code::RowNotFound)]);
+        let mut later = one.restarted();
+        assert_eq!(codes(&later.submit(vec![complete(5, 1)])), [Some(Code::RowNotFound)]);
+        let refused = &later.feed.recent[1];
+        assert!(refused.changes.is_empty() && refused.refused.is_some());
+        assert!(
+            refused.wire().operation.0.is_nil(),
+            "no client may take it for accepted"
+        );
+    }
+
+    #[test]
+    fn a_repeat_that_the_store_keeps_from_being_judged_is_unknown() {
+        let (mut one, _) = Harness::two();
+        one.submit(vec![create(1, "x")]);
+        one.store.fail_next([Failure::Full]);
+        assert_eq!(
+            codes(&repeat(&mut one, vec![complete(5, 1)])),
+            [Some(Code::OutcomeUnknown)]
+        );
+    }
+
+    #[test]
+    fn a_feed_that_another_node_gave_birth_to_is_found() {
+        let store = Rc::new(MemoryStore::default());
+        let host = |first| Harness {
+            feed: Feed::new(user(), first, Writers::Many),
+            ..Harness::unborn(store.clone())
+        };
+        let (mut one, mut other) = (host(1), host(2));
+        assert_eq!(codes(&one.submit(vec![create(1, "x")])), [Some(Code::FeedNotFound)]);
+        one.send(Message::Look(SubmissionId(70)));
+        assert_eq!(one.looks, [(SubmissionId(70), Err(Code::FeedNotFound))]);
+        other.send(Message::Birth {
+            submission: SubmissionId(90),
+            epoch: Epoch(7),
+            time_zone: "UTC".to_owned(),
+            locale: "en".to_owned(),
+        });
+        assert_eq!(one.submit(vec![create(1, "x")]), [accepted(2)]);
+    }
+
+    #[test]
+    fn who_only_reads_writes_no_rows_and_may_stop() {
+        let (mut one, mut other) = Harness::two();
+        one.submit(vec![create(1, "x")]);
+        one.ring(Timer::Flush);
+        other.send(Message::Look(SubmissionId(70)));
+        one.submit(vec![create(2, "y")]);
+        other.send(Message::Look(SubmissionId(71)));
+        assert_eq!(other.looks.len(), 2);
+        assert!(other.timers.is_empty() && other.feed.is_idle());
+    }
 }

@@ -8,13 +8,16 @@ use taskflow_protocol::UserId;
 use taskflow_protocol::message::OperationResult;
 
 use super::router::{Router, Table};
+use crate::feed::Writers;
 use crate::feed::actor::FeedActor;
-use crate::ports::{Clock, Epoch, Push, Store};
+use crate::ports::{AppendError, Clock, Epoch, Push, Store};
 
 /// What feeds need from outside.
 pub struct Ports {
     /// The log and the rows.
     pub store: Arc<dyn Store>,
+    /// Who may append to the logs.
+    pub writers: Writers,
     /// The way to the connections.
     pub push: Arc<dyn Push>,
     /// The clock.
@@ -36,7 +39,7 @@ pub trait Observer: Send + Sync + 'static {
     /// A feed panicked.
     fn feed_panicked(&self) {}
     /// An append was answered.
-    fn appended(&self, _took: Duration) {}
+    fn appended(&self, _took: Duration, _result: &Result<(), AppendError>) {}
     /// Operations got their results.
     fn settled(&self, _results: &[OperationResult]) {}
 }

@@ -53,6 +53,8 @@ pub struct Submission {
     pub operations: Vec<Operation>,
     /// Who gets the results.
     pub reply: ReplyTo,
+    /// See [`crate::feed::Message::Submit`].
+    pub repeated: bool,
 }
 
 impl Address for Addr<FeedActor> {
@@ -128,6 +130,7 @@ impl Router {
             author,
             operations,
             reply: ReplyTo::Waiter(sender),
+            repeated: false,
         };
         let outcome = match self.route(feed, count, Request::Submit(submission)) {
             Ok(()) => match receiver.await {

@@ -95,6 +95,21 @@ impl<'a> Draft<'a> {
         entry
     }
 
+    /// Keeps the refusal of an operation that was just judged, as an entry without changes.
+    pub fn keep_refusal(&mut self, author: UserId, time: UnixMs, operation: &Operation, code: Code) -> Entry {
+        self.seq += 1;
+        self.time = time;
+        Entry {
+            seq: self.seq,
+            time,
+            author,
+            operation: operation.id,
+            operation_hash: operation_hash(operation),
+            changes: Vec::new(),
+            refused: Some(code as u16),
+        }
+    }
+
     /// What the operation under way did. It must fit in a commit alone.
     fn entry(&mut self, author: UserId, time: UnixMs, operation: &Operation) -> Judged<Entry> {
         let seq = self.seq + 1;
@@ -105,6 +120,7 @@ impl<'a> Draft<'a> {
             operation: operation.id,
             operation_hash: operation_hash(operation),
             changes: self.overlay.changes(seq, self.stamp),
+            refused: None,
         };
         // Nearly every entry is far below the limit; only one that may not be is measured.
         let is_too_large = entry.stored_bytes_max() > COMMIT_BYTES_MAX

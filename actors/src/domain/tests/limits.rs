@@ -17,6 +17,7 @@ fn feed_with(changes: Vec<Change>) -> Feed {
         operation: OperationId(Uuid::from_u128(1)),
         operation_hash: 0,
         changes,
+        refused: None,
     };
     feed.take(entry);
     feed
