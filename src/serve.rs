@@ -16,7 +16,8 @@ use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
 use socket2::{Domain, Socket, Type};
-use taskflow_actors::ports::{Accounts, Clock, Epoch, Store};
+use taskflow_actors::feed::Writers;
+use taskflow_actors::ports::{Accounts, AppendError, Clock, Epoch, Store};
 use taskflow_actors::session::{Event, Sessions};
 use taskflow_actors::supervisor::{Observer, Ports, Supervisor};
 use taskflow_protocol::limits;
@@ -86,7 +87,7 @@ impl Observer for Counted {
     fn feed_panicked(&self) {
         self.0.feed_panics.increment(1);
     }
-    fn appended(&self, took: Duration) {
+    fn appended(&self, took: Duration, _: &Result<(), AppendError>) {
         self.0.append_duration.record(took.as_secs_f64());
     }
     fn settled(&self, results: &[OperationResult]) {
@@ -115,6 +116,7 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     }
     let ports = Ports {
         store: stored.store.clone(),
+        writers: Writers::One,
         push: hub.clone(),
         clock: clock.clone(),
         observer: Arc::new(Counted(metrics.clone())),

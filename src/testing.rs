@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use actix_rt::Arbiter;
 use actix_web::web;
+use taskflow_actors::feed::Writers;
 use taskflow_actors::memory::MemoryStore;
 use taskflow_actors::ports::{Account, AccountError, Accounts, BoxFuture, Clock, Epoch, SignIn};
 use taskflow_actors::supervisor::{Ports, Supervisor, Unobserved};
@@ -189,6 +190,7 @@ impl ApiBench {
             store: store.clone(),
             push: hub.clone(),
             clock: auth.clock.clone(),
+            writers: Writers::One,
             observer: Arc::new(Unobserved),
             new_epoch: Box::new(|| Epoch(rand::random())),
             feed_idle: Duration::from_secs(60),

@@ -6,6 +6,7 @@
 //!
 //! Architecture invariant: no database, broker, HTTP or file crate is in this crate's tree.
 
+pub mod cluster;
 pub mod cursor;
 pub mod domain;
 pub mod feed;

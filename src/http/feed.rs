@@ -110,6 +110,7 @@ async fn long_poll(
     let mut last = false;
     loop {
         let changed = api.changes.changed(caller.user, cursor.seq);
+        api.changes.listening(caller.user).await;
         let ended = watched.ended();
         if api.tokens.is_ended(caller.sign_in) {
             return Err(Code::SignedOut.into());
@@ -390,6 +391,7 @@ impl Events {
             return self.reset(ResetReason::NoCursor).await;
         };
         self.changed = Some(self.api.changes.changed(self.caller.user, cursor.seq));
+        self.api.changes.listening(self.caller.user).await;
         match read(&self.api, self.caller.user, cursor).await? {
             Read::Reset(reason, _) => self.reset(reason).await,
             Read::Entries(entries, _) => {

@@ -45,6 +45,10 @@ pub trait Changes: Send + Sync + 'static {
     /// Listening begins with the call, not with the first poll: whoever calls, then reads the log, then waits, misses
     /// nothing. It may resolve for nothing, and it may resolve late by the time that a lost publication takes to be found.
     fn changed(&self, feed: UserId, after: Seq) -> BoxFuture<()>;
+
+    /// Resolves once what is published on other nodes comes in, for a feed that somebody listens to. Then is the time to
+    /// read the log.
+    fn listening(&self, feed: UserId) -> BoxFuture<()>;
 }
 
 /// What the handlers work with: the data of the application (`web::Data<Api>`).

@@ -34,6 +34,9 @@ enum End {
 
 /// A client asked to follow a feed.
 pub(super) async fn begin(connection: Rc<Connection>, worker: Rc<Worker>, id: FollowId) {
+    if let Some(cluster) = worker.gateway.router.cluster() {
+        cluster.subscribed(id.feed).await;
+    }
     let outcome = from_cursor(&connection, &worker, id).await;
     finish(&connection, &worker, id, &outcome);
 }

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use taskflow_actors::ports::{ConnectionId, Epoch};
+use taskflow_actors::ports::{ConnectionId, Epoch, Head};
 use taskflow_actors::session::Event;
 use taskflow_actors::supervisor::{ReplyTo, Submission};
 use taskflow_protocol::codec::Decoded;
@@ -396,6 +396,25 @@ impl Connection {
             self.send(worker, frame);
         }
         Delivered::Pushed(frame.len())
+    }
+
+    /// A feed is this far: whether the connection missed something.
+    pub fn announced(&self, feed: UserId, head: Head) -> Option<FollowId> {
+        let mut state = self.state();
+        let followed = state.follows.iter_mut().find(|followed| followed.feed == feed)?;
+        if !followed.live {
+            followed.published = followed.published.max(head.seq);
+            return None;
+        }
+        if followed.epoch == head.epoch && head.seq <= followed.position {
+            return None;
+        }
+        followed.live = false;
+        followed.published = head.seq;
+        Some(FollowId {
+            feed,
+            number: followed.number,
+        })
     }
 
     /// The session allowed to follow a feed: `None` if the client does not want to any more, or it has begun already.

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use taskflow_actors::cluster::Cluster;
 use taskflow_actors::cursor::Cursor;
-use taskflow_actors::ports::{BoxFuture, ConnectionId, Publication, Push};
+use taskflow_actors::ports::{BoxFuture, ConnectionId, Head, Publication, Push};
 use taskflow_actors::session::{Decision, Gate};
 use taskflow_protocol::message::{Entries, OperationResult, Results, ServerMessage};
 use taskflow_protocol::values::Seq;
@@ -82,6 +83,8 @@ pub type Answers = Vec<(ConnectionId, Vec<OperationResult>)>;
 pub enum ToWorker {
     /// Entries for its followers, and answers for its connections.
     Deliver(Arc<Delivery>, Answers),
+    /// A feed is this far: whoever has less missed something.
+    Announce(UserId, Head),
     /// Answers that come without an entry.
     Answer(ConnectionId, Vec<OperationResult>),
     /// What a session decided.
@@ -107,12 +110,34 @@ struct Interest {
     waiters: Vec<(Seq, oneshot::Sender<()>)>,
 }
 
+impl Interest {
+    fn is_none(&self) -> bool {
+        self.workers == 0 && self.waiters.is_empty()
+    }
+}
+
 /// Who wants to hear of which feed.
-struct Interests(Vec<Mutex<HashMap<UserId, Interest>>>);
+struct Interests {
+    shards: Vec<Mutex<HashMap<UserId, Interest>>>,
+    /// Where a feed's publications come from, if it is hosted elsewhere. It is told under the shard's lock, so that it
+    /// hears of beginnings and ends in order.
+    cluster: OnceLock<Arc<Cluster>>,
+}
 
 impl Interests {
     fn shard(&self, feed: UserId) -> MutexGuard<'_, HashMap<UserId, Interest>> {
-        lock(&self.0[feed.bytes()[15] as usize % SHARDS])
+        lock(&self.shards[feed.bytes()[15] as usize % SHARDS])
+    }
+
+    /// Changes who wants to hear of a feed, where perhaps nobody did.
+    fn begin(&self, feed: UserId, change: impl FnOnce(&mut Interest)) {
+        let mut shard = self.shard(feed);
+        let interest = shard.entry(feed).or_default();
+        let is_first = interest.is_none();
+        change(interest);
+        if is_first && let Some(cluster) = self.cluster.get() {
+            cluster.followed(feed);
+        }
     }
 
     /// Changes who wants to hear of a feed, if anyone does. Nothing stays of a feed that nobody wants to hear of.
@@ -120,8 +145,11 @@ impl Interests {
         let mut shard = self.shard(feed);
         if let Some(interest) = shard.get_mut(&feed) {
             change(interest);
-            if interest.workers == 0 && interest.waiters.is_empty() {
+            if interest.is_none() {
                 shard.remove(&feed);
+                if let Some(cluster) = self.cluster.get() {
+                    cluster.unfollowed(feed);
+                }
             }
         }
     }
@@ -185,7 +213,10 @@ impl Hub {
         Self {
             workers: queues,
             starting: Mutex::new(receivers),
-            interests: Arc::new(Interests((0..SHARDS).map(|_| Mutex::default()).collect())),
+            interests: Arc::new(Interests {
+                shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+                cluster: OnceLock::new(),
+            }),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
@@ -209,7 +240,12 @@ impl Hub {
 
     /// From now on the worker gets the feed's publications.
     pub fn follow(&self, worker: u16, feed: UserId) {
-        self.interests.shard(feed).entry(feed).or_default().workers |= 1 << worker;
+        self.interests.begin(feed, |interest| interest.workers |= 1 << worker);
+    }
+
+    /// From now on feeds are followed across the cluster. Before the first connection.
+    pub fn join(&self, cluster: Arc<Cluster>) {
+        let _ = self.interests.cluster.set(cluster);
     }
 
     /// The worker has no followers of the feed any more.
@@ -222,14 +258,21 @@ impl Hub {
 impl Changes for Hub {
     fn changed(&self, feed: UserId, after: Seq) -> BoxFuture<()> {
         let (sender, receiver) = oneshot::channel();
-        let mut shard = self.interests.shard(feed);
-        shard.entry(feed).or_default().waiters.push((after, sender));
+        self.interests
+            .begin(feed, |interest| interest.waiters.push((after, sender)));
         let mut waiting = Waiting {
             receiver,
             feed,
             interests: self.interests.clone(),
         };
         Box::pin(async move { drop((&mut waiting.receiver).await) })
+    }
+
+    fn listening(&self, feed: UserId) -> BoxFuture<()> {
+        match self.interests.cluster.get().cloned() {
+            Some(cluster) => Box::pin(async move { cluster.subscribed(feed).await }),
+            None => Box::pin(std::future::ready(())),
+        }
     }
 }
 
@@ -311,6 +354,19 @@ impl Push for Hub {
             for (connection, results) in own {
                 drop(queue.sender.send(ToWorker::Answer(connection, results)));
             }
+        }
+    }
+
+    fn announce(&self, feed: UserId, head: Head) {
+        let mut workers = 0;
+        self.interests.change(feed, |interest| {
+            workers = interest.workers;
+            for (_, waiter) in interest.waiters.extract_if(.., |(after, _)| *after < head.seq) {
+                let _ = waiter.send(());
+            }
+        });
+        for worker in (0..self.workers.len() as u16).filter(|worker| workers & 1 << worker != 0) {
+            self.send(worker, ToWorker::Announce(feed, head));
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use actix_rt::spawn;
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
-use taskflow_actors::ports::{Clock, ConnectionId, Store};
+use taskflow_actors::ports::{Clock, ConnectionId, Head, Store};
 use taskflow_actors::session::{Decision, Sessions};
 use taskflow_actors::supervisor::Router;
 use taskflow_protocol::message::{Empty, ErrorBody, ServerMessage};
@@ -281,6 +281,7 @@ impl Worker {
                             touched.push(connection);
                         }
                     }
+                    ToWorker::Announce(feed, head) => self.announce(feed, head),
                     ToWorker::Decided(decision) => self.decided(decision),
                     ToWorker::Drain => self.drain(),
                 }
@@ -333,6 +334,16 @@ impl Worker {
         self.gateway.metrics.push_bytes.increment(push_bytes);
         for (connection, id) in behind {
             spawn(catch_up::resume(connection, self.clone(), id));
+        }
+    }
+
+    fn announce(self: &Rc<Self>, feed: UserId, head: Head) {
+        let followers = self.followers.borrow();
+        let slots = followers.get(&feed).map_or(&[][..], Followers::as_slice);
+        for connection in slots.iter().filter_map(|slot| self.in_slot(*slot)) {
+            if let Some(id) = connection.announced(feed, head) {
+                spawn(catch_up::resume(connection.clone(), self.clone(), id));
+            }
         }
     }
 

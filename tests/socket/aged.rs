@@ -6,8 +6,10 @@ use std::time::Duration;
 use actix_rt::{Arbiter, System};
 use taskflow::clock::SystemClock;
 use taskflow::store::embedded;
-use taskflow_actors::ports::{Clock, ConnectionId, Epoch, Publication, Push};
+use taskflow_actors::feed::Writers;
+use taskflow_actors::ports::{Clock, ConnectionId, Epoch, Head, Publication, Push};
 use taskflow_actors::supervisor::{Ports, Supervisor, Unobserved};
+use taskflow_protocol::UserId;
 use taskflow_protocol::limits::LOG_KEPT_MS;
 use taskflow_protocol::message::{Operation, OperationResult, Outcome};
 use taskflow_protocol::values::UnixMs;
@@ -31,6 +33,7 @@ struct Nobody;
 
 impl Push for Nobody {
     fn publish(&self, _: Publication) {}
+    fn announce(&self, _: UserId, _: Head) {}
     fn answer(&self, _: ConnectionId, _: Vec<OperationResult>) {}
 }
 
@@ -44,6 +47,7 @@ fn made_long_ago(user: &str, tasks: usize) -> Arc<DataDir> {
         let ports = Ports {
             store: Arc::new(store.clone()),
             push: Arc::new(Nobody),
+            writers: Writers::One,
             clock: Arc::new(LongAgo),
             observer: Arc::new(Unobserved),
             new_epoch: Box::new(|| Epoch(7)),

@@ -78,7 +78,11 @@ impl Supervisor {
             new_append_id: Box::new(new_append_id),
         };
         let supervisor = Actor::start_in_arbiter(&arbiters[0], move |_| supervisor);
-        Router { table, supervisor }
+        Router {
+            table,
+            supervisor,
+            cluster: None,
+        }
     }
 }
 

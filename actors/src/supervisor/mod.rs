@@ -34,29 +34,52 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A feed that ran this long without a panic begins again with the shortest wait.
 const BACKOFF_FORGET: Duration = Duration::from_secs(60);
 
-/// The right to have so many operations wait at a feed. Given back when dropped, wherever that is.
+/// What waits at a feed: each may be [`FEED_UNSAVED_OPERATIONS_MAX`].
+#[derive(Debug, Default)]
+pub struct Used {
+    operations: AtomicU32,
+    looks: AtomicU32,
+}
+
+impl Used {
+    fn is_idle(&self) -> bool {
+        self.operations.load(Ordering::Acquire) == 0 && self.looks.load(Ordering::Acquire) == 0
+    }
+}
+
+/// The right to have so many operations wait at a feed, or one look. Given back when dropped, wherever that is.
 #[derive(Debug)]
 pub struct Permit {
-    used: Arc<AtomicU32>,
-    count: u32,
+    used: Arc<Used>,
+    /// 0: a look.
+    operations: u32,
 }
 
 impl Permit {
-    fn acquire(used: &Arc<AtomicU32>, count: u32) -> Option<Self> {
+    fn acquire(used: &Arc<Used>, operations: u32) -> Option<Self> {
         let max = FEED_UNSAVED_OPERATIONS_MAX as u32;
-        let before = used.fetch_add(count, Ordering::AcqRel);
         let permit = Self {
             used: used.clone(),
-            count,
+            operations,
         };
+        let (counter, count) = permit.counter();
+        let before = counter.fetch_add(count, Ordering::AcqRel);
         // A refused permit is dropped right here, which takes the addition back.
         (before + count <= max).then_some(permit)
+    }
+
+    fn counter(&self) -> (&AtomicU32, u32) {
+        match self.operations {
+            0 => (&self.used.looks, 1),
+            count => (&self.used.operations, count),
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.used.fetch_sub(self.count, Ordering::AcqRel);
+        let (counter, count) = self.counter();
+        counter.fetch_sub(count, Ordering::AcqRel);
     }
 }
 
@@ -93,12 +116,9 @@ pub enum Routed<'a, A, R> {
 #[derive(Debug)]
 enum Place<A, R> {
     /// It is being started; this is what waits for it, in order.
-    Starting {
-        waiting: Vec<Envelope<R>>,
-        used: Arc<AtomicU32>,
-    },
+    Starting { waiting: Vec<Envelope<R>>, used: Arc<Used> },
     /// It runs.
-    Running { address: A, used: Arc<AtomicU32> },
+    Running { address: A, used: Arc<Used> },
     /// It panicked and rests until this time.
     Resting { until: Instant },
 }
@@ -127,7 +147,7 @@ impl<A, R> Default for Shard<A, R> {
 }
 
 impl<A: Address, R> Shard<A, R> {
-    /// Somebody asks for something that counts as so many operations.
+    /// Somebody asks for something that counts as so many operations; 0: to look at the feed.
     pub fn route(&mut self, feed: UserId, count: u32, request: R, now: Instant) -> Routed<'_, A, R> {
         // A feed that never ran has rested enough, and so has one that ended without a word.
         let rested = || Place::Resting { until: now };
@@ -173,11 +193,21 @@ impl<A: Address, R> Shard<A, R> {
         waiting
     }
 
+    /// Whether operations wait at the feed, or for it. Looks do not count.
+    pub fn is_busy(&self, feed: UserId) -> bool {
+        match self.places.get(&feed) {
+            Some(Place::Running { used, .. } | Place::Starting { used, .. }) => {
+                used.operations.load(Ordering::Acquire) > 0
+            }
+            Some(Place::Resting { .. }) | None => false,
+        }
+    }
+
     /// A feed that runs wants to stop. It may, unless a request is on its way to it; whoever asks from now on starts a
     /// new one.
     pub fn retire(&mut self, feed: UserId) -> bool {
         match self.places.get(&feed) {
-            Some(Place::Running { used, .. }) if used.load(Ordering::Acquire) == 0 => {
+            Some(Place::Running { used, .. }) if used.is_idle() => {
                 self.places.remove(&feed);
                 // After a rush the table is as large as it was then; the memory is for connections.
                 if self.places.len() < self.places.capacity() / 4 {

@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use super::actor::{Observer, Start, Supervisor};
 use super::{Address, Routed, Shard};
+use crate::cluster::Cluster;
+use crate::cluster::lines::all;
 use crate::domain::{Entry, State};
 use crate::feed::actor::{FeedActor, Request};
 use crate::ports::{ConnectionId, Push};
@@ -101,18 +103,48 @@ impl Table {
 pub struct Router {
     pub(super) table: Arc<Table>,
     pub(super) supervisor: Addr<Supervisor>,
+    pub(super) cluster: Option<Arc<Cluster>>,
 }
 
 impl Router {
-    /// Sends operations to their feed. Every operation is answered through `reply`, also those that are refused at once.
+    /// The same, in a cluster: operations go to the node that hosts their feed.
+    pub fn with_cluster(self, cluster: Arc<Cluster>) -> Self {
+        Self {
+            cluster: Some(cluster),
+            ..self
+        }
+    }
+
+    /// The cluster, if there is one.
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
+    /// Whether operations wait at the feed's actor on this node.
+    pub fn is_busy(&self, feed: UserId) -> bool {
+        self.table.shard(feed).is_busy(feed)
+    }
+
+    /// Sends operations to their feed, wherever it is hosted. Every operation is answered through `reply`, also those that
+    /// are refused at once.
     pub fn submit(&self, submission: Submission, push: &dyn Push) {
+        match &self.cluster {
+            Some(cluster) if cluster.is_elsewhere(submission.feed) => cluster.submit(submission),
+            _ => self.submit_here(submission, push),
+        }
+    }
+
+    /// Sends operations to the feed's actor on this node, whoever hosts it.
+    pub fn submit_here(&self, submission: Submission, push: &dyn Push) {
         let (feed, count) = (submission.feed, submission.operations.len().max(1) as u32);
         if let Err((code, Request::Submit(submission))) = self.route(feed, count, Request::Submit(submission)) {
-            let refuse = |operation: Operation| OperationResult {
-                id: operation.id,
-                outcome: Outcome::Refused(ErrorBody::new(code)),
+            let outcome = if submission.repeated {
+                // This copy is not done; of the one before it nobody knows.
+                Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown))
+            } else {
+                Outcome::Refused(ErrorBody::new(code))
             };
-            let results = submission.operations.into_iter().map(refuse).collect();
+            let results = all(&submission.operations, &outcome);
             match submission.reply {
                 ReplyTo::Connection(connection) => push.answer(connection, results),
                 ReplyTo::Waiter(waiter) => drop(waiter.send(Settled::from(results))),
@@ -132,7 +164,14 @@ impl Router {
             reply: ReplyTo::Waiter(sender),
             repeated: false,
         };
-        let outcome = match self.route(feed, count, Request::Submit(submission)) {
+        let sent = match &self.cluster {
+            Some(cluster) if cluster.is_elsewhere(feed) => {
+                cluster.submit(submission);
+                Ok(())
+            }
+            _ => self.route(feed, count, Request::Submit(submission)),
+        };
+        let outcome = match sent {
             Ok(()) => match receiver.await {
                 Ok(settled) => return settled,
                 Err(_) => Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown)),
@@ -158,7 +197,7 @@ impl Router {
     ) -> Result<T, Code> {
         let (sender, receiver) = oneshot::channel();
         let look = Request::Look(Box::new(move |state| drop(sender.send(state.map(look)))));
-        self.route(feed, 1, look).map_err(|(code, _)| code)?;
+        self.route(feed, 0, look).map_err(|(code, _)| code)?;
         receiver.await.unwrap_or(Err(Code::FeedUnavailable))
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix_rt::Arbiter;
+use taskflow_actors::feed::Writers;
 use taskflow_actors::ports::Clock;
 use taskflow_actors::session::Sessions;
 use taskflow_actors::supervisor::{Ports, Router, Supervisor, Unobserved};
@@ -131,6 +132,7 @@ async fn a_client_hears_that_its_feed_panicked_and_the_same_operation_is_accepte
         store: bench.store.clone(),
         push: hub.clone(),
         clock: bomb.clone(),
+        writers: Writers::One,
         observer: Arc::new(Unobserved),
         new_epoch: Box::new(|| Epoch(7)),
         feed_idle: Duration::from_secs(60),

@@ -1,0 +1,388 @@
+//! One node of a cluster: what it knows of the others, and what it does about it.
+//!
+//! [`Node`] is the component, [`super::shell::Cluster`] its shell. It joins the parts: who is there ([`Members`]), who
+//! hosts what ([`Placement`]), what waits for a host elsewhere ([`Lines`]), what is followed here ([`Watch`]).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use taskflow_protocol::message::{Operation, OperationResult};
+use taskflow_protocol::{Code, UserId};
+
+use super::lines::{self, Ground, Lines, WAITING_MAX};
+use super::wire::{FeedMessage, NodeMessage, Reply, Request};
+use super::{Member, Members, Placement, Watch};
+use crate::domain::Entry;
+use crate::ports::{BusEvent, Epoch, Head, NodeId, ReadError};
+
+/// How long a follower waits for its feed's subscription before it reads the log, in milliseconds. Later it would read
+/// twice; a broker that takes longer is about to be found dead.
+pub const SUBSCRIBE_WAIT_MS: u64 = 1_000;
+
+/// A subscription that took longer than this is followed by a read of the head: whoever waited for it may have read the
+/// log before. Half of the wait, so that no one falls between.
+const SUBSCRIBE_LATE_MS: u64 = SUBSCRIBE_WAIT_MS / 2;
+
+/// How long a feed stays subscribed after its last follower here left, in milliseconds: whoever waits for one change
+/// after the other, or connects again, finds it as it was.
+const LINGER_MS: u64 = 5_000;
+
+/// What happens to a node.
+#[derive(Debug)]
+pub enum Event<T> {
+    /// Operations for a feed that is not hosted here, or behind others that wait.
+    Submit(Submitted<T>),
+    /// A request that this node asked of itself is answered.
+    Replied(Reply),
+    /// Something came over the bus.
+    Bus(BusEvent),
+    /// Somebody here follows the feed now.
+    Followed(UserId),
+    /// Nobody here does any more.
+    Unfollowed(UserId),
+    /// The answer to [`Effect::ReadHead`].
+    HeadRead(UserId, Result<Option<Head>, ReadError>),
+    /// This node is about to end.
+    Leave,
+    /// Time has passed.
+    Tick,
+}
+
+/// See [`Event::Submit`].
+#[derive(Debug)]
+pub struct Submitted<T> {
+    /// Which feed.
+    pub feed: UserId,
+    /// Who asks.
+    pub author: UserId,
+    /// In order.
+    pub operations: Vec<Operation>,
+    /// About how many bytes they have.
+    pub bytes: usize,
+    /// Comes back in [`Effect::Answer`] or [`Effect::Refuse`], once.
+    pub token: T,
+}
+
+/// What the shell is to do.
+#[derive(Debug)]
+pub enum Effect<T> {
+    /// Answer who asked.
+    Answer(T, Vec<OperationResult>),
+    /// There is no room for these.
+    Refuse(Code, T, Vec<Operation>),
+    /// Have the feed's actor here do it, and send the reply to the node; `None`: it is this node's own.
+    Perform(Option<NodeId>, Request),
+    /// Send to a node.
+    Send(NodeId, Bytes),
+    /// Subscribe to the feed.
+    Subscribe(UserId),
+    /// Unsubscribe from it.
+    Unsubscribe(UserId),
+    /// Say this in the beats from now on.
+    Beat(Bytes),
+    /// Read the head of the feed from the store.
+    ReadHead(UserId),
+    /// Entries were committed elsewhere.
+    Deliver(UserId, Epoch, Vec<Entry>),
+    /// A feed is this far.
+    Announce(UserId, Head),
+    /// Feeds are placed like this now.
+    Placed(Arc<Placement>),
+    /// Who waits for the subscription of these feeds waits no more.
+    Subscribed(Vec<UserId>),
+    /// An operator should know.
+    Report(Report),
+}
+
+/// What an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// A node came or went; these are there, by name.
+    Members(Vec<String>),
+    /// Messages come through again.
+    Up,
+    /// They do not, because of this.
+    Down(String),
+    /// Another cluster is on this broker: this node must not go on.
+    Clash(String),
+    /// A message was not understood.
+    Garbled,
+}
+
+#[derive(Debug)]
+struct Following {
+    since: u64,
+    confirmed: bool,
+    /// When the last follower left.
+    left: Option<u64>,
+}
+
+/// The component. See the module. `T` says who asked.
+#[derive(Debug)]
+pub struct Node<T> {
+    me: Member,
+    members: Members,
+    placement: Arc<Placement>,
+    /// The members' version that the placement was made for.
+    placed: u64,
+    lines: Lines<T>,
+    watch: Watch,
+    following: BTreeMap<UserId, Following>,
+    /// Feeds whose last follower left, by when.
+    lingering: VecDeque<(u64, UserId)>,
+    up: bool,
+}
+
+struct Here<'a> {
+    me: NodeId,
+    placement: &'a Placement,
+    busy: &'a dyn Fn(UserId) -> bool,
+}
+
+impl Ground for Here<'_> {
+    fn host(&self, feed: UserId) -> Option<NodeId> {
+        self.placement.host(feed).filter(|host| *host != self.me)
+    }
+    fn is_busy_here(&self, feed: UserId) -> bool {
+        (self.busy)(feed)
+    }
+}
+
+impl<T> Node<T> {
+    /// A node that has heard of nobody yet. The numbers of its requests begin at a random one.
+    pub fn new(me: Member, first_request: u64) -> Self {
+        let node = me.node;
+        Self {
+            me,
+            members: Members::new(node),
+            placement: Arc::new(Placement::alone()),
+            placed: 0,
+            lines: Lines::new(node, first_request, WAITING_MAX),
+            watch: Watch::default(),
+            following: BTreeMap::new(),
+            lingering: VecDeque::new(),
+            up: false,
+        }
+    }
+
+    /// What it says of itself.
+    pub fn me(&self) -> &Member {
+        &self.me
+    }
+
+    /// Who hosts what.
+    pub fn placement(&self) -> &Arc<Placement> {
+        &self.placement
+    }
+
+    /// Whether messages come through.
+    pub fn is_up(&self) -> bool {
+        self.up
+    }
+
+    /// Everyone who is there.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Whether operations for the feed must go through [`Event::Submit`].
+    pub fn is_elsewhere(&self, feed: UserId) -> bool {
+        self.lines.has(feed) || self.placement.host(feed).is_some_and(|host| host != self.me.node)
+    }
+
+    /// How many feeds have operations that wait for a host.
+    pub fn lines(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether a follower has to wait for the feed's subscription.
+    pub fn awaits_subscription(&self, feed: UserId) -> bool {
+        self.up && self.following.get(&feed).is_some_and(|following| !following.confirmed)
+    }
+
+    /// Takes one event. Waits for nothing. `busy` says whether operations wait at the feed's actor on this node.
+    pub fn handle(&mut self, event: Event<T>, now: u64, busy: &dyn Fn(UserId) -> bool) -> Vec<Effect<T>> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Submit(Submitted {
+                feed,
+                author,
+                operations,
+                bytes,
+                token,
+            }) => {
+                let here = here(&self.me, &self.placement, busy);
+                match self.lines.submit(feed, author, operations, bytes, token, now, &here) {
+                    Ok(done) => self.carry_on(done, &mut effects),
+                    Err((code, token, operations)) => effects.push(Effect::Refuse(code, token, operations)),
+                }
+            }
+            Event::Replied(reply) => self.replied(reply, now, busy, &mut effects),
+            Event::Bus(event) => self.bus(event, now, busy, &mut effects),
+            Event::Followed(feed) => match self.following.get_mut(&feed) {
+                Some(following) => following.left = None,
+                None => {
+                    let following = Following {
+                        since: now,
+                        confirmed: false,
+                        left: None,
+                    };
+                    self.following.insert(feed, following);
+                    self.watch.follow(feed, now);
+                    effects.push(Effect::Subscribe(feed));
+                }
+            },
+            Event::Unfollowed(feed) => {
+                if let Some(following) = self.following.get_mut(&feed) {
+                    following.left = Some(now);
+                    self.lingering.push_back((now, feed));
+                }
+            }
+            Event::HeadRead(feed, result) => {
+                self.watch.read(feed, result.is_ok(), now);
+                if let Ok(Some(head)) = result {
+                    effects.push(Effect::Announce(feed, head));
+                }
+            }
+            Event::Leave => {
+                self.me.leaving = true;
+                effects.push(Effect::Beat(self.me.encode()));
+            }
+            Event::Tick => {
+                self.members.forget(now);
+                self.place(now, busy, &mut effects);
+                self.let_go(now, &mut effects);
+                effects.extend(self.watch.tick(now).into_iter().map(Effect::ReadHead));
+                let here = here(&self.me, &self.placement, busy);
+                let done = self.lines.tick(now, &here);
+                self.carry_on(done, &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// Ends the subscriptions of feeds that nobody here has followed for a while.
+    fn let_go(&mut self, now: u64, effects: &mut Vec<Effect<T>>) {
+        while let Some((left, feed)) = self.lingering.pop_front_if(|(left, _)| *left + LINGER_MS <= now) {
+            // It may have been followed, and left, again since.
+            if self
+                .following
+                .get(&feed)
+                .is_some_and(|following| following.left == Some(left))
+            {
+                self.following.remove(&feed);
+                self.watch.unfollow(feed);
+                effects.push(Effect::Unsubscribe(feed));
+            }
+        }
+    }
+
+    fn bus(&mut self, event: BusEvent, now: u64, busy: &dyn Fn(UserId) -> bool, effects: &mut Vec<Effect<T>>) {
+        match event {
+            BusEvent::Published(feed, message) => match FeedMessage::decode(&message) {
+                // The node's own followers had it before it went out.
+                Some(FeedMessage::Entries(from, ..) | FeedMessage::Head(from, ..)) if from == self.me.node => {}
+                Some(FeedMessage::Entries(_, epoch, entries)) => {
+                    self.watch.changed(feed, now);
+                    effects.push(Effect::Deliver(feed, epoch, entries));
+                }
+                Some(FeedMessage::Head(_, head)) => effects.push(Effect::Announce(feed, head)),
+                None => effects.push(Effect::Report(Report::Garbled)),
+            },
+            BusEvent::Received(message) => match NodeMessage::decode(&message) {
+                Some(NodeMessage::Request(request)) => {
+                    effects.push(Effect::Perform(Some(NodeId(request.from)), request));
+                }
+                Some(NodeMessage::Reply(reply)) => self.replied(reply, now, busy, effects),
+                None => effects.push(Effect::Report(Report::Garbled)),
+            },
+            BusEvent::Subscribed(feeds) => {
+                let mut late = Vec::new();
+                for feed in &feeds {
+                    if let Some(following) = self.following.get_mut(feed) {
+                        let again = std::mem::replace(&mut following.confirmed, true);
+                        if again || now.saturating_sub(following.since) > SUBSCRIBE_LATE_MS {
+                            late.push(*feed);
+                        }
+                    }
+                }
+                self.watch.doubt(late, now);
+                effects.push(Effect::Subscribed(feeds));
+            }
+            BusEvent::Beats(beats) => {
+                self.members.beats(&beats, now);
+                if let Some(clash) = self.members.clash(&self.me) {
+                    effects.push(Effect::Report(Report::Clash(clash)));
+                }
+                self.place(now, busy, effects);
+            }
+            BusEvent::Down(why) => {
+                self.set_up(false, now, busy, effects);
+                // Nobody waits for what may never come: they read the log, and read it again when it has come.
+                for following in self.following.values_mut() {
+                    following.since = 0;
+                    following.confirmed = false;
+                }
+                effects.push(Effect::Subscribed(self.following.keys().copied().collect()));
+                effects.push(Effect::Report(Report::Down(why)));
+            }
+            BusEvent::Up => {
+                self.set_up(true, now, busy, effects);
+                effects.push(Effect::Report(Report::Up));
+            }
+        }
+    }
+
+    fn set_up(&mut self, up: bool, now: u64, busy: &dyn Fn(UserId) -> bool, effects: &mut Vec<Effect<T>>) {
+        self.up = up;
+        self.members.set_up(up);
+        self.watch.set_up(up, now);
+        self.place(now, busy, effects);
+    }
+
+    /// Places the feeds anew if other members are there. Followers of a feed whose host changed compare it: its last
+    /// publication may have died with the old host.
+    fn place(&mut self, now: u64, busy: &dyn Fn(UserId) -> bool, effects: &mut Vec<Effect<T>>) {
+        if self.placed == self.members.version() {
+            return;
+        }
+        self.placed = self.members.version();
+        let placement = self.members.placement();
+        let moved = self
+            .watch
+            .feeds()
+            .filter(|feed| placement.differs(&self.placement, *feed));
+        let moved: Vec<UserId> = moved.collect();
+        self.watch.doubt(moved, now);
+        self.placement = Arc::new(placement);
+        effects.push(Effect::Placed(self.placement.clone()));
+        let names = self.members.iter().map(|member| member.name.clone()).collect();
+        effects.push(Effect::Report(Report::Members(names)));
+        let here = here(&self.me, &self.placement, busy);
+        let done = self.lines.tick(now, &here);
+        self.carry_on(done, effects);
+    }
+
+    fn replied(&mut self, reply: Reply, now: u64, busy: &dyn Fn(UserId) -> bool, effects: &mut Vec<Effect<T>>) {
+        let here = here(&self.me, &self.placement, busy);
+        let done = self.lines.replied(reply, now, &here);
+        self.carry_on(done, effects);
+    }
+
+    fn carry_on(&self, done: Vec<lines::Effect<T>>, effects: &mut Vec<Effect<T>>) {
+        effects.extend(done.into_iter().map(|effect| match effect {
+            lines::Effect::Send(to, request) => Effect::Send(to, NodeMessage::Request(request).encode()),
+            lines::Effect::Here(request) => Effect::Perform(None, request),
+            lines::Effect::Answer(token, results) => Effect::Answer(token, results),
+        }));
+    }
+}
+
+fn here<'a>(me: &Member, placement: &'a Placement, busy: &'a dyn Fn(UserId) -> bool) -> Here<'a> {
+    Here {
+        me: me.node,
+        placement,
+        busy,
+    }
+}

@@ -1,0 +1,351 @@
+//! The shell of a node: one lock around the component, and what it says carried out.
+//!
+//! What goes to the bus is handed over under the lock, because its order matters and the bus never waits. Everything else
+//! is done after the lock was given back.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use taskflow_protocol::message::{ErrorBody, OperationResult, Outcome};
+use taskflow_protocol::{Code, UserId};
+use tokio::sync::oneshot;
+
+use super::lines;
+use super::node::{Effect, Event, Node, Report, SUBSCRIBE_WAIT_MS, Submitted};
+use super::wire::{FeedMessage, Item, NodeMessage, Reply, Request};
+use super::{Member, Placement};
+use crate::ports::{Bus, BusEvent, BusInbox, Head, NodeId, Publication, Push, Store};
+use crate::supervisor::{ReplyTo, Router, Settled, Submission};
+
+/// How often a node looks at what is due: repeats, deadlines, reads of heads.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Who counts what happens between nodes. All methods may do nothing.
+pub trait Observer: Send + Sync + 'static {
+    /// Operations went to a host elsewhere, for the first time or again.
+    fn forwarded(&self, _again: bool) {}
+    /// A request of another node was taken.
+    fn taken(&self) {}
+    /// The head of a followed feed was read.
+    fn head_read(&self) {}
+    /// An operator should know.
+    fn reported(&self, _report: &Report) {}
+}
+
+/// Counts nothing.
+impl Observer for () {}
+
+/// A node of a cluster. See the module.
+pub struct Cluster {
+    node: Mutex<Node<ReplyTo>>,
+    me: NodeId,
+    placement: RwLock<Arc<Placement>>,
+    /// Feeds with operations that wait for a host: while there are none, nobody needs the lock to know.
+    lines: AtomicUsize,
+    waiting: Mutex<HashMap<UserId, Vec<oneshot::Sender<()>>>>,
+    begun: Instant,
+    store: Arc<dyn Store>,
+    push: Arc<dyn Push>,
+    observer: Arc<dyn Observer>,
+    bus: OnceLock<Arc<dyn Bus>>,
+    router: OnceLock<Router>,
+}
+
+/// What is left to do when the lock has been given back.
+type Rest = Vec<Effect<ReplyTo>>;
+
+impl Cluster {
+    /// A node that is not on the bus yet: see [`Cluster::join`].
+    pub fn new(
+        me: Member,
+        first_request: u64,
+        store: Arc<dyn Store>,
+        push: Arc<dyn Push>,
+        observer: Arc<dyn Observer>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            me: me.node,
+            node: Mutex::new(Node::new(me, first_request)),
+            placement: RwLock::new(Arc::new(Placement::alone())),
+            lines: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+            begun: Instant::now(),
+            store,
+            push,
+            observer,
+            bus: OnceLock::new(),
+            router: OnceLock::new(),
+        })
+    }
+
+    /// Goes on the bus, with the way to the feeds of this node, and begins to beat and to tick. Needs a runtime that
+    /// lives as long as the node.
+    pub fn join(self: &Arc<Self>, bus: Arc<dyn Bus>, router: Router) {
+        let _ = self.router.set(router);
+        bus.beat(self.locked().me().encode());
+        let _ = self.bus.set(bus);
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(TICK);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tick.tick().await;
+                cluster.handle(Event::Tick);
+            }
+        });
+    }
+
+    /// Tells the others that this node is about to end, so that they host its feeds from now on.
+    pub fn leave(self: &Arc<Self>) {
+        self.handle(Event::Leave);
+    }
+
+    /// Whether operations for the feed have to go to another node, or behind others that do.
+    pub fn is_elsewhere(&self, feed: UserId) -> bool {
+        if self.lines.load(Ordering::Acquire) > 0 {
+            return self.locked().is_elsewhere(feed);
+        }
+        let placement = self.placement.read().unwrap_or_else(PoisonError::into_inner);
+        placement.host(feed).is_some_and(|host| host != self.me)
+    }
+
+    /// Sends operations to their host.
+    pub fn submit(self: &Arc<Self>, submission: Submission) {
+        let Submission {
+            feed,
+            author,
+            operations,
+            reply,
+            ..
+        } = submission;
+        let bytes = operations.iter().map(approximate_bytes).sum();
+        self.handle(Event::Submit(Submitted {
+            feed,
+            author,
+            operations,
+            bytes,
+            token: reply,
+        }));
+    }
+
+    /// Somebody here follows the feed now. Each call is followed by one of [`Cluster::unfollowed`].
+    pub fn followed(self: &Arc<Self>, feed: UserId) {
+        self.handle(Event::Followed(feed));
+    }
+
+    /// Nobody does any more.
+    pub fn unfollowed(self: &Arc<Self>, feed: UserId) {
+        self.handle(Event::Unfollowed(feed));
+    }
+
+    /// Ends when what is published for the feed comes in, or cannot for now. Then is the time to read the log.
+    pub async fn subscribed(&self, feed: UserId) {
+        let receiver = {
+            let node = self.locked();
+            if !node.awaits_subscription(feed) {
+                return;
+            }
+            let (sender, receiver) = oneshot::channel();
+            lock(&self.waiting).entry(feed).or_default().push(sender);
+            receiver
+        };
+        // Whether it came or not, the log is read next; what comes later is compared with the head.
+        let _ = tokio::time::timeout(Duration::from_millis(SUBSCRIBE_WAIT_MS), receiver).await;
+    }
+
+    /// What an operator may see: whether messages come through, and the names of the nodes that are there.
+    pub fn status(&self) -> (bool, Vec<String>) {
+        let node = self.locked();
+        (
+            node.is_up(),
+            node.members().iter().map(|member| member.name.clone()).collect(),
+        )
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Node<ReplyTo>> {
+        // A panic under the lock ends what was being done; the component is whole between two events.
+        lock(&self.node)
+    }
+
+    fn handle(self: &Arc<Self>, event: Event<ReplyTo>) {
+        let rest = {
+            let mut node = self.locked();
+            let now = self.begun.elapsed().as_millis() as u64;
+            let busy = |feed| self.router.get().is_some_and(|router| router.is_busy(feed));
+            let effects = node.handle(event, now, &busy);
+            self.lines.store(node.lines(), Ordering::Release);
+            self.tell_bus(effects)
+        };
+        for effect in rest {
+            self.carry_out(effect);
+        }
+    }
+
+    /// What goes to the bus, in order; gives back the rest.
+    fn tell_bus(&self, effects: Vec<Effect<ReplyTo>>) -> Rest {
+        let Some(bus) = self.bus.get() else { return effects };
+        let mut rest = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Send(node, message) => {
+                    self.observer.forwarded(false);
+                    bus.send(node, message);
+                }
+                Effect::Subscribe(feed) => bus.subscribe(feed),
+                Effect::Unsubscribe(feed) => bus.unsubscribe(feed),
+                Effect::Beat(body) => bus.beat(body),
+                Effect::Placed(placement) => {
+                    *self.placement.write().unwrap_or_else(PoisonError::into_inner) = placement;
+                }
+                other => rest.push(other),
+            }
+        }
+        rest
+    }
+
+    fn carry_out(self: &Arc<Self>, effect: Effect<ReplyTo>) {
+        match effect {
+            Effect::Answer(reply, results) => self.answer(reply, results),
+            Effect::Refuse(code, reply, operations) => {
+                let refused = Outcome::Refused(ErrorBody::new(code));
+                self.answer(reply, lines::all(&operations, &refused));
+            }
+            Effect::Perform(from, request) => self.perform(from, request),
+            Effect::ReadHead(feed) => {
+                self.observer.head_read();
+                let (cluster, read) = (self.clone(), self.store.head(feed));
+                tokio::spawn(async move { cluster.handle(Event::HeadRead(feed, read.await)) });
+            }
+            Effect::Deliver(feed, epoch, entries) => self.push.publish(Publication {
+                feed,
+                epoch,
+                entries: entries.into(),
+                answers: Vec::new(),
+            }),
+            Effect::Announce(feed, head) => self.push.announce(feed, head),
+            Effect::Subscribed(feeds) => {
+                let mut waiting = lock(&self.waiting);
+                for waiter in feeds.iter().filter_map(|feed| waiting.remove(feed)).flatten() {
+                    // Who gave up waiting is reading already.
+                    let _ = waiter.send(());
+                }
+            }
+            Effect::Report(report) => self.observer.reported(&report),
+            // Before the node is on the bus there is nobody to tell.
+            Effect::Send(..) | Effect::Subscribe(_) | Effect::Unsubscribe(_) | Effect::Beat(_) | Effect::Placed(_) => {}
+        }
+    }
+
+    fn answer(&self, reply: ReplyTo, results: Vec<OperationResult>) {
+        match reply {
+            ReplyTo::Connection(connection) => self.push.answer(connection, results),
+            ReplyTo::Waiter(waiter) => drop(waiter.send(Settled::from(results))),
+        }
+    }
+
+    /// Has the feed's actor here judge the operations of a request. The permits that they take bound what is under way.
+    fn perform(self: &Arc<Self>, from: Option<NodeId>, request: Request) {
+        let Some(router) = self.router.get() else { return };
+        self.observer.taken();
+        let Request {
+            id,
+            attempt,
+            feed,
+            items,
+            ..
+        } = request;
+        let repeated = attempt > 1;
+        let asked: Vec<_> = items
+            .into_iter()
+            .map(|Item { author, operations }| {
+                let ids: Vec<_> = operations.iter().map(|operation| operation.id).collect();
+                let (sender, receiver) = oneshot::channel();
+                let submission = Submission {
+                    feed,
+                    author,
+                    operations,
+                    reply: ReplyTo::Waiter(sender),
+                    repeated,
+                };
+                router.submit_here(submission, &*self.push);
+                (ids, receiver)
+            })
+            .collect();
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            let mut results = Vec::with_capacity(asked.len());
+            for (ids, receiver) in asked {
+                let unknown = Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown));
+                let result = |id| OperationResult {
+                    id,
+                    outcome: unknown.clone(),
+                };
+                let settled = receiver.await.map(|settled| settled.results);
+                results.push(settled.unwrap_or_else(|_| ids.into_iter().map(result).collect()));
+            }
+            let reply = Reply {
+                id,
+                attempt,
+                feed,
+                results,
+            };
+            match (from, cluster.bus.get()) {
+                (Some(from), Some(bus)) => bus.send(from, NodeMessage::Reply(reply).encode()),
+                _ => cluster.handle(Event::Replied(reply)),
+            }
+        });
+    }
+}
+
+/// The bus's end: it may be handed out before the node is on the bus.
+pub struct Inbox(pub Arc<Cluster>);
+
+impl BusInbox for Inbox {
+    fn take(&self, event: BusEvent) {
+        self.0.handle(Event::Bus(event));
+    }
+}
+
+/// What feeds of this node say, to its own connections first and then to the other nodes.
+pub struct Everywhere {
+    /// The way to the connections of this node.
+    pub here: Arc<dyn Push>,
+    /// The node.
+    pub cluster: Arc<Cluster>,
+}
+
+impl Push for Everywhere {
+    fn publish(&self, publication: Publication) {
+        let Publication {
+            feed, epoch, entries, ..
+        } = &publication;
+        let message = FeedMessage::entries(self.cluster.me, *epoch, entries);
+        let feed = *feed;
+        self.here.publish(publication);
+        if let Some(bus) = self.cluster.bus.get() {
+            bus.publish(feed, message);
+        }
+    }
+
+    fn announce(&self, feed: UserId, head: Head) {
+        self.here.announce(feed, head);
+        if let Some(bus) = self.cluster.bus.get() {
+            bus.publish(feed, FeedMessage::head(self.cluster.me, head));
+        }
+    }
+
+    fn answer(&self, connection: crate::ports::ConnectionId, results: Vec<OperationResult>) {
+        self.here.answer(connection, results);
+    }
+}
+
+/// About how many bytes an operation has on the wire.
+fn approximate_bytes(operation: &taskflow_protocol::message::Operation) -> usize {
+    taskflow_protocol::Encoding::MsgPack.encode(operation).len()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

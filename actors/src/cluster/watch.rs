@@ -1,0 +1,248 @@
+//! The feeds that this node follows, and when each is to be compared with its log.
+//!
+//! A message that was lost shows as a hole with the next one, but a lost *last* message shows nothing. So every followed
+//! feed is compared with its head in the store now and then, and at once after anything that may have lost a message.
+//! While no messages come through at all, this is how changes are found: feeds that changed or were opened lately every
+//! second or two, the others twice a minute, within a budget of reads under way.
+//!
+//! Times are milliseconds of this node's own monotonic clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use taskflow_protocol::UserId;
+
+/// While messages come through: a feed is compared once a minute.
+const QUIET_MS: u64 = 60_000;
+
+/// While they do not: feeds that changed or were opened lately.
+const LATELY_MS: u64 = 1_500;
+
+/// While they do not: all others.
+const OTHERS_MS: u64 = 30_000;
+
+/// What is lately.
+const LATELY_WITHIN_MS: u64 = 60_000;
+
+/// Reads of heads under way at once. Each is a fraction of a millisecond of the store's time: ten thousand feeds take a
+/// few seconds, and those who write hardly notice.
+pub const READS_MAX: usize = 64;
+
+#[derive(Debug)]
+struct Watched {
+    due: u64,
+    changed_at: u64,
+    reading: bool,
+}
+
+/// The component.
+#[derive(Debug, Default)]
+pub struct Watch {
+    feeds: BTreeMap<UserId, Watched>,
+    due: BTreeSet<(u64, UserId)>,
+    reading: usize,
+    up: bool,
+}
+
+impl Watch {
+    /// Somebody on this node follows the feed now.
+    pub fn follow(&mut self, feed: UserId, now: u64) {
+        let interval = if self.up { QUIET_MS } else { LATELY_MS };
+        let due = now + spread(feed, interval);
+        let watched = Watched {
+            due,
+            changed_at: now,
+            reading: false,
+        };
+        if let Some(before) = self.feeds.insert(feed, watched) {
+            self.due.remove(&(before.due, feed));
+            self.reading -= usize::from(before.reading);
+        }
+        self.due.insert((due, feed));
+    }
+
+    /// Nobody does any more.
+    pub fn unfollow(&mut self, feed: UserId) {
+        if let Some(watched) = self.feeds.remove(&feed) {
+            self.due.remove(&(watched.due, feed));
+            self.reading -= usize::from(watched.reading);
+        }
+    }
+
+    /// How many feeds are followed.
+    pub fn len(&self) -> usize {
+        self.feeds.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.feeds.is_empty()
+    }
+
+    /// All feeds that are followed.
+    pub fn feeds(&self) -> impl Iterator<Item = UserId> {
+        self.feeds.keys().copied()
+    }
+
+    /// The feed changed: a publication came, or a read of its head showed it.
+    pub fn changed(&mut self, feed: UserId, now: u64) {
+        if let Some(watched) = self.feeds.get_mut(&feed) {
+            watched.changed_at = now;
+        }
+    }
+
+    /// Messages of these feeds may have been lost: they are compared next.
+    pub fn doubt(&mut self, feeds: impl IntoIterator<Item = UserId>, now: u64) {
+        for feed in feeds {
+            self.set_due(feed, now);
+        }
+    }
+
+    /// Messages come through from now on, or not. Either way each feed is compared: something may just have been lost.
+    pub fn set_up(&mut self, up: bool, now: u64) {
+        if self.up != up {
+            self.up = up;
+            let feeds: Vec<UserId> = self.feeds().collect();
+            self.doubt(feeds, now);
+        }
+    }
+
+    fn set_due(&mut self, feed: UserId, due: u64) {
+        if let Some(watched) = self.feeds.get_mut(&feed) {
+            self.due.remove(&(watched.due, feed));
+            watched.due = due;
+            self.due.insert((due, feed));
+        }
+    }
+
+    /// The feeds whose heads are to be read now.
+    pub fn tick(&mut self, now: u64) -> Vec<UserId> {
+        let mut feeds = Vec::new();
+        while self.reading < READS_MAX
+            && let Some((_, feed)) = self.due.first().copied().filter(|(due, _)| *due <= now)
+        {
+            self.due.pop_first();
+            let Some(watched) = self.feeds.get_mut(&feed) else {
+                continue;
+            };
+            let interval = if self.up {
+                QUIET_MS
+            } else if now - watched.changed_at < LATELY_WITHIN_MS {
+                LATELY_MS
+            } else {
+                OTHERS_MS
+            };
+            watched.due = now + interval;
+            self.due.insert((watched.due, feed));
+            if !watched.reading {
+                watched.reading = true;
+                self.reading += 1;
+                feeds.push(feed);
+            }
+        }
+        feeds
+    }
+
+    /// A read ended. One that failed is due again soon: until it succeeds nobody knows what the feed missed.
+    pub fn read(&mut self, feed: UserId, succeeded: bool, now: u64) {
+        let Some(watched) = self.feeds.get_mut(&feed).filter(|watched| watched.reading) else {
+            return;
+        };
+        watched.reading = false;
+        self.reading -= 1;
+        if !succeeded {
+            self.set_due(feed, now + LATELY_MS);
+        }
+    }
+}
+
+/// Feeds that were followed together are not compared together.
+fn spread(feed: UserId, interval: u64) -> u64 {
+    interval / 2 + feed.0.as_u64_pair().1 % (interval / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn feed(number: u128) -> UserId {
+        UserId(Uuid::from_u128(number))
+    }
+
+    fn watch(count: u128, up: bool) -> Watch {
+        let mut watch = Watch::default();
+        watch.set_up(up, 0);
+        for number in 0..count {
+            watch.follow(feed(number), 0);
+        }
+        watch
+    }
+
+    /// How often each feed was read from the first time on to the second.
+    fn reads(watch: &mut Watch, from: u64, to: u64) -> usize {
+        let mut count = 0;
+        for now in (from..to).step_by(20) {
+            for feed in watch.tick(now) {
+                count += 1;
+                watch.read(feed, true, now);
+            }
+        }
+        count
+    }
+
+    #[test]
+    fn while_messages_come_through_each_feed_is_read_once_a_minute() {
+        let mut watch = watch(100, true);
+        reads(&mut watch, 0, 60_000);
+        assert_eq!(reads(&mut watch, 60_000, 120_000), 100);
+    }
+
+    #[test]
+    fn without_messages_what_changed_lately_is_read_often_and_the_rest_seldom() {
+        let mut watch = watch(10, false);
+        reads(&mut watch, 0, 60_000);
+        let quiet = reads(&mut watch, 90_000, 120_000);
+        assert!(quiet <= 10, "{quiet}");
+        watch.changed(feed(3), 120_000);
+        watch.doubt([feed(3)], 120_000);
+        let busy = reads(&mut watch, 120_000, 150_000);
+        assert!((20..=31).contains(&busy), "{busy}");
+    }
+
+    #[test]
+    fn after_a_loss_every_feed_is_read_at_once_within_the_budget() {
+        let mut watch = watch(200, true);
+        watch.set_up(false, 100);
+        let first = watch.tick(100);
+        assert_eq!(first.len(), READS_MAX);
+        assert_eq!(watch.tick(101), []);
+        for feed in first {
+            watch.read(feed, true, 105);
+        }
+        assert_eq!(watch.tick(105).len(), READS_MAX);
+    }
+
+    #[test]
+    fn a_read_that_failed_is_repeated_soon() {
+        let mut watch = watch(1, true);
+        watch.doubt([feed(0)], 50);
+        assert_eq!(watch.tick(50), [feed(0)]);
+        watch.read(feed(0), false, 60);
+        assert_eq!(watch.tick(60 + LATELY_MS - 1), []);
+        assert_eq!(watch.tick(60 + LATELY_MS), [feed(0)]);
+    }
+
+    #[test]
+    fn who_is_followed_no_more_leaves_nothing_behind() {
+        let mut watch = watch(5, true);
+        watch.doubt([feed(1)], 1);
+        watch.tick(1);
+        for number in 0..5 {
+            watch.unfollow(feed(number));
+        }
+        assert!(watch.is_empty() && watch.due.is_empty() && watch.reading == 0);
+        watch.read(feed(1), true, 2);
+        assert_eq!(watch.reading, 0);
+    }
+}
