@@ -2,4 +2,5 @@
 //!
 //! Every adapter passes the suite in `contract.rs`, one function a promise.
 
+pub mod cql;
 pub mod embedded;

@@ -1,0 +1,469 @@
+//! The driver: its settings, the prepared statements, and what its errors mean.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use scylla::client::execution_profile::ExecutionProfile;
+use scylla::client::session::Session as Driver;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::errors::{DbError, ExecutionError, NewSessionError, RequestAttemptError};
+use scylla::policies::load_balancing::DefaultPolicy;
+use scylla::policies::retry::{DefaultRetryPolicy, FallthroughRetryPolicy};
+use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
+use scylla::response::query_result::QueryResult;
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::batch::{Batch, BatchType};
+use scylla::statement::prepared::PreparedStatement;
+use scylla::statement::{Consistency, SerialConsistency};
+use tokio::sync::Semaphore;
+
+use super::{CqlObserver, OpenError, Options};
+
+/// How often a silent connection is asked whether it is there, and how long it may take to say so. With the driver's 30 s
+/// a node that hangs (and is not dead) stalls everything that runs into it; below 1 s a busy node is cut.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+
+/// How long a connection may take to open.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A read that was not answered by then is sent to another replica as well, twice at most.
+const SPECULATE_AFTER: Duration = Duration::from_millis(100);
+
+/// How long a statement about the schema may take: a table on a fresh node takes two seconds.
+const SCHEMA_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often a request that was certainly not sent is tried again, and how long after the first time.
+const RETRIES: u32 = 3;
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// The statements. Each is prepared once, with the consistency that it needs.
+pub(super) struct Statements {
+    pub birth: PreparedStatement,
+    pub append: PreparedStatement,
+    pub head: PreparedStatement,
+    pub head_serial: PreparedStatement,
+    pub log: PreparedStatement,
+    pub log_serial: PreparedStatement,
+    pub log_back: PreparedStatement,
+    pub log_back_serial: PreparedStatement,
+    pub log_sizes: PreparedStatement,
+    pub cut_first: PreparedStatement,
+    pub cut_rows: PreparedStatement,
+    pub archive: PreparedStatement,
+    pub read_archive: PreparedStatement,
+    pub row: PreparedStatement,
+    pub rows_upto: PreparedStatement,
+    pub read_rows: PreparedStatement,
+    pub read_rows_upto: PreparedStatement,
+    pub account_insert: PreparedStatement,
+    pub account: PreparedStatement,
+    pub sign_in_insert: PreparedStatement,
+    pub sign_in: PreparedStatement,
+    pub sign_in_replace: PreparedStatement,
+    pub sign_in_delete: PreparedStatement,
+}
+
+/// A session, its statements, and the bound of what is under way.
+pub(super) struct Session {
+    pub driver: Driver,
+    /// `None` until the schema is there.
+    statements: Option<Statements>,
+    permits: Semaphore,
+    patience: Duration,
+    observer: Arc<dyn CqlObserver>,
+}
+
+/// Why a request has no result.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Failed {
+    /// It was not sent, and has done nothing.
+    #[error("{0}")]
+    NotSent(String),
+    /// It may have been done.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// Rows of a page of the log: small enough that commits of the greatest size, 1 MiB, are no more than 64 MiB together.
+const LOG_PAGE_ROWS: i32 = 64;
+/// Rows of a page of anything small.
+const PAGE_ROWS: i32 = 2_000;
+
+pub(super) async fn connect(options: &Options) -> Result<Driver, OpenError> {
+    let mut policy = DefaultPolicy::builder().token_aware(true).permit_dc_failover(false);
+    policy = match (&options.datacenter, &options.rack) {
+        (Some(datacenter), Some(rack)) => policy.prefer_datacenter_and_rack(datacenter.clone(), rack.clone()),
+        (Some(datacenter), None) => policy.prefer_datacenter(datacenter.clone()),
+        (None, _) => policy,
+    };
+    let profile = ExecutionProfile::builder()
+        .consistency(Consistency::LocalQuorum)
+        .serial_consistency(Some(SerialConsistency::LocalSerial))
+        .load_balancing_policy(policy.build())
+        .request_timeout(Some(SCHEMA_TIMEOUT))
+        // An append that is sent twice competes with itself: what is not known is read back instead.
+        .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
+        .build();
+    let mut builder = SessionBuilder::new()
+        .known_nodes(&options.nodes)
+        .default_execution_profile_handle(profile.into_handle())
+        .connection_timeout(CONNECT_TIMEOUT)
+        .keepalive_interval(KEEPALIVE)
+        .keepalive_timeout(KEEPALIVE)
+        .tcp_nodelay(true);
+    if let Some((name, password)) = &options.login {
+        builder = builder.user(name, password);
+    }
+    if let Some(path) = &options.tls_ca {
+        let tls = tls(path).map_err(|cause| OpenError::Tls {
+            path: path.clone(),
+            cause,
+        })?;
+        builder = builder.tls_context(Some(tls));
+    }
+    let unreachable = |cause: String| OpenError::Unreachable {
+        nodes: options.nodes.join(", "),
+        cause,
+    };
+    // The driver tries for ever where a login is wrong.
+    let connected = tokio::time::timeout(Duration::from_secs(15), builder.build());
+    let driver = connected
+        .await
+        .map_err(|_| unreachable("no answer within 15 s".to_owned()))?
+        .map_err(|error: NewSessionError| unreachable(error.to_string()))?;
+    if let Some(named) = &options.datacenter {
+        let state = driver.get_cluster_state();
+        let mut found: Vec<String> = state
+            .get_nodes_info()
+            .iter()
+            .filter_map(|node| node.datacenter.clone())
+            .collect();
+        found.sort();
+        found.dedup();
+        if !found.contains(named) {
+            return Err(OpenError::Datacenter {
+                named: named.clone(),
+                found: found.join(", "),
+            });
+        }
+    }
+    Ok(driver)
+}
+
+fn tls(path: &std::path::Path) -> Result<Arc<rustls::ClientConfig>, String> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    if roots.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+impl Session {
+    /// Connects to a keyspace that is there, without its statements.
+    pub async fn bare(options: &Options, observer: Arc<dyn CqlObserver>) -> Result<Self, OpenError> {
+        let driver = connect(options).await?;
+        let missing = |_| OpenError::Keyspace(options.keyspace.clone());
+        driver.use_keyspace(&options.keyspace, false).await.map_err(missing)?;
+        Ok(Self {
+            driver,
+            statements: None,
+            permits: Semaphore::new(options.requests_max),
+            patience: options.append_timeout,
+            observer,
+        })
+    }
+
+    /// Connects, and prepares the statements.
+    pub async fn open(options: &Options, observer: Arc<dyn CqlObserver>) -> Result<Self, OpenError> {
+        let mut session = Self::bare(options, observer).await?;
+        super::migrate::check(&session).await?;
+        session.statements = Some(session.prepare_all(options).await?);
+        Ok(session)
+    }
+
+    pub fn statements(&self) -> &Statements {
+        self.statements
+            .as_ref()
+            .expect("a session that was opened has its statements")
+    }
+
+    async fn prepare(&self, statement: &str, options: &Options, kind: Kind) -> Result<PreparedStatement, OpenError> {
+        let mut prepared = self
+            .driver
+            .prepare(statement)
+            .await
+            .map_err(|error| OpenError::Statement {
+                what: statement.to_owned(),
+                cause: error.to_string(),
+            })?;
+        prepared.set_page_size(PAGE_ROWS);
+        match kind {
+            Kind::Conditional => prepared.set_request_timeout(Some(options.append_timeout)),
+            Kind::Serial => {
+                prepared.set_consistency(Consistency::LocalSerial);
+                prepared.set_request_timeout(Some(options.read_timeout));
+            }
+            Kind::Read(consistency) => {
+                prepared.set_consistency(consistency);
+                prepared.set_request_timeout(Some(options.read_timeout));
+                prepared.set_is_idempotent(true);
+                let profile = self.driver.get_default_execution_profile_handle().to_profile();
+                let speculative = SimpleSpeculativeExecutionPolicy {
+                    max_retry_count: 2,
+                    retry_interval: SPECULATE_AFTER,
+                };
+                let profile = profile
+                    .to_builder()
+                    .retry_policy(Arc::new(DefaultRetryPolicy::new()))
+                    .speculative_execution_policy(Some(Arc::new(speculative)))
+                    .build();
+                prepared.set_execution_profile_handle(Some(profile.into_handle()));
+                prepared.set_request_timeout(Some(options.read_timeout));
+            }
+            Kind::Write => {
+                prepared.set_request_timeout(Some(options.append_timeout));
+                prepared.set_is_idempotent(true);
+                prepared.set_retry_policy(Some(Arc::new(DefaultRetryPolicy::new())));
+            }
+        }
+        Ok(prepared)
+    }
+
+    async fn prepare_all(&self, options: &Options) -> Result<Statements, OpenError> {
+        const QUORUM: Kind = Kind::Read(Consistency::LocalQuorum);
+        const COMMIT: &str =
+            "SELECT last, base, append_id, time, body, head, epoch, first FROM feed_log WHERE user_id = ?";
+        let forward = format!("{COMMIT} AND last > ?");
+        let backward = format!("{COMMIT} ORDER BY last DESC");
+        let head = "SELECT head, epoch, first FROM feed_log WHERE user_id = ? LIMIT 1";
+        let prepare = |statement: String, kind| async move { self.prepare(&statement, options, kind).await };
+        let mut statements = Statements {
+            birth: prepare(
+                "UPDATE feed_log SET head = ?, epoch = ?, first = 1, base = ?, append_id = ?, time = ?, bytes = ?, body = ? \
+                 WHERE user_id = ? AND last = ? IF head = NULL"
+                    .to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            append: prepare(
+                "UPDATE feed_log SET head = ?, base = ?, append_id = ?, time = ?, bytes = ?, body = ? \
+                 WHERE user_id = ? AND last = ? IF head = ? AND epoch = ?"
+                    .to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            head: prepare(head.to_owned(), QUORUM).await?,
+            head_serial: prepare(head.to_owned(), Kind::Serial).await?,
+            log: prepare(forward.clone(), QUORUM).await?,
+            log_serial: prepare(forward, Kind::Serial).await?,
+            log_back: prepare(backward.clone(), QUORUM).await?,
+            log_back_serial: prepare(backward, Kind::Serial).await?,
+            log_sizes: prepare(
+                "SELECT last, time, bytes, first, epoch FROM feed_log WHERE user_id = ?".to_owned(),
+                QUORUM,
+            )
+            .await?,
+            cut_first: prepare(
+                "UPDATE feed_log SET first = ? WHERE user_id = ? IF first = ? AND epoch = ?".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            cut_rows: prepare(
+                "DELETE FROM feed_log WHERE user_id = ? AND last <= ?".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            archive: prepare(
+                "INSERT INTO feed_archive (user_id, month, last, epoch, base, append_id, time, body) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+                    .to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            read_archive: prepare(
+                "SELECT last, append_id, time, body FROM feed_archive WHERE user_id = ? AND month = ?".to_owned(),
+                QUORUM,
+            )
+            .await?,
+            row: prepare(
+                "INSERT INTO feed_rows (user_id, kind, id, seq, body) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?".to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            rows_upto: prepare(
+                "UPDATE feed_rows USING TIMESTAMP ? SET rows_upto = ? WHERE user_id = ?".to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            read_rows: prepare(
+                "SELECT kind, id, seq, body, rows_upto FROM feed_rows WHERE user_id = ?".to_owned(),
+                QUORUM,
+            )
+            .await?,
+            // A value that is too low is safe wherever this is asked.
+            read_rows_upto: prepare(
+                "SELECT rows_upto FROM feed_rows WHERE user_id = ? LIMIT 1".to_owned(),
+                QUORUM,
+            )
+            .await?,
+            account_insert: prepare(
+                "INSERT INTO accounts_by_email (email, user_id, password_hash, created_at) VALUES (?, ?, ?, ?) \
+                 IF NOT EXISTS"
+                    .to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            account: prepare(
+                "SELECT user_id, password_hash, created_at FROM accounts_by_email WHERE email = ?".to_owned(),
+                Kind::Serial,
+            )
+            .await?,
+            sign_in_insert: prepare(
+                "INSERT INTO sign_ins (id, user_id, secret_hash, previous_hash, rotated_at, expires_at) \
+                 VALUES (?, ?, ?, ?, ?, ?) IF NOT EXISTS USING TTL ?"
+                    .to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            sign_in: prepare(
+                "SELECT user_id, secret_hash, previous_hash, rotated_at, expires_at FROM sign_ins WHERE id = ?".to_owned(),
+                Kind::Serial,
+            )
+            .await?,
+            sign_in_replace: prepare(
+                "UPDATE sign_ins USING TTL ? SET user_id = ?, secret_hash = ?, previous_hash = ?, rotated_at = ?, \
+                 expires_at = ? WHERE id = ? IF secret_hash = ?"
+                    .to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            sign_in_delete: prepare("DELETE FROM sign_ins WHERE id = ? IF EXISTS".to_owned(), Kind::Conditional).await?,
+        };
+        for log in [
+            &mut statements.log,
+            &mut statements.log_serial,
+            &mut statements.log_back,
+            &mut statements.log_back_serial,
+            &mut statements.read_archive,
+        ] {
+            log.set_page_size(LOG_PAGE_ROWS);
+        }
+        Ok(statements)
+    }
+
+    /// A place among the requests under way.
+    async fn permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Failed> {
+        let full = |_| Failed::NotSent("too many requests to the database are under way".to_owned());
+        match tokio::time::timeout(self.patience, self.permits.acquire()).await {
+            Ok(permit) => permit.map_err(|_| Failed::NotSent("the store is closed".to_owned())),
+            Err(elapsed) => Err(full(elapsed)),
+        }
+    }
+
+    /// Carries a statement out. What was certainly not sent is tried again, a few times.
+    pub async fn execute(
+        &self,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<QueryResult, Failed> {
+        let _permit = self.permit().await?;
+        let mut tries = 0;
+        loop {
+            let begun = Instant::now();
+            let error = match self.driver.execute_unpaged(statement, &values).await {
+                Ok(result) => {
+                    self.observer.request(begun.elapsed());
+                    return Ok(result);
+                }
+                Err(error) => self.classify(&error),
+            };
+            tries += 1;
+            match error {
+                Failed::NotSent(_) if tries <= RETRIES => tokio::time::sleep(RETRY_AFTER * tries * tries).await,
+                error => return Err(error),
+            }
+        }
+    }
+
+    /// A page of a result, and where the next one begins.
+    pub async fn page(
+        &self,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+        from: scylla::response::PagingState,
+    ) -> Result<(QueryResult, scylla::response::PagingStateResponse), Failed> {
+        let _permit = self.permit().await?;
+        let begun = Instant::now();
+        let page = self.driver.execute_single_page(statement, &values, from).await;
+        self.observer.request(begun.elapsed());
+        page.map_err(|error| self.classify(&error))
+    }
+
+    /// Carries statements out together: all on one partition.
+    pub async fn batch(
+        &self,
+        statements: Vec<PreparedStatement>,
+        values: impl scylla::serialize::batch::BatchValues,
+        is_idempotent: bool,
+    ) -> Result<QueryResult, Failed> {
+        let _permit = self.permit().await?;
+        let statements = statements.into_iter().map(Into::into).collect();
+        let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
+        batch.set_is_idempotent(is_idempotent);
+        let begun = Instant::now();
+        let done = self.driver.batch(&batch, values).await;
+        self.observer.request(begun.elapsed());
+        done.map_err(|error| self.classify(&error))
+    }
+
+    fn classify(&self, error: &ExecutionError) -> Failed {
+        let text = error.to_string();
+        let (class, was_sent) = match error {
+            ExecutionError::ConnectionPoolError(_) | ExecutionError::EmptyPlan => ("no_connection", false),
+            ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId) => ("no_stream", false),
+            ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Unavailable { .. }, _)) => {
+                ("unavailable", false)
+            }
+            ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => match error {
+                DbError::WriteTimeout { .. } => ("write_timeout", true),
+                DbError::ReadTimeout { .. } => ("read_timeout", true),
+                DbError::Overloaded => ("overloaded", true),
+                DbError::Unauthorized => ("unauthorized", false),
+                _ => ("server", true),
+            },
+            ExecutionError::LastAttemptError(RequestAttemptError::BrokenConnectionError(_)) => ("broken", true),
+            ExecutionError::RequestTimeout(_) => ("timeout", true),
+            _ => ("other", true),
+        };
+        self.observer.error(class);
+        if was_sent {
+            Failed::Unknown(text)
+        } else {
+            Failed::NotSent(text)
+        }
+    }
+}
+
+enum Kind {
+    /// A conditional write: never sent twice by the driver.
+    Conditional,
+    /// A read that sees every conditional write that was ever answered, and settles the one under way.
+    Serial,
+    /// A read.
+    Read(Consistency),
+    /// A write that may be sent twice.
+    Write,
+}

@@ -1,0 +1,96 @@
+//! Real servers for tests, started by `scripts/services`, each run with ports and a folder of its own.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+/// A port that nobody has now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+fn script(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("scripts/services")
+        .join(name)
+}
+
+/// A folder in memory, if there is any: these servers sync after every write.
+fn folder(name: &str) -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };
+    parent.join(format!("taskflow-test-{name}-{}", std::process::id()))
+}
+
+/// Ends a service when this process ends, however that happens: it reads from a pipe whose other end only this process
+/// has.
+struct Reaper(#[allow(dead_code, reason = "its pipe is what counts")] Child);
+
+impl Reaper {
+    fn of(down: &str, variables: &[(&str, String)]) -> Self {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "read -r _; exec \"$0\" --wipe"])
+            .arg(script(down))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.envs(variables.iter().map(|(name, value)| (*name, value.as_str())));
+        Self(command.spawn().expect("sh"))
+    }
+}
+
+/// A real Apache Cassandra, as the stand-in for ScyllaDB.
+pub struct Cassandra {
+    /// Addresses of its nodes.
+    pub nodes: Vec<String>,
+    /// Where data, logs and pid files are: `node1/pid` and so on.
+    pub folder: PathBuf,
+    variables: Vec<(&'static str, String)>,
+    _reaper: Reaper,
+}
+
+impl Cassandra {
+    /// The one of this process: started by the first who asks.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cassandra> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(1))
+    }
+
+    /// So many nodes.
+    pub fn start(nodes: usize) -> Self {
+        let folder = folder("cassandra");
+        let variables = vec![
+            ("CASSANDRA_RUN", folder.display().to_string()),
+            ("CASSANDRA_PORT", free_port().to_string()),
+            ("CASSANDRA_GOSSIP", free_port().to_string()),
+        ];
+        let reaper = Reaper::of("cassandra-down", &variables);
+        let mut cassandra = Self {
+            nodes: Vec::new(),
+            folder,
+            variables,
+            _reaper: reaper,
+        };
+        cassandra.nodes = cassandra.up(nodes);
+        cassandra
+    }
+
+    /// Starts what does not run of so many nodes; their addresses.
+    pub fn up(&self, nodes: usize) -> Vec<String> {
+        let started = Command::new(script("cassandra-up"))
+            .arg(nodes.to_string())
+            .envs(self.variables.iter().map(|(name, value)| (*name, value.as_str())))
+            .output()
+            .expect("bash");
+        assert!(
+            started.status.success(),
+            "Cassandra did not start: {}",
+            String::from_utf8_lossy(&started.stderr)
+        );
+        let text = String::from_utf8(started.stdout).expect("text");
+        text.lines().map(str::to_owned).collect()
+    }
+}
