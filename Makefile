@@ -23,6 +23,11 @@ setup: ## Install what the others need, from the ordinary package managers
 run: setup ## Build and start one node on http://127.0.0.1:8080, data in ./data
 	cargo run --release --quiet --bin taskflow -- serve $(ARGS)
 
+.PHONY: cluster
+cluster: setup ## Three nodes over a real Redis and a real CQL database on this machine, until Ctrl-C
+	cargo build --release --quiet --bin taskflow
+	scripts/cluster
+
 .PHONY: test
 test: setup ## Everything that must pass before a change lands
 	cargo fmt --all --check

@@ -11,6 +11,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use taskflow_protocol::limits;
 
+use crate::bus::redis;
+use crate::store::cql;
+
 /// Prefix of the variables.
 const VARIABLE_PREFIX: &str = "TASKFLOW_";
 
@@ -115,6 +118,57 @@ settings! {
     /// Days that a sign-in lasts without being used.
     refresh_token_days: u32 = 30;
 
+    /// Where everything is kept: embedded (in data_dir, one node) or cql (ScyllaDB or Cassandra, many nodes).
+    store: StoreKind = StoreKind::Embedded;
+
+    /// Addresses (host:port, separated by commas) of some nodes of the database, for store = cql. The others are found through them.
+    cql_nodes: Names = Names(Vec::new());
+
+    /// Keyspace in the database. `taskflow migrate` makes it.
+    cql_keyspace: Name = Name("taskflow".to_owned());
+
+    /// Replicas of everything in the data centre, when the keyspace is made.
+    cql_replication: u8 = 3;
+
+    /// Data centre of the database that this node talks to. Empty: the one of the first node found.
+    cql_datacenter: Name = Name(String::new());
+
+    /// Rack whose replicas are asked first. Empty: any.
+    cql_rack: Name = Name(String::new());
+
+    /// Name to sign in to the database with. Empty: without signing in.
+    cql_user: Name = Name(String::new());
+
+    /// File with the password for cql_user, on one line.
+    cql_password_file: PathBuf = PathBuf::new();
+
+    /// File with the certificates (PEM) that those of the database lead to. Empty: no TLS.
+    cql_tls_ca: PathBuf = PathBuf::new();
+
+    /// Requests to the database under way at once. A request takes a few milliseconds: 512 are more than 100,000 a second.
+    cql_requests_max: usize = 512;
+
+    /// Addresses (redis://host:port, or rediss:// with TLS, separated by commas) of Redis, which carries messages between the nodes: the server, the sentinels, or some nodes of the cluster. Empty: this node is alone.
+    redis: Names = Names(Vec::new());
+
+    /// What kind of Redis it is: standalone, sentinel or cluster.
+    redis_mode: RedisMode = RedisMode::Standalone;
+
+    /// Name of the server that the sentinels watch, for redis_mode = sentinel.
+    redis_master: Name = Name("mymaster".to_owned());
+
+    /// Name of this cluster. Clusters that share a Redis keep apart by it.
+    cluster_name: Name = Name("taskflow".to_owned());
+
+    /// Name of this node, the same after every start and another for every node. Empty: host name and port.
+    node_name: Name = Name(String::new());
+
+    /// What this node does, separated by commas: gateway (serves clients) and feeds (hosts feeds).
+    roles: Roles = Roles { gateway: true, feeds: true };
+
+    /// Folder with the key that signs access tokens (keys/ed25519.pem); the same on all nodes of a cluster. Empty: data_dir.
+    key_dir: PathBuf = PathBuf::new();
+
     /// Seconds without use after which a feed leaves memory. It comes back when it is needed.
     feed_idle_seconds: u64 = 60;
 
@@ -196,12 +250,118 @@ words! {
 }
 
 words! {
+    /// Where everything is kept.
+    StoreKind {
+        /// In the data folder.
+        Embedded = "embedded",
+        /// In a database that speaks CQL.
+        Cql = "cql",
+    }
+}
+
+words! {
+    /// What kind of Redis there is.
+    RedisMode {
+        /// One server.
+        Standalone = "standalone",
+        /// Sentinels that know the server.
+        Sentinel = "sentinel",
+        /// Redis Cluster.
+        Cluster = "cluster",
+    }
+}
+
+words! {
     /// How log lines look.
     LogFormat {
         /// One JSON document a line.
         Json = "json",
         /// For people.
         Text = "text",
+    }
+}
+
+/// A word, perhaps empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Name(pub String);
+
+impl FromStr for Name {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.trim().to_owned()))
+    }
+}
+
+impl Name {
+    /// Nothing, where it is empty.
+    pub fn get(&self) -> Option<&str> {
+        (!self.0.is_empty()).then_some(&self.0)
+    }
+}
+
+/// Words. In a variable or flag, separated by commas.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Names(pub Vec<String>);
+
+impl FromStr for Names {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        Ok(Self(names.map(str::to_owned).collect()))
+    }
+}
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Names", into = "Names")]
+pub struct Roles {
+    /// It serves clients.
+    pub gateway: bool,
+    /// It hosts feeds.
+    pub feeds: bool,
+}
+
+impl TryFrom<Names> for Roles {
+    type Error = String;
+    fn try_from(names: Names) -> Result<Self, String> {
+        let mut roles = Self {
+            gateway: false,
+            feeds: false,
+        };
+        for name in &names.0 {
+            match name.as_str() {
+                "gateway" => roles.gateway = true,
+                "feeds" => roles.feeds = true,
+                other => return Err(format!("{other:?} is no role: gateway, feeds")),
+            }
+        }
+        match names.0.is_empty() {
+            true => Err("a node has one role at least: gateway, feeds".to_owned()),
+            false => Ok(roles),
+        }
+    }
+}
+
+impl From<Roles> for Names {
+    fn from(roles: Roles) -> Self {
+        let names = [(roles.gateway, "gateway"), (roles.feeds, "feeds")];
+        Self(
+            names
+                .iter()
+                .filter(|(has, _)| *has)
+                .map(|(_, name)| (*name).to_owned())
+                .collect(),
+        )
+    }
+}
+
+impl FromStr for Roles {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Ok(names) = Names::from_str(text);
+        Self::try_from(names)
     }
 }
 
@@ -382,7 +542,7 @@ impl Loaded {
                 cause,
             })
         };
-        let ranges: [(&'static str, u64, u64, u64); 10] = [
+        let ranges: [(&'static str, u64, u64, u64); 12] = [
             (
                 "connections_a_user_max",
                 config.connections_a_user_max as u64,
@@ -415,6 +575,8 @@ impl Loaded {
             ("refresh_token_days", u64::from(config.refresh_token_days), 1, 3_650),
             ("feed_idle_seconds", config.feed_idle_seconds, 1, 86_400),
             ("workers", config.workers as u64, 0, 1_024),
+            ("cql_replication", u64::from(config.cql_replication), 1, 9),
+            ("cql_requests_max", config.cql_requests_max as u64, 1, 100_000),
         ];
         for (key, value, least, most) in ranges {
             if value < least || value > most {
@@ -430,6 +592,33 @@ impl Loaded {
         if config.listen == config.operator_listen && config.listen.port() != 0 {
             return refuse("operator_listen", "it is the same as listen".to_owned());
         }
+        if config.store == StoreKind::Cql && config.cql_nodes.0.is_empty() {
+            return refuse(
+                "cql_nodes",
+                "store = cql needs the address of a node at least".to_owned(),
+            );
+        }
+        if !config.redis.0.is_empty() && config.store == StoreKind::Embedded {
+            let cause = "the nodes of a cluster share one store: set store = cql, or leave redis empty";
+            return refuse("redis", cause.to_owned());
+        }
+        for address in &config.redis.0 {
+            if !address.starts_with("redis://") && !address.starts_with("rediss://") {
+                return refuse(
+                    "redis",
+                    format!("{address:?} does not begin with redis:// or rediss://"),
+                );
+            }
+        }
+        let is_word = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+        if config.cluster_name.0.is_empty() || !is_word(&config.cluster_name.0) {
+            let cause = "it is part of channel names: letters, digits, _ and - only";
+            return refuse("cluster_name", cause.to_owned());
+        }
+        let keyspace = &config.cql_keyspace.0;
+        if !keyspace.starts_with(|c: char| c.is_ascii_lowercase()) || !is_word(keyspace) || keyspace.contains('-') {
+            return refuse("cql_keyspace", "a letter, then letters, digits and _ only".to_owned());
+        }
         for origin in &config.origins_allowed.0 {
             let host = origin.split_once("://").map(|(_, host)| host);
             if !host.is_some_and(|host| !host.is_empty() && !host.contains('/')) {
@@ -442,6 +631,66 @@ impl Loaded {
 }
 
 impl Config {
+    /// Where the key that signs access tokens is.
+    pub fn key_dir(&self) -> &Path {
+        if self.key_dir.as_os_str().is_empty() {
+            &self.data_dir
+        } else {
+            &self.key_dir
+        }
+    }
+
+    /// Where the database is.
+    pub fn cql(&self) -> Result<cql::Options, ConfigError> {
+        let login = match self.cql_user.get() {
+            None => None,
+            Some(user) => {
+                let path = &self.cql_password_file;
+                let password = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read {
+                    path: path.clone(),
+                    cause,
+                })?;
+                Some((user.to_owned(), password.trim_end_matches(['\r', '\n']).to_owned()))
+            }
+        };
+        let has_tls = !self.cql_tls_ca.as_os_str().is_empty();
+        Ok(cql::Options {
+            nodes: self.cql_nodes.0.clone(),
+            keyspace: self.cql_keyspace.0.clone(),
+            datacenter: self.cql_datacenter.get().map(str::to_owned),
+            rack: self.cql_rack.get().map(str::to_owned),
+            login,
+            tls_ca: has_tls.then(|| self.cql_tls_ca.clone()),
+            replication: self.cql_replication,
+            requests_max: self.cql_requests_max,
+            ..cql::Options::default()
+        })
+    }
+
+    /// Where Redis is, if this node is part of a cluster.
+    pub fn redis(&self) -> Option<redis::Options> {
+        (!self.redis.0.is_empty()).then(|| redis::Options {
+            nodes: self.redis.0.clone(),
+            mode: match self.redis_mode {
+                RedisMode::Standalone => redis::Mode::Standalone,
+                RedisMode::Sentinel => redis::Mode::Sentinel(self.redis_master.0.clone()),
+                RedisMode::Cluster => redis::Mode::Cluster,
+            },
+            cluster_name: self.cluster_name.0.clone(),
+        })
+    }
+
+    /// The name of this node.
+    pub fn node_name(&self) -> String {
+        match self.node_name.get() {
+            Some(name) => name.to_owned(),
+            None => {
+                let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+                format!("{host}:{}", self.listen.port())
+            }
+        }
+    }
+
     /// Threads that serve connections.
     pub fn worker_count(&self) -> usize {
         or_cores(self.workers)

@@ -2,6 +2,7 @@
 
 pub mod allocator;
 pub mod auth;
+pub mod bus;
 pub mod client;
 pub mod clock;
 pub mod config;

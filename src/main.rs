@@ -30,6 +30,14 @@ enum Command {
         #[command(flatten)]
         flags: Layer,
     },
+    /// Bring the schema of the database to what this build needs (for store = cql)
+    Migrate {
+        /// TOML file with settings
+        #[arg(long, env = "TASKFLOW_CONFIG")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        flags: Layer,
+    },
     /// Show or check the settings
     Config {
         #[command(subcommand)]
@@ -82,6 +90,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve { config, flags } => {
             let loaded = Loaded::load(config.as_deref(), flags)?;
             serve::run(loaded)?;
+        }
+        Command::Migrate { config, flags } => {
+            let loaded = Loaded::load(config.as_deref(), flags)?;
+            print!("{}", serve::migrate(&loaded.config)?);
         }
         Command::Config {
             action: ConfigAction::Print { config, flags },

@@ -3,6 +3,7 @@
 //! The one file that names both the ports and their adapters.
 
 use std::cell::OnceCell;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -10,16 +11,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_http::{HttpService, Request, h1};
-use actix_rt::{Arbiter, spawn};
+use actix_rt::{Arbiter, ArbiterHandle, spawn};
 use actix_service::{Service as _, apply_fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
 use socket2::{Domain, Socket, Type};
+use taskflow_actors::cluster::node::Report;
+use taskflow_actors::cluster::shell::{Everywhere, Inbox};
+use taskflow_actors::cluster::{self, Cluster, Member};
 use taskflow_actors::feed::Writers;
-use taskflow_actors::ports::{Accounts, AppendError, Clock, Epoch, Store};
+use taskflow_actors::ports::{Accounts, AppendError, Clock, Epoch, NodeId, Push, Store};
 use taskflow_actors::session::{Event, Sessions};
-use taskflow_actors::supervisor::{Observer, Ports, Supervisor};
+use taskflow_actors::supervisor::{Observer, Ports, Router, Supervisor};
 use taskflow_protocol::limits;
 use taskflow_protocol::message::OperationResult;
 use tokio::net::TcpStream;
@@ -27,13 +31,16 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::allocator;
 use crate::auth::{Key, SignIns, SignedOut, Tokens};
+use crate::bus::redis::{self, RedisBus, RedisObserver};
 use crate::clock::SystemClock;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, StoreKind};
 use crate::http::request::own_head;
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
 use crate::socket::{Gateway, Hub, Worker, upgrade};
+use crate::store::cql::{self, Cql, CqlObserver};
 use crate::store::embedded::{self, Embedded, StoreObserver};
+use crate::telemetry::metrics::CqlError;
 use crate::telemetry::operator::{self, Operator, Readiness};
 use crate::telemetry::{Metrics, Telemetry};
 
@@ -58,12 +65,14 @@ pub struct Stored {
     pub accounts: Arc<dyn Accounts>,
     /// Whether an append would succeed now.
     pub readiness: Arc<dyn Readiness>,
+    /// The number of the store that the nodes of a cluster share; `None`: only this process writes to it.
+    pub shared: Option<u64>,
 }
 
 /// A server that runs.
 pub struct Running {
-    /// Where clients connect.
-    pub address: SocketAddr,
+    /// Where clients connect; `None`: this node has not the role `gateway`.
+    pub address: Option<SocketAddr>,
     /// Where operators look.
     pub operator_address: SocketAddr,
     hub: Arc<Hub>,
@@ -71,6 +80,7 @@ pub struct Running {
     closing: watch::Sender<bool>,
     servers: Vec<actix_server::ServerHandle>,
     arbiters: Vec<Arbiter>,
+    cluster: Option<(Arc<Cluster>, RedisBus)>,
 }
 
 struct Counted(Arc<Metrics>);
@@ -87,8 +97,11 @@ impl Observer for Counted {
     fn feed_panicked(&self) {
         self.0.feed_panics.increment(1);
     }
-    fn appended(&self, took: Duration, _: &Result<(), AppendError>) {
+    fn appended(&self, took: Duration, result: &Result<(), AppendError>) {
         self.0.append_duration.record(took.as_secs_f64());
+        if matches!(result, Err(AppendError::Conflict(_))) {
+            self.0.append_conflicts.increment(1);
+        }
     }
     fn settled(&self, results: &[OperationResult]) {
         for result in results {
@@ -114,17 +127,47 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
             }
         });
     }
+    let cluster = config.redis().map(|_| {
+        let me = Member {
+            node: NodeId(rand::random()),
+            name: config.node_name(),
+            hosts_feeds: config.roles.feeds,
+            leaving: false,
+            cluster: stored.shared.unwrap_or_default(),
+        };
+        let observer = Arc::new(ClusterFigures(metrics.clone()));
+        Cluster::new(me, rand::random(), stored.store.clone(), hub.clone(), observer)
+    });
+    let push: Arc<dyn Push> = match &cluster {
+        None => hub.clone(),
+        Some(cluster) => Arc::new(Everywhere {
+            here: hub.clone(),
+            cluster: cluster.clone(),
+        }),
+    };
     let ports = Ports {
         store: stored.store.clone(),
-        writers: Writers::One,
-        push: hub.clone(),
+        writers: match stored.shared {
+            None => Writers::One,
+            Some(_) => Writers::Many,
+        },
+        push,
         clock: clock.clone(),
         observer: Arc::new(Counted(metrics.clone())),
         new_epoch: Box::new(|| Epoch(rand::random())),
         feed_idle: Duration::from_secs(config.feed_idle_seconds),
     };
     let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
-    let router = Supervisor::start(ports, &handles, rand::random);
+    let mut router = Supervisor::start(ports, &handles, rand::random);
+    let cluster = match (cluster, config.redis()) {
+        (Some(cluster), Some(options)) => {
+            hub.join(cluster.clone());
+            let bus = join(&handles[0], options, cluster.clone(), router.clone(), metrics.clone()).await?;
+            router = router.with_cluster(cluster.clone());
+            Some((cluster, bus))
+        }
+        _ => None,
+    };
     let tokens = Arc::new(Tokens::new(
         Arc::new(key),
         config.access_token_seconds,
@@ -175,14 +218,19 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         closing: closing_seen,
     });
 
-    let listener = listen(config.listen).with_context(|| {
-        format!(
-            "cannot listen on {} (listen): is another server running?",
-            config.listen
-        )
-    })?;
-    let address = listener.local_addr()?;
-    let clients = serve_clients(listener, workers, config.clone(), gateway, api)?;
+    let clients = if config.roles.gateway {
+        let listener = listen(config.listen).with_context(|| {
+            format!(
+                "cannot listen on {} (listen): is another server running?",
+                config.listen
+            )
+        })?;
+        let address = listener.local_addr()?;
+        Some((address, serve_clients(listener, workers, config.clone(), gateway, api)?))
+    } else {
+        None
+    };
+    let address = clients.as_ref().map(|(address, _)| *address);
 
     let operator = web::Data::new(Operator::new(telemetry.clone()));
     let data = operator.clone();
@@ -196,8 +244,11 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         .first()
         .context("the operator's port has no address")?;
     let operators = operators.run();
-    let servers = vec![clients.handle(), operators.handle()];
-    spawn(clients);
+    let mut servers = vec![operators.handle()];
+    if let Some((_, clients)) = clients {
+        servers.insert(0, clients.handle());
+        spawn(clients);
+    }
     spawn(operators);
     spawn(async move {
         let mut tick = tokio::time::interval(Duration::from_secs(5));
@@ -215,7 +266,26 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         closing,
         servers,
         arbiters,
+        cluster,
     })
+}
+
+/// Goes on the bus: on an arbiter of its own, so that no client's work delays what other nodes say.
+async fn join(
+    arbiter: &ArbiterHandle,
+    options: redis::Options,
+    cluster: Arc<Cluster>,
+    router: Router,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<RedisBus> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    arbiter.spawn(async move {
+        let inbox = Arc::new(Inbox(cluster.clone()));
+        let bus = RedisBus::start(options, cluster.node(), inbox, Arc::new(BusFigures(metrics)));
+        cluster.join(Arc::new(bus.clone()), router);
+        drop(sender.send(bus));
+    });
+    receiver.await.context("the arbiter of the bus ended")
 }
 
 /// The client port, with room for many who connect at once: the standard library's listener takes 128, and who comes
@@ -282,6 +352,10 @@ impl Running {
     /// Takes the server down: no new clients; everyone is told to come back; what is under way is finished.
     pub async fn stop(self) {
         self.operator.drain();
+        if let Some((cluster, _)) = &self.cluster {
+            // Others host its feeds from now on; what is under way here is finished below.
+            cluster.leave();
+        }
         let _ = self.closing.send(true);
         self.hub.drain();
         let deadline = tokio::time::Instant::now() + DRAIN;
@@ -290,6 +364,9 @@ impl Running {
         }
         for server in &self.servers {
             server.stop(true).await;
+        }
+        if let Some((_, bus)) = &self.cluster {
+            bus.stop().await;
         }
         for arbiter in self.arbiters {
             arbiter.stop();
@@ -308,41 +385,108 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     // Without this the allocator's idle buffers become resident two megabytes at a time.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let files = raise_file_limit();
-    let key = Key::open_or_create(&config.data_dir)?;
+    let key = Key::open_or_create(config.key_dir())?;
     let telemetry = Telemetry::new();
-    let options = embedded::Options {
-        collect: allocator::collect_of_store,
-        ..embedded::Options::default()
+    let system = actix_rt::System::new();
+    let opened = match config.store {
+        StoreKind::Embedded => open_embedded(&config, &telemetry)?,
+        StoreKind::Cql => system.block_on(open_cql(&config, &telemetry))?,
     };
-    let observer = Arc::new(StoreFigures(telemetry.metrics.clone()));
-    let store = embedded::open(&config.data_dir, options, observer)?;
-    let closing = store.clone();
-    let served = actix_rt::System::new().block_on(async move {
+    let closing = opened.clone();
+    let served = system.block_on(async move {
         let stop = Stop::listen()?;
         let readiness = Arc::new(StoreReadiness(Mutex::new((Instant::now(), Ok(())))));
-        spawn(readiness.clone().watch(store.clone()));
-        let stored = Stored {
-            store: Arc::new(store.clone()),
-            accounts: Arc::new(store),
-            readiness,
-        };
-        let running = start(config, stored, key, telemetry).await?;
+        spawn(readiness.clone().watch(opened.clone()));
+        let running = start(config, opened.stored(readiness), key, telemetry).await?;
         tracing::info!(
-            address = %running.address,
+            address = running.address.map(tracing::field::display),
             operator_address = %running.operator_address,
             files_open_max = files,
             build = build(),
             "serving"
         );
-        greet(running.address);
+        if let Some(address) = running.address {
+            greet(address);
+        }
         stop.wait().await;
         tracing::info!("stopping");
         running.stop().await;
         anyhow::Ok(())
     });
-    closing.shutdown();
+    closing.close();
     tracing::info!("stopped");
     served
+}
+
+/// A store that is open.
+#[derive(Clone)]
+enum Opened {
+    Embedded(Embedded),
+    Cql(Cql),
+}
+
+impl Opened {
+    fn stored(&self, readiness: Arc<dyn Readiness>) -> Stored {
+        match self.clone() {
+            Self::Embedded(store) => Stored {
+                store: Arc::new(store.clone()),
+                accounts: Arc::new(store),
+                readiness,
+                shared: None,
+            },
+            Self::Cql(store) => Stored {
+                shared: Some(store.cluster()),
+                store: Arc::new(store.clone()),
+                accounts: Arc::new(store),
+                readiness,
+            },
+        }
+    }
+
+    async fn ready(&self) -> Result<(), String> {
+        match self {
+            Self::Embedded(store) => store.check_append().await.map_err(|error| error.to_string()),
+            Self::Cql(store) => store.ready().await,
+        }
+    }
+
+    fn close(self) {
+        match self {
+            Self::Embedded(store) => store.shutdown(),
+            Self::Cql(_) => {}
+        }
+    }
+}
+
+fn open_embedded(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Opened> {
+    let options = embedded::Options {
+        collect: allocator::collect_of_store,
+        ..embedded::Options::default()
+    };
+    let observer = Arc::new(StoreFigures(telemetry.metrics.clone()));
+    Ok(Opened::Embedded(embedded::open(&config.data_dir, options, observer)?))
+}
+
+async fn open_cql(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Opened> {
+    let observer = Arc::new(CqlFigures(telemetry.metrics.clone()));
+    Ok(Opened::Cql(Cql::open(&config.cql()?, observer).await?))
+}
+
+/// Brings the schema of the database to what this build needs (`taskflow migrate`); says what it did.
+pub fn migrate(config: &Config) -> anyhow::Result<String> {
+    if config.store != StoreKind::Cql {
+        anyhow::bail!("the embedded store needs no migration; for a database set store = cql and cql_nodes");
+    }
+    let options = config.cql()?;
+    let done = actix_rt::System::new().block_on(cql::migrate(&options))?;
+    let mut text = String::new();
+    for (names, what) in [(&done.present, "was there"), (&done.applied, "applied")] {
+        for name in names {
+            let _ = writeln!(text, "{name}: {what}");
+        }
+    }
+    let _ = writeln!(text, "The keyspace {} is ready.", options.keyspace);
+    Ok(text)
 }
 
 /// As many files as the system lets this process have; a connection is one.
@@ -418,12 +562,12 @@ impl Readiness for StoreReadiness {
 }
 
 impl StoreReadiness {
-    async fn watch(self: Arc<Self>, store: Embedded) {
+    async fn watch(self: Arc<Self>, store: Opened) {
         let mut tick = tokio::time::interval(READINESS_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let answer = store.check_append().await.map_err(|error| error.to_string());
+            let answer = store.ready().await;
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), answer);
         }
     }
@@ -451,5 +595,79 @@ impl StoreObserver for StoreFigures {
     }
     fn bytes_free(&self, bytes: u64) {
         self.0.store_bytes_free.set(bytes as f64);
+    }
+}
+
+/// Puts what the database does into the figures.
+struct CqlFigures(Arc<Metrics>);
+
+impl CqlObserver for CqlFigures {
+    fn request(&self, took: Duration) {
+        self.0.cql_request_duration.record(took.as_secs_f64());
+    }
+    fn error(&self, class: CqlError) {
+        self.0.cql_errors.of(class).increment(1);
+        self.0.store_errors.increment(1);
+    }
+    fn unknown(&self) {
+        self.0.cql_unknown.increment(1);
+    }
+    fn damage(&self) {
+        self.0.store_errors.increment(1);
+    }
+}
+
+/// Puts what Redis does into the figures.
+struct BusFigures(Arc<Metrics>);
+
+impl RedisObserver for BusFigures {
+    fn sent(&self, messages: usize) {
+        self.0.bus_sent.increment(messages as u64);
+    }
+    fn received(&self, _bytes: usize) {
+        self.0.bus_received.increment(1);
+    }
+    fn lag(&self, lag: Duration) {
+        self.0.bus_lag.record(lag.as_secs_f64());
+    }
+    fn dropped(&self) {
+        self.0.bus_dropped.increment(1);
+    }
+    fn connected(&self) {
+        self.0.bus_connects.increment(1);
+    }
+    fn canary(&self, took: Duration) {
+        self.0.bus_canary.record(took.as_secs_f64());
+    }
+    fn subscriptions(&self, feeds: usize) {
+        self.0.bus_subscriptions.set(feeds as f64);
+    }
+}
+
+/// Puts what happens between nodes into the figures and the log.
+struct ClusterFigures(Arc<Metrics>);
+
+impl cluster::shell::Observer for ClusterFigures {
+    fn forwarded(&self) {
+        self.0.cluster_forwards.increment(1);
+    }
+    fn taken(&self) {
+        self.0.cluster_requests.increment(1);
+    }
+    fn head_read(&self) {
+        self.0.cluster_head_reads.increment(1);
+    }
+    fn reported(&self, report: &Report) {
+        match report {
+            Report::Members(names) => {
+                self.0.cluster_members.set(names.len() as f64);
+                self.0.cluster_changes.increment(1);
+                tracing::info!(members = names.join(", "), "the cluster has other members");
+            }
+            Report::Up => self.0.bus_up.set(1.0),
+            Report::Down(_) => self.0.bus_up.set(0.0),
+            Report::Clash(problem) => tracing::error!(problem, "another cluster is on the same Redis"),
+            Report::Garbled => self.0.cluster_garbled.increment(1),
+        }
     }
 }

@@ -107,6 +107,32 @@ labels! {
         ListsChanged = "lists_changed",
     }
 
+    /// Why a request to the database failed.
+    CqlError = "class" {
+        /// No connection to any node that could answer.
+        NoConnection = "no_connection",
+        /// Too many requests on one connection.
+        NoStream = "no_stream",
+        /// Too few replicas are there.
+        Unavailable = "unavailable",
+        /// Too few replicas answered a write in time.
+        WriteTimeout = "write_timeout",
+        /// Too few replicas answered a read in time.
+        ReadTimeout = "read_timeout",
+        /// A node has too much to do.
+        Overloaded = "overloaded",
+        /// The login may not do this.
+        Unauthorized = "unauthorized",
+        /// The connection broke.
+        Broken = "broken",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// Any other error of the database.
+        Server = "server",
+        /// Anything else.
+        Other = "other",
+    }
+
     /// Class of an HTTP status.
     StatusClass = "class" {
         /// 1xx.
@@ -265,6 +291,44 @@ metrics! {
     feed_panics: Counter = "taskflow_feed_panics_total";
     /// Operations that were answered, by outcome.
     operations: Family<OperationOutcome> = "taskflow_operations_total";
+
+    /// Appends that found another head: another node had written to the feed.
+    append_conflicts: Counter = "taskflow_append_conflicts_total";
+    /// Seconds that a request to the database took.
+    cql_request_duration: Histogram = "taskflow_cql_request_duration_seconds";
+    /// Requests to the database that failed, by class.
+    cql_errors: Family<CqlError> = "taskflow_cql_errors_total";
+    /// Appends of which the database did not say what became of them; they were read back.
+    cql_unknown: Counter = "taskflow_cql_unknown_appends_total";
+
+    /// Whether Redis carries messages: 1 or 0. Without Redis in the settings, 0.
+    bus_up: Gauge = "taskflow_bus_up";
+    /// Connections made to Redis.
+    bus_connects: Counter = "taskflow_bus_connects_total";
+    /// Messages sent over Redis.
+    bus_sent: Counter = "taskflow_bus_sent_total";
+    /// Messages received over Redis.
+    bus_received: Counter = "taskflow_bus_received_total";
+    /// Messages that were not sent, because Redis was away or too slow. Followers read the log instead.
+    bus_dropped: Counter = "taskflow_bus_dropped_total";
+    /// Seconds from the sending of a message to its arrival here, by the clock of Redis.
+    bus_lag: Histogram = "taskflow_bus_lag_duration_seconds";
+    /// Seconds that a message of this node to itself took.
+    bus_canary: Histogram = "taskflow_bus_canary_duration_seconds";
+    /// Feeds that this node is subscribed to.
+    bus_subscriptions: Gauge = "taskflow_bus_subscriptions";
+    /// Nodes of the cluster that this node knows of, itself included. Without Redis in the settings, 0.
+    cluster_members: Gauge = "taskflow_cluster_members";
+    /// Changes of the members: nodes that came or went.
+    cluster_changes: Counter = "taskflow_cluster_changes_total";
+    /// Requests sent to the node that hosts the feed, repeats included.
+    cluster_forwards: Counter = "taskflow_cluster_forwards_total";
+    /// Requests of other nodes that this node carried out.
+    cluster_requests: Counter = "taskflow_cluster_requests_total";
+    /// Heads of followed feeds that were read from the store, to find lost messages.
+    cluster_head_reads: Counter = "taskflow_cluster_head_reads_total";
+    /// Messages of other nodes that were not understood: nodes of versions too far apart, or something else on the channel.
+    cluster_garbled: Counter = "taskflow_cluster_garbled_total";
 
     /// Followers that were brought up to date with entries from the log.
     catch_ups: Counter = "taskflow_catch_ups_total";

@@ -24,8 +24,8 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// Who counts what happens between nodes. All methods may do nothing.
 pub trait Observer: Send + Sync + 'static {
-    /// Operations went to a host elsewhere, for the first time or again.
-    fn forwarded(&self, _again: bool) {}
+    /// A request went to a host elsewhere, for the first time or again.
+    fn forwarded(&self) {}
     /// A request of another node was taken.
     fn taken(&self) {}
     /// The head of a followed feed was read.
@@ -100,6 +100,11 @@ impl Cluster {
     /// Tells the others that this node is about to end, so that they host its feeds from now on.
     pub fn leave(self: &Arc<Self>) {
         self.handle(Event::Leave);
+    }
+
+    /// This life of this node.
+    pub fn node(&self) -> NodeId {
+        self.me
     }
 
     /// Whether operations for the feed have to go to another node, or behind others that do.
@@ -190,7 +195,7 @@ impl Cluster {
         for effect in effects {
             match effect {
                 Effect::Send(node, message) => {
-                    self.observer.forwarded(false);
+                    self.observer.forwarded();
                     bus.send(node, message);
                 }
                 Effect::Subscribe(feed) => bus.subscribe(feed),

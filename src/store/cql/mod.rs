@@ -29,6 +29,8 @@ use taskflow_protocol::values::{Seq, UnixMs};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use crate::telemetry::metrics::CqlError;
+
 pub use self::migrate::{Migrated, migrate};
 use self::session::Session;
 
@@ -139,8 +141,8 @@ pub enum OpenError {
 pub trait CqlObserver: Send + Sync + 'static {
     /// A request was answered.
     fn request(&self, _took: Duration) {}
-    /// A request failed; the text is its class.
-    fn error(&self, _class: &'static str) {}
+    /// A request failed.
+    fn error(&self, _class: CqlError) {}
     /// An append was not applied: another was there before.
     fn conflict(&self) {}
     /// Nobody knows what became of an append.

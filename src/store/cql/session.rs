@@ -18,6 +18,7 @@ use scylla::statement::{Consistency, SerialConsistency};
 use tokio::sync::Semaphore;
 
 use super::{CqlObserver, OpenError, Options};
+use crate::telemetry::metrics::CqlError;
 
 /// How often a silent connection is asked whether it is there, and how long it may take to say so. With the driver's 30 s
 /// a node that hangs (and is not dead) stalls everything that runs into it; below 1 s a busy node is cut.
@@ -432,21 +433,21 @@ impl Session {
     fn classify(&self, error: &ExecutionError) -> Failed {
         let text = error.to_string();
         let (class, was_sent) = match error {
-            ExecutionError::ConnectionPoolError(_) | ExecutionError::EmptyPlan => ("no_connection", false),
-            ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId) => ("no_stream", false),
+            ExecutionError::ConnectionPoolError(_) | ExecutionError::EmptyPlan => (CqlError::NoConnection, false),
+            ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId) => (CqlError::NoStream, false),
             ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Unavailable { .. }, _)) => {
-                ("unavailable", false)
+                (CqlError::Unavailable, false)
             }
             ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => match error {
-                DbError::WriteTimeout { .. } => ("write_timeout", true),
-                DbError::ReadTimeout { .. } => ("read_timeout", true),
-                DbError::Overloaded => ("overloaded", true),
-                DbError::Unauthorized => ("unauthorized", false),
-                _ => ("server", true),
+                DbError::WriteTimeout { .. } => (CqlError::WriteTimeout, true),
+                DbError::ReadTimeout { .. } => (CqlError::ReadTimeout, true),
+                DbError::Overloaded => (CqlError::Overloaded, true),
+                DbError::Unauthorized => (CqlError::Unauthorized, false),
+                _ => (CqlError::Server, true),
             },
-            ExecutionError::LastAttemptError(RequestAttemptError::BrokenConnectionError(_)) => ("broken", true),
-            ExecutionError::RequestTimeout(_) => ("timeout", true),
-            _ => ("other", true),
+            ExecutionError::LastAttemptError(RequestAttemptError::BrokenConnectionError(_)) => (CqlError::Broken, true),
+            ExecutionError::RequestTimeout(_) => (CqlError::Timeout, true),
+            _ => (CqlError::Other, true),
         };
         self.observer.error(class);
         if was_sent {

@@ -1,0 +1,527 @@
+//! The bus over Redis pub/sub: one server, Sentinel, or Cluster (sharded pub/sub).
+//!
+//! One task owns the connection. It publishes what waits in one write, keeps the subscriptions as they are wanted, beats,
+//! and sends itself a canary: a Redis that answers but does not deliver is found by that, and by nothing else. When
+//! anything is wrong it says so once ([`BusEvent::Down`]), throws the connection away and makes everything anew.
+//!
+//! What comes in goes to the inbox on the driver's own task, in order, with no queue in between.
+
+mod link;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use rand::Rng as _;
+use taskflow_actors::cluster::members::BEAT_MS;
+use taskflow_actors::ports::{Beat, Bus, BusEvent, BusInbox, NodeId};
+use taskflow_protocol::UserId;
+use tokio::sync::{Notify, mpsc, watch};
+
+use self::link::{Incoming, Link};
+
+/// Messages that wait to be sent. The task sends all of them in one write: as many as this mean that Redis has not
+/// answered for a while. Beyond it messages are dropped, and followers find out by the next one or by comparing.
+const WAITING_MAX: usize = 16 * 1024;
+
+/// Bytes of messages that wait to be sent, for the same reason: some large commits must not cost a gigabyte.
+const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Messages in one write.
+const WRITE_MAX: usize = 512;
+
+/// Feeds in one round of subscriptions: a round is a few hundred microseconds of Redis' time, which others wait for.
+const SUBSCRIBE_MAX: usize = 512;
+
+/// How long Redis may take to answer, and how long a canary may take. Both are far above what a slow moment takes and
+/// together below the five seconds within which a loss has to be noticed.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// How long to wait before connecting again, at first and at most.
+const RECONNECT_AFTER: Duration = Duration::from_millis(50);
+const RECONNECT_AFTER_MAX: Duration = Duration::from_secs(2);
+
+/// Records of nodes that have not beaten for this long are removed, in milliseconds: they end long before in any node's
+/// eyes, and a hash must not grow for ever.
+const RECORD_MAX_MS: u64 = 60_000;
+
+/// What kind of Redis it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// One server.
+    Standalone,
+    /// Sentinels, which know the server of this name.
+    Sentinel(String),
+    /// Redis Cluster, version 7 or later.
+    Cluster,
+}
+
+/// Where Redis is.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Addresses (`redis://…` or `rediss://…`): of the server, the sentinels, or some nodes of the cluster.
+    pub nodes: Vec<String>,
+    /// What kind it is.
+    pub mode: Mode,
+    /// In front of every channel and key: clusters that share a Redis keep apart by it.
+    pub cluster_name: String,
+}
+
+/// Who counts what the bus does. All methods may do nothing.
+pub trait RedisObserver: Send + Sync + 'static {
+    /// So many messages went out in one write.
+    fn sent(&self, _messages: usize) {}
+    /// A message came in.
+    fn received(&self, _bytes: usize) {}
+    /// How long a message took from its sender to here, by the broker's clock.
+    fn lag(&self, _lag: Duration) {}
+    /// A message was dropped before it was sent.
+    fn dropped(&self) {}
+    /// A connection was made.
+    fn connected(&self) {}
+    /// How long a canary took.
+    fn canary(&self, _took: Duration) {}
+    /// So many feeds are subscribed.
+    fn subscriptions(&self, _feeds: usize) {}
+}
+
+/// Counts nothing.
+impl RedisObserver for () {}
+
+/// Channels and keys of a cluster.
+#[derive(Clone, Debug)]
+struct Names {
+    feed: String,
+    node: String,
+    canary: String,
+    beats: String,
+}
+
+impl Names {
+    fn of(cluster: &str, node: NodeId) -> Self {
+        Self {
+            feed: format!("taskflow:{cluster}:feed:"),
+            node: format!("taskflow:{cluster}:node:"),
+            canary: format!("taskflow:{cluster}:canary:{:016x}", node.0),
+            // Braces: all commands on it go to one node of a Redis Cluster.
+            beats: format!("taskflow:{{{cluster}}}:beats"),
+        }
+    }
+    fn feed(&self, feed: UserId) -> String {
+        format!("{}{}", self.feed, feed.0)
+    }
+    fn node(&self, node: NodeId) -> String {
+        format!("{}{:016x}", self.node, node.0)
+    }
+}
+
+/// A message on its way out.
+struct Out {
+    channel: String,
+    message: Bytes,
+}
+
+/// The feeds that this node wants, and what changed since the task looked.
+#[derive(Default)]
+struct Wanted {
+    feeds: HashSet<UserId>,
+    changed: Vec<(UserId, bool)>,
+}
+
+struct Shared {
+    node: NodeId,
+    names: Names,
+    out: mpsc::Sender<Out>,
+    out_bytes: AtomicUsize,
+    wanted: Mutex<Wanted>,
+    changed: Notify,
+    body: Mutex<Bytes>,
+    beat_now: Notify,
+    /// Messages come through: while they do not, nothing is queued.
+    up: std::sync::atomic::AtomicBool,
+    /// The broker's clock less this node's, in microseconds.
+    offset_us: AtomicI64,
+    begun: Instant,
+    /// The canary that came back last.
+    canary: AtomicU64,
+    inbox: Arc<dyn BusInbox>,
+    observer: Arc<dyn RedisObserver>,
+}
+
+impl Shared {
+    fn now_us(&self) -> i64 {
+        self.begun.elapsed().as_micros() as i64
+    }
+
+    fn broker_us(&self) -> i64 {
+        self.now_us() + self.offset_us.load(Ordering::Relaxed)
+    }
+
+    fn queue(&self, channel: String, message: &Bytes) {
+        let size = message.len();
+        if !self.up.load(Ordering::Acquire) {
+            return self.observer.dropped();
+        }
+        let before = self.out_bytes.fetch_add(size, Ordering::AcqRel);
+        // Its time of sending goes in front, by the broker's clock.
+        let mut stamped = BytesMut::with_capacity(8 + size);
+        stamped.put_i64(self.broker_us());
+        stamped.put_slice(message);
+        let out = Out {
+            channel,
+            message: stamped.freeze(),
+        };
+        if before + size > WAITING_BYTES_MAX || self.out.try_send(out).is_err() {
+            self.out_bytes.fetch_sub(size, Ordering::AcqRel);
+            self.observer.dropped();
+        }
+    }
+
+    /// What the driver hands over: on its own task, in order.
+    fn incoming(&self, channel: &[u8], message: Bytes) {
+        let is = |name: &str| channel.strip_prefix(name.as_bytes());
+        if let Some(rest) = is(&self.names.feed) {
+            let feed = std::str::from_utf8(rest).ok().and_then(|text| text.parse().ok());
+            if let (Some(feed), Some(message)) = (feed, self.unstamped(&message)) {
+                self.inbox.take(BusEvent::Published(UserId(feed), message));
+            }
+        } else if is(&self.names.node).is_some() {
+            if let Some(message) = self.unstamped(&message) {
+                self.inbox.take(BusEvent::Received(message));
+            }
+        } else if channel == self.names.canary.as_bytes()
+            && let Some(number) = message.first_chunk()
+        {
+            self.canary.store(u64::from_be_bytes(*number), Ordering::Release);
+        }
+    }
+
+    fn unstamped(&self, message: &Bytes) -> Option<Bytes> {
+        let stamp = i64::from_be_bytes(*message.first_chunk()?);
+        self.observer.received(message.len());
+        let lag = self.broker_us().saturating_sub(stamp);
+        self.observer
+            .lag(Duration::from_micros(u64::try_from(lag).unwrap_or(0)));
+        Some(message.slice(8..))
+    }
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub struct RedisBus {
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+}
+
+impl RedisBus {
+    /// Starts on the present runtime, which must live as long as the bus. Redis may come later.
+    pub fn start(options: Options, node: NodeId, inbox: Arc<dyn BusInbox>, observer: Arc<dyn RedisObserver>) -> Self {
+        let (out, waiting) = mpsc::channel(WAITING_MAX);
+        let shared = Arc::new(Shared {
+            node,
+            names: Names::of(&options.cluster_name, node),
+            out,
+            out_bytes: AtomicUsize::new(0),
+            wanted: Mutex::default(),
+            changed: Notify::new(),
+            body: Mutex::default(),
+            beat_now: Notify::new(),
+            up: std::sync::atomic::AtomicBool::new(false),
+            offset_us: AtomicI64::new(0),
+            begun: Instant::now(),
+            canary: AtomicU64::new(0),
+            inbox,
+            observer,
+        });
+        let (stop, stopped) = watch::channel(false);
+        let task = Task {
+            shared: shared.clone(),
+            options,
+            waiting,
+            stopped,
+        };
+        tokio::spawn(task.run());
+        Self { shared, stop }
+    }
+
+    /// Ends it, and takes this node's record away. Comes back when that is done, or after a second.
+    pub async fn stop(&self) {
+        let _ = self.stop.send(true);
+        let ended = self.stop.closed();
+        let _ = tokio::time::timeout(Duration::from_secs(1), ended).await;
+    }
+}
+
+impl Bus for RedisBus {
+    fn publish(&self, feed: UserId, message: Bytes) {
+        self.shared.queue(self.shared.names.feed(feed), &message);
+    }
+
+    fn send(&self, node: NodeId, message: Bytes) {
+        self.shared.queue(self.shared.names.node(node), &message);
+    }
+
+    fn subscribe(&self, feed: UserId) {
+        let mut wanted = lock(&self.shared.wanted);
+        wanted.feeds.insert(feed);
+        wanted.changed.push((feed, true));
+        self.shared.changed.notify_one();
+    }
+
+    fn unsubscribe(&self, feed: UserId) {
+        let mut wanted = lock(&self.shared.wanted);
+        wanted.feeds.remove(&feed);
+        wanted.changed.push((feed, false));
+        self.shared.changed.notify_one();
+    }
+
+    fn beat(&self, body: Bytes) {
+        *lock(&self.shared.body) = body;
+        self.shared.beat_now.notify_one();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a connection is thrown away.
+enum End {
+    Lost(String),
+    Stopped,
+}
+
+impl From<::redis::RedisError> for End {
+    fn from(error: ::redis::RedisError) -> Self {
+        Self::Lost(error.to_string())
+    }
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    options: Options,
+    waiting: mpsc::Receiver<Out>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut wait = RECONNECT_AFTER;
+        let mut is_told = false;
+        loop {
+            let begun = Instant::now();
+            let end = self.connect_and_serve().await;
+            let was_up = self.shared.up.swap(false, Ordering::AcqRel);
+            // What waits would be old by the time that there is a connection.
+            while self.waiting.try_recv().is_ok() {
+                self.shared.observer.dropped();
+            }
+            self.shared.out_bytes.store(0, Ordering::Release);
+            let End::Lost(why) = end else { return };
+            if was_up || !is_told {
+                is_told = true;
+                tracing::warn!(
+                    nodes = self.options.nodes.join(", "),
+                    problem = why,
+                    "Redis does not carry messages: this node works alone and reads the log instead"
+                );
+                self.shared.inbox.take(BusEvent::Down(why));
+            }
+            if begun.elapsed() > Duration::from_secs(10) {
+                wait = RECONNECT_AFTER;
+            }
+            let jittered = wait.mul_f64(rand::rng().random_range(0.5..1.5));
+            wait = (wait * 2).min(RECONNECT_AFTER_MAX);
+            tokio::select! {
+                () = tokio::time::sleep(jittered) => {}
+                () = is_stopped(&mut self.stopped) => return,
+            }
+        }
+    }
+
+    async fn connect_and_serve(&mut self) -> End {
+        let lost = Arc::new(Notify::new());
+        let (shared, gone) = (self.shared.clone(), lost.clone());
+        let incoming: Incoming = Arc::new(move |event| match event {
+            Some((channel, message)) => shared.incoming(channel, message),
+            None => gone.notify_one(),
+        });
+        let connected = tokio::time::timeout(PATIENCE * 2, Link::connect(&self.options, PATIENCE, incoming));
+        let mut link = match connected.await {
+            Ok(Ok(link)) => link,
+            Ok(Err(error)) => return End::Lost(error.to_string()),
+            Err(_) => return End::Lost("no answer while connecting".to_owned()),
+        };
+        self.shared.observer.connected();
+        let served = self.serve(&mut link, &lost).await;
+        match served {
+            Err(end) => {
+                if matches!(end, End::Stopped) {
+                    let gone = link.forget(&self.shared.names.beats, self.shared.node);
+                    let _ = tokio::time::timeout(PATIENCE, gone).await;
+                }
+                end
+            }
+            Ok(()) => End::Lost("the connection was closed".to_owned()),
+        }
+    }
+
+    async fn serve(&mut self, link: &mut Link, lost: &Notify) -> Result<(), End> {
+        let shared = self.shared.clone();
+        let own = [shared.names.node(shared.node), shared.names.canary.clone()];
+        link.subscribe(&own).await?;
+        // First the canary: what is subscribed before it comes back may be worth nothing.
+        let mut canary = Canary::default();
+        canary.send(&shared, link).await?;
+        let mut subscribed = HashSet::new();
+        {
+            let mut wanted = lock(&shared.wanted);
+            wanted.changed = wanted.feeds.iter().map(|feed| (*feed, true)).collect();
+        }
+        let mut beat = tokio::time::interval(Duration::from_millis(BEAT_MS));
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut out = Vec::new();
+        loop {
+            shared.change(link, &mut subscribed).await?;
+            if !shared.up.load(Ordering::Acquire) && canary.is_back(&shared) {
+                shared.up.store(true, Ordering::Release);
+                tracing::info!(nodes = self.options.nodes.join(", "), "Redis carries messages");
+                shared.inbox.take(BusEvent::Up);
+            }
+            tokio::select! {
+                count = self.waiting.recv_many(&mut out, WRITE_MAX) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    let bytes: usize = out.iter().map(|out| out.message.len() - 8).sum();
+                    shared.out_bytes.fetch_sub(bytes, Ordering::AcqRel);
+                    shared.observer.sent(count);
+                    link.publish(out.drain(..).map(|out| (out.channel, out.message)).collect()).await?;
+                }
+                () = shared.changed.notified() => {}
+                () = shared.beat_now.notified() => shared.beat(link).await?,
+                _ = beat.tick() => {
+                    link.check_master(&self.options).await?;
+                    shared.beat(link).await?;
+                    canary.look(&shared)?;
+                    canary.send(&shared, link).await?;
+                }
+                // While it is not up, the canary is looked for more often than it is sent.
+                () = tokio::time::sleep(Duration::from_millis(5)), if !shared.up.load(Ordering::Acquire) => {
+                    canary.look(&shared)?;
+                }
+                () = lost.notified() => return Err(End::Lost("the connection was closed".to_owned())),
+                () = is_stopped(&mut self.stopped) => return Err(End::Stopped),
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Makes the subscriptions what is wanted, in rounds.
+    async fn change(&self, link: &mut Link, subscribed: &mut HashSet<UserId>) -> Result<(), End> {
+        loop {
+            let (begin, end) = {
+                let mut wanted = lock(&self.wanted);
+                let count = wanted.changed.len().min(SUBSCRIBE_MAX);
+                let round: Vec<(UserId, bool)> = wanted.changed.drain(..count).collect();
+                // What was wanted and is not any more, or the other way round, within a round: the present wish counts.
+                let asked: HashSet<UserId> = round.iter().map(|(feed, _)| *feed).collect();
+                let (begin, end): (Vec<UserId>, Vec<UserId>) =
+                    asked.into_iter().partition(|feed| wanted.feeds.contains(feed));
+                (begin, end)
+            };
+            if begin.is_empty() && end.is_empty() {
+                return Ok(());
+            }
+            let channels =
+                |feeds: &[UserId]| -> Vec<String> { feeds.iter().map(|feed| self.names.feed(*feed)).collect() };
+            let new: Vec<UserId> = begin.iter().copied().filter(|feed| subscribed.insert(*feed)).collect();
+            link.subscribe(&channels(&new)).await?;
+            let old: Vec<UserId> = end.into_iter().filter(|feed| subscribed.remove(feed)).collect();
+            link.unsubscribe(&channels(&old)).await?;
+            self.observer.subscriptions(subscribed.len());
+            if !begin.is_empty() {
+                self.inbox.take(BusEvent::Subscribed(begin));
+            }
+        }
+    }
+
+    async fn beat(&self, link: &mut Link) -> Result<(), End> {
+        let body = lock(&self.body).clone();
+        if body.is_empty() {
+            return Ok(());
+        }
+        let asked_us = self.now_us();
+        let (broker_us, records) = link.beat(&self.names.beats, self.node, &body, RECORD_MAX_MS).await?;
+        // The broker looked at its clock about half way.
+        let middle_us = asked_us + (self.now_us() - asked_us) / 2;
+        self.offset_us.store(broker_us - middle_us, Ordering::Relaxed);
+        let broker_ms = broker_us / 1000;
+        let beats = records.into_iter().filter_map(|(node, record)| {
+            let node = u64::from_str_radix(std::str::from_utf8(&node).ok()?, 16).ok()?;
+            let (at_ms, body) = (record.first_chunk::<8>()?, &record[8..]);
+            Some(Beat {
+                node: NodeId(node),
+                age_ms: u64::try_from(broker_ms - i64::from_be_bytes(*at_ms)).unwrap_or(0),
+                body: Bytes::copy_from_slice(body),
+            })
+        });
+        self.inbox.take(BusEvent::Beats(beats.collect()));
+        Ok(())
+    }
+}
+
+async fn is_stopped(stopped: &mut watch::Receiver<bool>) {
+    // An error means that the bus itself was dropped: that is an end, too.
+    drop(stopped.wait_for(|stopped| *stopped).await);
+}
+
+/// A numbered message to oneself.
+#[derive(Default)]
+struct Canary {
+    /// The last that was sent, and when.
+    sent: Option<(u64, Instant)>,
+    /// The oldest that was not seen back, and when it was sent.
+    missing: Option<(u64, Instant)>,
+}
+
+impl Canary {
+    async fn send(&mut self, shared: &Shared, link: &mut Link) -> Result<(), End> {
+        let number = self
+            .sent
+            .map_or_else(|| shared.canary.load(Ordering::Acquire), |(number, _)| number)
+            + 1;
+        let now = Instant::now();
+        self.sent = Some((number, now));
+        self.missing = self.missing.or(Some((number, now)));
+        let message = Bytes::copy_from_slice(&number.to_be_bytes());
+        link.publish(vec![(shared.names.canary.clone(), message)]).await?;
+        Ok(())
+    }
+
+    /// Whether one that was sent over this connection has come back.
+    fn is_back(&self, shared: &Shared) -> bool {
+        self.missing
+            .is_some_and(|(number, _)| shared.canary.load(Ordering::Acquire) >= number)
+            || self.missing.is_none()
+    }
+
+    fn look(&mut self, shared: &Shared) -> Result<(), End> {
+        let back = shared.canary.load(Ordering::Acquire);
+        if let Some((number, at)) = self.missing {
+            if back >= number {
+                shared.observer.canary(at.elapsed());
+                self.missing = self.sent.filter(|(sent, _)| *sent > back);
+            } else if at.elapsed() > PATIENCE {
+                return Err(End::Lost(format!(
+                    "Redis answers but does not deliver: a message to this node itself has not come back for {} ms",
+                    at.elapsed().as_millis()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
