@@ -6,7 +6,6 @@ pub mod bus;
 pub mod client;
 pub mod clock;
 pub mod config;
-pub mod follow;
 pub mod http;
 pub mod serve;
 pub mod snapshot;

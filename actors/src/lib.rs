@@ -2,7 +2,9 @@
 //!
 //! - [`domain`]: what a feed holds and what an operation does to it. Pure.
 //! - [`ports`]: what the actors need from outside (store, push, clock), and the contracts that adapters keep.
+//! - [`follow`]: what a follower of a feed gets, and when.
 //! - [`feed`], [`session`], [`supervisor`]: each a plain component that returns effects, and an actix shell around it.
+//! - [`cluster`]: many nodes as one, in the same manner.
 //!
 //! Architecture invariant: no database, broker, HTTP or file crate is in this crate's tree.
 
@@ -10,6 +12,7 @@ pub mod cluster;
 pub mod cursor;
 pub mod domain;
 pub mod feed;
+pub mod follow;
 pub mod memory;
 pub mod ports;
 pub mod session;

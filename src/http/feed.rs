@@ -25,11 +25,11 @@ use tokio::sync::watch;
 
 use crate::auth::Claims;
 use crate::auth::token::SignInWatch;
-use crate::follow::{self, Decision};
 use crate::http::problem::Problem;
 use crate::http::seats::Seat;
 use crate::http::{Api, operations, read_code, request};
 use crate::snapshot;
+use taskflow_actors::follow::{self, Decision};
 
 /// Where a client without a usable cursor goes.
 const SNAPSHOT_PATH: &str = "/api/v1/snapshot";

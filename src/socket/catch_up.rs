@@ -18,8 +18,8 @@ use taskflow_protocol::{Code, UserId};
 
 use super::connection::{Connection, FollowId};
 use super::worker::Worker;
-use crate::follow::{self, Decision, entries_after};
 use crate::snapshot;
+use taskflow_actors::follow::{self, Decision, entries_after};
 
 /// Stored bytes of entries that go in one frame of a catch-up: about 50 KiB of JSON, so that answers get between.
 const CATCH_UP_FRAME_BYTES: usize = 64 * 1024;
@@ -154,10 +154,7 @@ async fn reset(connection: &Connection, worker: &Worker, id: FollowId, reason: R
 async fn read_to_the_end(connection: &Connection, worker: &Worker, id: FollowId) -> Result<(), End> {
     let feed = id.feed;
     loop {
-        let position = connection.with_followed(id, |followed| {
-            followed.live = followed.position >= followed.published;
-            (!followed.live).then_some(followed.position)
-        });
+        let position = connection.with_followed(id, |followed| followed.at.read_next());
         let Some(position) = position.ok_or(End::Gone)? else {
             return Ok(());
         };
@@ -165,12 +162,12 @@ async fn read_to_the_end(connection: &Connection, worker: &Worker, id: FollowId)
             .await?
             .ok_or(End::Failed(Code::FeedNotFound))?;
         let epoch = connection
-            .with_followed(id, |followed| followed.epoch)
+            .with_followed(id, |followed| followed.at.epoch())
             .ok_or(End::Gone)?;
         let cursor = Cursor { epoch, seq: position };
         if let Decision::Reset(reason) = follow::decide(Some(cursor), &page.head) {
             connection
-                .with_followed(id, |followed| followed.published = 0)
+                .with_followed(id, |followed| followed.at.begins_anew())
                 .ok_or(End::Gone)?;
             return Box::pin(reset(connection, worker, id, reason)).await;
         }
@@ -196,10 +193,7 @@ fn failed(error: &ReadError) -> End {
 }
 
 fn set_position(connection: &Connection, id: FollowId, head: Head, position: Seq) -> Result<(), End> {
-    let set = connection.with_followed(id, |followed| {
-        followed.epoch = head.epoch;
-        followed.position = position;
-    });
+    let set = connection.with_followed(id, |followed| followed.at.stands(head.epoch, position));
     set.ok_or(End::Gone)
 }
 
@@ -208,22 +202,14 @@ fn set_position(connection: &Connection, id: FollowId, head: Head, position: Seq
 async fn send_page(connection: &Connection, worker: &Worker, id: FollowId, page: &LogPage) -> Result<(), End> {
     let feed = id.feed;
     let position = connection
-        .with_followed(id, |followed| followed.position)
+        .with_followed(id, |followed| followed.at.position())
         .ok_or(End::Gone)?;
     let entries = entries_after(feed, page, position).map_err(|problem| {
         tracing::error!(user.id = %feed, problem, "stored feed needs attention");
         End::Failed(Code::FeedDamaged)
     })?;
-    let published = connection.with_followed(id, |followed| {
-        followed.published = if entries.is_empty() {
-            // The log ends where the follower is; what was published above it was read already.
-            followed.position
-        } else {
-            // A page holds only so many bytes: up to the head there may be more, whether or not it is published now.
-            followed.published.max(page.head.seq)
-        };
-    });
-    published.ok_or(End::Gone)?;
+    let read = connection.with_followed(id, |followed| followed.at.read(!entries.is_empty(), page.head.seq));
+    read.ok_or(End::Gone)?;
     let mut rest = entries.as_slice();
     while !rest.is_empty() {
         let mut bytes = 0;
@@ -246,7 +232,7 @@ async fn send_page(connection: &Connection, worker: &Worker, id: FollowId, page:
             return Err(End::Gone);
         }
         connection
-            .with_followed(id, |followed| followed.position = last)
+            .with_followed(id, |followed| followed.at.sent(last))
             .ok_or(End::Gone)?;
     }
     Ok(())

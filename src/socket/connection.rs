@@ -15,7 +15,8 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use taskflow_actors::ports::{ConnectionId, Epoch, Head};
+use taskflow_actors::follow::{Follower, Wanted};
+use taskflow_actors::ports::{ConnectionId, Head};
 use taskflow_actors::session::Event;
 use taskflow_actors::supervisor::{ReplyTo, Submission};
 use taskflow_protocol::codec::Decoded;
@@ -27,7 +28,7 @@ use taskflow_protocol::message::{
     ClientMessage, ErrorBody, Follow, Hello, OperationResult, Operations, ProtocolRange, Reconnect, Refreshed,
     ServerMessage, Unfollow, Unfollowed, Welcome,
 };
-use taskflow_protocol::values::{Seq, UnixMs};
+use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, Encoding, PROTOCOL_MAX, PROTOCOL_MIN, UserId};
 use tokio::net::TcpStream;
 use uuid::Uuid;
@@ -96,12 +97,8 @@ pub(super) struct Followed {
     /// The session allowed it, and the catch-up has begun.
     begun: bool,
     pub feed: UserId,
-    pub epoch: Epoch,
-    /// The last entry that was sent.
-    pub position: Seq,
-    /// The newest entry that was published while the log was being read.
-    pub published: Seq,
-    pub live: bool,
+    /// How far the connection is.
+    pub at: Follower,
     /// Where the client stopped reading, until the catch-up begins.
     pub cursor: Option<Box<str>>,
 }
@@ -372,22 +369,16 @@ impl Connection {
             let Some(followed) = state.follows.iter_mut().find(|followed| followed.feed == feed) else {
                 return Delivered::NotWanted;
             };
-            if !followed.live {
-                followed.published = followed.published.max(last);
-                return Delivered::NotWanted;
+            match followed.at.published(delivery.publication.epoch, first, last) {
+                Wanted::Now => {}
+                Wanted::Not => return Delivered::NotWanted,
+                Wanted::Missed => {
+                    return Delivered::Behind(FollowId {
+                        feed,
+                        number: followed.number,
+                    });
+                }
             }
-            if followed.epoch == delivery.publication.epoch && last <= followed.position {
-                return Delivered::NotWanted;
-            }
-            if followed.epoch != delivery.publication.epoch || first != followed.position + 1 {
-                followed.live = false;
-                followed.published = last;
-                return Delivered::Behind(FollowId {
-                    feed,
-                    number: followed.number,
-                });
-            }
-            followed.position = last;
         }
         let frame = delivery.frame(self.encoding);
         if joined {
@@ -402,16 +393,7 @@ impl Connection {
     pub fn announced(&self, feed: UserId, head: Head) -> Option<FollowId> {
         let mut state = self.state();
         let followed = state.follows.iter_mut().find(|followed| followed.feed == feed)?;
-        if !followed.live {
-            followed.published = followed.published.max(head.seq);
-            return None;
-        }
-        if followed.epoch == head.epoch && head.seq <= followed.position {
-            return None;
-        }
-        followed.live = false;
-        followed.published = head.seq;
-        Some(FollowId {
+        followed.at.announced(head.epoch, head.seq).then_some(FollowId {
             feed,
             number: followed.number,
         })
@@ -438,9 +420,9 @@ impl Connection {
     /// Ends what is live, to be read again after a loss.
     pub fn end_live(&self) -> Vec<FollowId> {
         let mut state = self.state();
-        let live = state.follows.iter_mut().filter(|followed| followed.live);
+        let live = state.follows.iter_mut().filter(|followed| followed.at.is_live());
         live.map(|followed| {
-            followed.live = false;
+            followed.at.lost_some();
             FollowId {
                 feed: followed.feed,
                 number: followed.number,
@@ -651,7 +633,6 @@ impl Connection {
             drop(state);
             return self.error(worker, error.feed(feed));
         }
-        let (epoch, position) = (Epoch(0), 0);
         state.follows.reserve_exact(1);
         let cursor = follow.cursor.map(String::into_boxed_str);
         state.follow_count = state.follow_count.wrapping_add(1);
@@ -660,10 +641,7 @@ impl Connection {
             number,
             begun: false,
             feed,
-            epoch,
-            position,
-            published: 0,
-            live: false,
+            at: Follower::default(),
             cursor,
         });
         let user = state.user;

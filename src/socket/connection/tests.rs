@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix_rt::Arbiter;
 use taskflow_actors::feed::Writers;
-use taskflow_actors::ports::Clock;
+use taskflow_actors::ports::{Clock, Epoch};
 use taskflow_actors::session::Sessions;
 use taskflow_actors::supervisor::{Ports, Router, Supervisor, Unobserved};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

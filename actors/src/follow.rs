@@ -1,9 +1,9 @@
 //! What a follower gets next: a pure decision, shared by the socket, the event stream, the long-poll and `/changes`.
 
-use taskflow_actors::cursor::Cursor;
-use taskflow_actors::domain::Entry;
-use taskflow_actors::feed::decode_row;
-use taskflow_actors::ports::{Head, LogPage};
+use crate::cursor::Cursor;
+use crate::domain::Entry;
+use crate::feed::decode_row;
+use crate::ports::{Epoch, Head, LogPage};
 use taskflow_protocol::UserId;
 use taskflow_protocol::message::{FollowMode, ResetReason};
 use taskflow_protocol::values::Seq;
@@ -81,11 +81,136 @@ pub fn entries_after(feed: UserId, page: &LogPage, position: Seq) -> Result<Vec<
     Ok(entries)
 }
 
+/// What a follower does with a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// It begins right after the follower's position: it is sent.
+    Now,
+    /// The follower has it, or gets it from the log.
+    Not,
+    /// The follower missed something before it, and has to read the log from its position.
+    Missed,
+}
+
+/// How far a follower is, and what it is to get next.
+///
+/// A follower that is *live* gets publications as they come. One that is not is being read to, from the log; what is
+/// published meanwhile is only noted, and read. So there is no window between the two: it goes live when the log has
+/// nothing that it lacks and nothing newer was noted.
+#[derive(Clone, Copy, Debug)]
+pub struct Follower {
+    epoch: Epoch,
+    /// The last entry that was sent.
+    position: Seq,
+    /// The newest entry that is known to be there.
+    noted: Seq,
+    live: bool,
+}
+
+impl Default for Follower {
+    /// Nothing was read yet.
+    fn default() -> Self {
+        Self {
+            epoch: Epoch(0),
+            position: 0,
+            noted: 0,
+            live: false,
+        }
+    }
+}
+
+impl Follower {
+    /// The history that it follows.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The last entry that it has.
+    pub fn position(&self) -> Seq {
+        self.position
+    }
+
+    /// Whether it gets publications as they come.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// It stands here in this history: a cursor, or the end of a snapshot.
+    pub fn stands(&mut self, epoch: Epoch, position: Seq) {
+        self.epoch = epoch;
+        self.position = position;
+    }
+
+    /// Entries were published, from the first to the last.
+    pub fn published(&mut self, epoch: Epoch, first: Seq, last: Seq) -> Wanted {
+        if !self.live {
+            self.noted = self.noted.max(last);
+            return Wanted::Not;
+        }
+        if epoch == self.epoch && last <= self.position {
+            return Wanted::Not;
+        }
+        if epoch != self.epoch || first != self.position + 1 {
+            self.live = false;
+            self.noted = last;
+            return Wanted::Missed;
+        }
+        self.position = last;
+        Wanted::Now
+    }
+
+    /// The feed is this far: whether the follower missed something, and has to read the log from its position.
+    pub fn announced(&mut self, epoch: Epoch, head: Seq) -> bool {
+        if !self.live {
+            self.noted = self.noted.max(head);
+            return false;
+        }
+        if epoch == self.epoch && head <= self.position {
+            return false;
+        }
+        self.live = false;
+        self.noted = head;
+        true
+    }
+
+    /// After which entry the log is to be read next; `None`: it is live from here on.
+    pub fn read_next(&mut self) -> Option<Seq> {
+        self.live = self.position >= self.noted;
+        (!self.live).then_some(self.position)
+    }
+
+    /// A page of the log was read, with entries for the follower or without.
+    pub fn read(&mut self, has_entries: bool, head: Seq) {
+        self.noted = if has_entries {
+            // A page holds only so many bytes: up to the head there may be more, whether or not it is published now.
+            self.noted.max(head)
+        } else {
+            // The log ends where the follower is; what was published above it was read already.
+            self.position
+        };
+    }
+
+    /// Entries of the log up to this one were sent.
+    pub fn sent(&mut self, last: Seq) {
+        self.position = last;
+    }
+
+    /// It begins anew, in whatever history there is: what was noted may be of another.
+    pub fn begins_anew(&mut self) {
+        self.noted = 0;
+    }
+
+    /// Publications were lost on the way: whether it has to read the log from its position.
+    pub fn lost_some(&mut self) -> bool {
+        std::mem::replace(&mut self.live, false)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use taskflow_actors::domain::codec::encode_commit;
-    use taskflow_actors::ports::{Epoch, LogRow};
+    use crate::domain::codec::encode_commit;
+    use crate::ports::LogRow;
     use taskflow_protocol::OperationId;
     use uuid::Uuid;
 
