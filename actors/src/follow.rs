@@ -3,6 +3,7 @@
 use crate::cursor::Cursor;
 use crate::domain::Entry;
 use crate::feed::decode_row;
+use crate::planted::{Bug, is_planted};
 use crate::ports::{Epoch, Head, LogPage};
 use taskflow_protocol::UserId;
 use taskflow_protocol::message::{FollowMode, ResetReason};
@@ -150,7 +151,7 @@ impl Follower {
         if epoch == self.epoch && last <= self.position {
             return Wanted::Not;
         }
-        if epoch != self.epoch || first != self.position + 1 {
+        if epoch != self.epoch || first != self.position + 1 && !is_planted(Bug::HoleIgnored) {
             self.live = false;
             self.noted = last;
             return Wanted::Missed;
@@ -175,7 +176,7 @@ impl Follower {
 
     /// After which entry the log is to be read next; `None`: it is live from here on.
     pub fn read_next(&mut self) -> Option<Seq> {
-        self.live = self.position >= self.noted;
+        self.live = self.position >= self.noted || is_planted(Bug::LiveTooEarly);
         (!self.live).then_some(self.position)
     }
 

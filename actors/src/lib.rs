@@ -14,6 +14,9 @@ pub mod domain;
 pub mod feed;
 pub mod follow;
 pub mod memory;
+pub mod planted;
 pub mod ports;
 pub mod session;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod supervisor;

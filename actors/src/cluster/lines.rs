@@ -18,6 +18,7 @@ use taskflow_protocol::message::{ErrorBody, Operation, OperationResult, Outcome}
 use taskflow_protocol::{Code, OperationId, UserId};
 
 use super::wire::{Item, Reply, Request};
+use crate::planted::{Bug, is_planted};
 use crate::ports::NodeId;
 
 /// Milliseconds until an operation that was not answered is `unknown`: longer than a node that died is noticed and its
@@ -166,7 +167,9 @@ impl<T> Lines<T> {
         let was_repeated = sent.attempt > 1;
         let counts = |outcome: &Outcome| match outcome {
             Outcome::Accepted(_) => true,
-            Outcome::Refused(_) | Outcome::Conflict(_) => !was_repeated || reply.attempt > 1,
+            Outcome::Refused(_) | Outcome::Conflict(_) => {
+                !was_repeated || reply.attempt > 1 || is_planted(Bug::FirstRefusalCounts)
+            }
             // Nobody knows: that is no answer.
             Outcome::Unknown(_) => false,
         };
@@ -211,7 +214,11 @@ impl<T> Lines<T> {
             }
         };
         if let Some(sent) = &mut line.sent {
-            let unknown = Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown));
+            let unknown = if is_planted(Bug::UnknownIsRefused) {
+                Outcome::Refused(ErrorBody::new(Code::FeedUnavailable))
+            } else {
+                Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown))
+            };
             sent.waiting.iter_mut().for_each(|waiting| end(waiting, &unknown));
             if sent.waiting.iter().all(|waiting| waiting.token.is_none()) {
                 let over: usize = sent.waiting.iter().map(|waiting| waiting.item.operations.len()).sum();
@@ -233,7 +240,7 @@ impl<T> Lines<T> {
             return;
         };
         let host = ground.host(feed);
-        if sent.to == host && now < sent.repeat_at {
+        if sent.to == host && now < sent.repeat_at || is_planted(Bug::NoRepeat) {
             return;
         }
         sent.to = host;
@@ -254,7 +261,7 @@ impl<T> Lines<T> {
             return;
         }
         let host = ground.host(feed);
-        if host.is_some() && ground.is_busy_here(feed) {
+        if host.is_some() && ground.is_busy_here(feed) && !is_planted(Bug::Overtaking) {
             return;
         }
         let mut bytes = 0;

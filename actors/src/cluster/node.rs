@@ -191,6 +191,11 @@ impl<T> Node<T> {
         self.lines.has(feed) || self.placement.host(feed).is_some_and(|host| host != self.me.node)
     }
 
+    /// The feeds that this node is subscribed to, or wants to be.
+    pub fn followed(&self) -> impl Iterator<Item = UserId> {
+        self.following.keys().copied()
+    }
+
     /// How many feeds have operations that wait for a host.
     pub fn lines(&self) -> usize {
         self.lines.len()

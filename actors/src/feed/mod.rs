@@ -28,6 +28,7 @@ use taskflow_protocol::{Code, OperationId, UserId};
 
 use self::answers::{Answer, Answers};
 use crate::domain::{self, Draft, Entry, State, codec};
+use crate::planted::{Bug, is_planted};
 use crate::ports::{
     Append, AppendError, Epoch, Head, Loaded, LogPage, LogRow, ReadError, Retention, RowKey, StoredRow, Unreadable,
 };
@@ -454,7 +455,7 @@ impl Feed {
                 for birth in std::mem::take(&mut self.births) {
                     effects.push(Effect::Settled(birth.submission, Vec::new()));
                 }
-                if self.writers == Writers::One {
+                if self.writers == Writers::One || is_planted(Bug::StaleLook) {
                     self.covered.append(&mut self.looks);
                     self.serve_looks(Ok(()), effects);
                 }
@@ -558,7 +559,7 @@ impl Feed {
                 }
                 Err(refusal) => {
                     let outcome = refusal.outcome();
-                    if !waiting.repeated {
+                    if !waiting.repeated || is_planted(Bug::RepeatRefusalForgotten) {
                         judged.push(Judged { waiting, outcome });
                         continue;
                     }
@@ -583,7 +584,8 @@ impl Feed {
         }
         if entries.is_empty() {
             let firm = |judged: &Judged| matches!(judged.outcome, Outcome::Accepted(_));
-            if self.writers == Writers::One || judged.iter().all(firm) {
+            let is_sure = self.writers == Writers::One || is_planted(Bug::RefusalOnStaleHead);
+            if is_sure || judged.iter().all(firm) {
                 self.settle_now(judged, effects);
             } else {
                 self.unverified.extend(judged);
@@ -612,6 +614,11 @@ impl Feed {
         judged: Vec<Judged>,
         effects: &mut Vec<Effect>,
     ) {
+        let stored = if is_planted(Bug::LastOfBatchDropped) && entries.len() > 1 {
+            &entries[..entries.len() - 1]
+        } else {
+            &entries[..]
+        };
         let append = Append {
             feed: self.user,
             epoch,
@@ -619,8 +626,21 @@ impl Feed {
             last: entries.last().expect("a commit has an entry").seq,
             append_id: self.next_append_id,
             time,
-            body: Bytes::from(codec::encode_commit(&entries)),
+            body: Bytes::from(codec::encode_commit(stored)),
         };
+        let judged = if is_planted(Bug::AnswerBeforeDurable) {
+            self.settle_now(judged, effects);
+            Vec::new()
+        } else {
+            judged
+        };
+        if is_planted(Bug::PublishBeforeAppend) {
+            effects.push(Effect::Publish {
+                epoch,
+                entries: entries.clone().into(),
+                settled: Vec::new(),
+            });
+        }
         self.next_append_id = self.next_append_id.wrapping_add(1);
         self.covered.append(&mut self.looks);
         effects.push(Effect::Append(append.clone()));
@@ -679,6 +699,7 @@ impl Feed {
                 effects.push(Effect::ReadBack(in_flight.append.base));
                 self.serve_looks(Err(Code::FeedUnavailable), effects);
             }
+            Err(AppendError::Conflict(_)) if is_planted(Bug::NoConditionOnHead) => self.commit(now, effects),
             Err(AppendError::Conflict(_)) => self.judge_anew(),
             Err(AppendError::Full) => self.give_up_in_flight(Code::StoreFull, effects),
             Err(AppendError::Damaged(what)) => {
@@ -692,6 +713,9 @@ impl Feed {
     /// Settles an append whose outcome was unknown.
     fn read_back(&mut self, result: Result<Option<LogPage>, ReadError>, effects: &mut Vec<Effect>) {
         let Some(in_flight) = &mut self.in_flight else { return };
+        if result.is_err() && is_planted(Bug::FailedReadBackIsNotFound) {
+            return self.judge_anew();
+        }
         let Ok(page) = result else {
             // A failed read says nothing about the append: the read is repeated, never the append.
             effects.push(Effect::After(RETRY_AFTER_MS, Timer::Retry));
@@ -810,7 +834,9 @@ impl Feed {
                     return None;
                 }
                 self.state.apply(&entry);
-                self.answers.insert(&entry);
+                if !is_planted(Bug::IdsOfOthersForgotten) {
+                    self.answers.insert(&entry);
+                }
                 self.dirty.extend(self.state.touched(&entry));
                 self.remember(&entry);
             }
@@ -983,7 +1009,7 @@ impl Feed {
         self.recent.clear();
         self.dirty.clear();
         for entry in &replay.entries {
-            if entry.time >= kept_since {
+            if entry.time >= kept_since && !is_planted(Bug::IdsForgottenAtStart) {
                 self.answers.insert(entry);
             }
             if entry.seq > loaded.head.rows_upto {
@@ -1025,7 +1051,11 @@ impl Feed {
         let keys = std::mem::take(&mut self.dirty);
         let rows = keys.iter().filter_map(|key| self.state.stored_row(*key)).collect();
         self.flushing = Some(keys);
-        effects.push(Effect::WriteRows { rows, upto: head.seq });
+        let ahead = match &self.in_flight {
+            Some(in_flight) if is_planted(Bug::RowsUptoOverHole) => in_flight.append.last,
+            _ => head.seq,
+        };
+        effects.push(Effect::WriteRows { rows, upto: ahead });
     }
 
     fn rows_written(&mut self, upto: Seq, result: Result<(), AppendError>, now: UnixMs, effects: &mut Vec<Effect>) {
@@ -1102,7 +1132,9 @@ pub fn rebuild(user: UserId, loaded: &Loaded, mut report: impl FnMut(String)) ->
         if entry.seq != expected {
             return Err(format!("feed {user}: entry {expected} is missing from the log"));
         }
-        state.apply(entry);
+        if !is_planted(Bug::NoReplayAtStart) {
+            state.apply(entry);
+        }
         expected += 1;
     }
     if expected != loaded.head.seq + 1 {

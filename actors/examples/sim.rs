@@ -1,0 +1,94 @@
+//! The simulation from the command line: `make sim`, `make sim-planted`.
+#![allow(clippy::print_stdout, reason = "it answers on standard output")]
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use taskflow_actors::planted::{Bug, plant};
+use taskflow_actors::simulation::{Plan, run};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize, default: u64| arguments.get(at).and_then(|text| text.parse().ok()).unwrap_or(default);
+    match arguments.first().map(String::as_str) {
+        Some("planted") => planted(number(1, 2_000), number(2, 1)),
+        Some("one") => one(number(1, 1)),
+        _ => schedules(number(0, 2_000), number(1, 1)),
+    }
+}
+
+/// Seeds of schedules follow from the first one.
+fn seed_of(seed: u64, index: u64) -> u64 {
+    seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index)
+}
+
+fn schedules(count: u64, seed: u64) -> ExitCode {
+    let begun = Instant::now();
+    let (mut steps, mut violations, mut digest) = (0_u64, 0_u64, 0_u64);
+    let mut counts = taskflow_actors::simulation::model::Counts::default();
+    for index in 0..count {
+        let plan = Plan::of(seed_of(seed, index));
+        let outcome = run(&plan);
+        steps += outcome.steps;
+        digest = (digest ^ outcome.digest).wrapping_mul(0x0100_0000_01b3);
+        counts.add(&outcome.counts);
+        if !outcome.violations.is_empty() {
+            violations += 1;
+            report(&plan, &outcome.violations);
+        }
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{counts:#?}");
+    for name in counts.missing() {
+        println!("never happened: {name}");
+    }
+    println!("{:.0} steps a second", steps as f64 / seconds);
+    println!("schedules={count} steps={steps} violations={violations} digest={digest:016x} seed={seed}");
+    if violations == 0 && counts.missing().is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn report(plan: &Plan, violations: &[String]) {
+    println!("schedule {} fails: {}", plan.seed, violations.join("; "));
+    let short = plan.shortened(|plan| !run(plan).violations.is_empty());
+    println!("as short as it gets ({} steps):", short.steps.len());
+    for (at, step) in &short.steps {
+        println!("  {:>9.3} ms  {step:?}", *at as f64 / 1000.0);
+    }
+    println!("  which ends with: {}", run(&short).violations.join("; "));
+}
+
+fn one(seed: u64) -> ExitCode {
+    let plan = Plan::of(seed);
+    let outcome = run(&plan);
+    println!("{outcome:#?}");
+    if !outcome.violations.is_empty() {
+        report(&plan, &outcome.violations);
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn planted(most: u64, seed: u64) -> ExitCode {
+    let mut found = 0;
+    for bug in Bug::ALL {
+        plant(Some(*bug));
+        let first = (0..most).find_map(|index| {
+            let outcome = run(&Plan::of(seed_of(seed, index)));
+            outcome.violations.into_iter().next().map(|what| (index + 1, what))
+        });
+        plant(None);
+        match first {
+            Some((schedules, what)) => {
+                found += 1;
+                println!("{bug:?}: found by schedule {schedules}: {what}");
+            }
+            None => println!("{bug:?}: NOT FOUND in {most} schedules:{}", bug.about()),
+        }
+    }
+    println!("{found} of {} found", Bug::ALL.len());
+    if found == Bug::ALL.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

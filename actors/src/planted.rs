@@ -1,0 +1,90 @@
+//! Deliberate bugs, each a switch inside the code that it breaks. Without the feature `simulation` none can be turned on,
+//! and the compiler leaves nothing of them. The simulation must find each of them (`make sim-planted`).
+
+macro_rules! bugs {
+    ($($(#[doc = $doc:literal])+ $variant:ident,)+) => {
+        /// A deliberate bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// What it does.
+            pub fn about(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+),)+
+                }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// The author is answered before the append is durable.
+    AnswerBeforeDurable,
+    /// Entries are pushed before the append is durable.
+    PublishBeforeAppend,
+    /// An append that found another head is taken for done.
+    NoConditionOnHead,
+    /// A start forgets which operations were done.
+    IdsForgottenAtStart,
+    /// A start does not replay the entries after the rows.
+    NoReplayAtStart,
+    /// The last entry of a commit of several is left out of the log.
+    LastOfBatchDropped,
+    /// A read-back that failed is taken for "not found".
+    FailedReadBackIsNotFound,
+    /// A refusal leaves without a look at the head.
+    RefusalOnStaleHead,
+    /// The refusal of a repeat is not kept.
+    RepeatRefusalForgotten,
+    /// After a repeat, the refusal of the first copy counts.
+    FirstRefusalCounts,
+    /// What was sent and not answered in time is refused.
+    UnknownIsRefused,
+    /// Operations go to the new host while earlier ones wait at the old one.
+    Overtaking,
+    /// What was not answered is never sent again.
+    NoRepeat,
+    /// Rows are said to go further than they do.
+    RowsUptoOverHole,
+    /// A publication after a hole is sent all the same.
+    HoleIgnored,
+    /// A follower is live before the log has been read to its end.
+    LiveTooEarly,
+    /// Followed feeds are never compared with the log.
+    LastMessageNeverMissed,
+    /// What was lost while no messages came through is not looked for.
+    LossForgotten,
+    /// A look at the memory is answered without a look at the head.
+    StaleLook,
+    /// What others appended is taken in without its operation ids.
+    IdsOfOthersForgotten,
+}
+
+#[cfg(feature = "simulation")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Turns a bug on in this thread, or all off.
+#[cfg(feature = "simulation")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether the bug is turned on.
+#[inline]
+pub fn is_planted(bug: Bug) -> bool {
+    #[cfg(feature = "simulation")]
+    return PLANTED.get() == Some(bug);
+    #[cfg(not(feature = "simulation"))]
+    {
+        let _ = bug;
+        false
+    }
+}

@@ -1,0 +1,1400 @@
+//! Carries out a plan: one queue of events in virtual time, and the shells around the components.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use bytes::Bytes;
+use taskflow_protocol::limits::CATCH_UP_BYTES;
+use taskflow_protocol::message::{
+    Command, ErrorBody, Operation, OperationResult, Outcome as Became, TaskCreate, TaskPatch, TaskRef,
+};
+use taskflow_protocol::values::{Priority, Seq, Status};
+use taskflow_protocol::{Code, OperationId, TaskId, UserId};
+
+use super::broker::{Broker, Link};
+use super::client::{Client, Connection, Pending};
+use super::model::{Counts, Model};
+use super::node::{Asked, Gathering, Hosted, RequestKey, Served, SimNode, Token};
+use super::plan::{Fault, MS, Plan, SECOND, Step, Time, Wish};
+use super::rng::Rng;
+use super::store::SimStore;
+use crate::cluster::node::{Effect as Told, Event as Heard, Node, Report, SUBSCRIBE_WAIT_MS, Submitted};
+use crate::cluster::wire::{FeedMessage, NodeMessage, Reply, Request};
+use crate::cluster::{Member, lines};
+use crate::cursor::Cursor;
+use crate::domain::{Entry, State, birth};
+use crate::feed::{Effect, Feed, Message, SubmissionId, Timer, Writers, rebuild};
+use crate::follow::{Decision, Follower, Wanted, decide, entries_after};
+use crate::ports::{
+    Append, AppendError, BusEvent, Epoch, Head, Loaded, LogPage, NodeId, ReadError, StoredRow,
+};
+
+/// How often a node ticks. In production it is more often; nothing depends on it but how soon something is noticed.
+const TICK: Time = 50 * MS;
+
+/// How long after the last fault everyone must be current: loads, two rounds of beats and repeats with their waits.
+const CALM: Time = 14 * SECOND;
+
+/// The same where messages were lost and nobody was told: then a feed is compared once a minute.
+const CALM_LOSSY: Time = 75 * SECOND;
+
+/// The clock of the store, when virtual time begins.
+const BEGINNING_MS: i64 = 1_800_000_000_000;
+
+/// How a schedule went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Messages and timers handled by components.
+    pub steps: u64,
+    /// What was wrong.
+    pub violations: Vec<String>,
+    /// What happened how often.
+    pub counts: Counts,
+    /// Of everything that happened, in order.
+    pub digest: u64,
+}
+
+/// What arrives at a node, at one of its lives.
+enum ToNode {
+    Tick,
+    Beat,
+    Bus(BusEvent),
+    /// For the feed's component.
+    Feed(UserId, Message),
+    HeadRead(UserId, Result<Option<Head>, ReadError>),
+    /// A client connects, with its cursor.
+    Hello(usize, u32, UserId, Option<Cursor>),
+    /// A client's connection is gone.
+    Gone(usize, u32),
+    /// A client's operations.
+    Operations(usize, u32, Vec<Operation>),
+    /// A client looks.
+    Look(usize, u32),
+    /// The wait for a subscription is over.
+    Waited(usize, u32),
+    /// What was read for a follower: by its cursor, or to go on.
+    Page(usize, u32, Option<Option<Cursor>>, Result<Option<LogPage>, ReadError>),
+    /// A whole feed for a follower.
+    Whole(usize, u32, Result<Option<Loaded>, ReadError>),
+}
+
+enum ToClient {
+    /// The whole feed.
+    Whole(Box<State>, Head),
+    Entries(Epoch, Vec<Entry>),
+    /// There is nothing more for now.
+    Current,
+    Results(Vec<OperationResult>),
+    Looked(Seq, Seq),
+    /// The node ends the connection.
+    Closed,
+}
+
+enum Event {
+    Node(usize, u32, ToNode),
+    Client(usize, u32, ToClient),
+    /// A message of the broker for a node.
+    Deliver(usize, u32, UserId, Bytes),
+    Step(Step),
+    Start(usize),
+    Store(StoreRequest),
+    /// What a fault had broken is whole again.
+    Mend(Mend),
+    /// The client's connection is gone, and it knows; or it tries again.
+    Reconnect(usize),
+    /// The client sends again what is not known.
+    Resend(usize),
+    TellDown(usize, u32),
+}
+
+enum Mend {
+    Link(usize),
+    Store(usize),
+    Flaky,
+    Slow,
+    Lossy,
+    Broker,
+}
+
+struct StoreRequest {
+    node: usize,
+    life: u32,
+    feed: UserId,
+    /// The answer never comes; the node gives up.
+    is_lost: bool,
+    what: StoreWhat,
+}
+
+enum StoreWhat {
+    Append(Append),
+    Head,
+    HeadOf,
+    Log(Seq, usize, fn(Seq, Result<Option<LogPage>, ReadError>) -> Message),
+    Load(i64),
+    Rows(Vec<StoredRow>, Seq),
+    Page(usize, u32, Option<Option<Cursor>>, Seq),
+    Whole(usize, u32),
+}
+
+struct Queued {
+    at: Time,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Queued {}
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+struct World {
+    now: Time,
+    rng: Rng,
+    queue: BinaryHeap<Reverse<Queued>>,
+    order: u64,
+    nodes: Vec<SimNode>,
+    clients: Vec<Client>,
+    feeds: Vec<UserId>,
+    store: SimStore,
+    broker: Broker,
+    model: Model,
+    steps: u64,
+    digest: u64,
+    /// How many faults of a kind are under way.
+    flaky: u32,
+    slow: u32,
+    lossy: u32,
+    down: u32,
+    /// Appends by id: the feed's answer counts only once.
+    last_delivery: BTreeMap<(usize, usize), Time>,
+    /// No more faults: what is sent arrives.
+    is_calm: bool,
+}
+
+/// Runs a plan.
+pub fn run(plan: &Plan) -> Outcome {
+    let mut world = World::new(plan);
+    for (at, step) in &plan.steps {
+        world.later_at(*at, Event::Step(*step));
+    }
+    world.go_until(plan.end);
+    world.is_calm = true;
+    let calm = if plan.is_lossy() { CALM_LOSSY } else { CALM };
+    world.go_until(plan.end + calm);
+    world.finish();
+    Outcome {
+        steps: world.steps,
+        violations: world.model.violations,
+        counts: world.model.counts,
+        digest: world.digest,
+    }
+}
+
+impl World {
+    fn new(plan: &Plan) -> Self {
+        let mut rng = Rng::new(plan.seed ^ 0x5eed);
+        let feeds: Vec<UserId> = (0..plan.feeds).map(|_| UserId(rng.uuid())).collect();
+        let clients = (0..plan.clients).map(|client| Client::new(feeds[client % feeds.len()])).collect();
+        let mut world = Self {
+            now: 0,
+            rng,
+            queue: BinaryHeap::new(),
+            order: 0,
+            nodes: Vec::new(),
+            clients,
+            feeds: feeds.clone(),
+            store: SimStore::default(),
+            broker: Broker::default(),
+            model: Model::default(),
+            steps: 0,
+            digest: 0xcbf2_9ce4_8422_2325,
+            flaky: 0,
+            slow: 0,
+            lossy: 0,
+            down: 0,
+            last_delivery: BTreeMap::new(),
+            is_calm: false,
+        };
+        for feed in feeds {
+            world.give_birth(feed);
+        }
+        for index in 0..plan.nodes {
+            let member = world.member(index);
+            world.nodes.push(SimNode {
+                life: 0,
+                is_up: false,
+                paused_until: 0,
+                skew: plan.skews[index],
+                begun: 0,
+                node: Node::new(member, 0),
+                feeds: BTreeMap::new(),
+                gathering: BTreeMap::new(),
+                served: BTreeMap::new(),
+                beat: Bytes::new(),
+                link: Link::Up,
+                is_told_down: false,
+                has_store: true,
+            });
+            world.later(world_start(index), Event::Start(index));
+        }
+        for client in 0..plan.clients {
+            world.later(SECOND / 2, Event::Reconnect(client));
+        }
+        world
+    }
+
+    fn give_birth(&mut self, feed: UserId) {
+        let Ok(entry) = birth(feed, BEGINNING_MS, "UTC", "en") else { return };
+        let append = Append {
+            feed,
+            epoch: Epoch(7),
+            base: 0,
+            last: 1,
+            append_id: self.rng.next(),
+            time: entry.time,
+            body: crate::domain::codec::encode_commit(std::slice::from_ref(&entry)).into(),
+        };
+        let _ = self.store.append(append);
+        self.model.appended(feed, &self.store);
+    }
+
+    fn member(&mut self, index: usize) -> Member {
+        Member {
+            node: NodeId(self.rng.next()),
+            name: format!("node-{index}"),
+            hosts_feeds: true,
+            leaving: false,
+            cluster: 1,
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------------- time
+
+    fn later_at(&mut self, at: Time, event: Event) {
+        self.order += 1;
+        let order = self.order;
+        self.queue.push(Reverse(Queued { at, order, event }));
+    }
+
+    fn later(&mut self, after: Time, event: Event) {
+        self.later_at(self.now + after, event);
+    }
+
+    fn go_until(&mut self, end: Time) {
+        while let Some(Reverse(next)) = self.queue.peek() {
+            if next.at > end || !self.model.violations.is_empty() {
+                break;
+            }
+            let Some(Reverse(Queued { at, event, .. })) = self.queue.pop() else { break };
+            self.now = at;
+            self.happen(event);
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn note(&mut self, what: u64) {
+        self.digest = (self.digest ^ what ^ self.now).wrapping_mul(0x0100_0000_01b3);
+    }
+
+    fn node_now(&self, node: usize) -> u64 {
+        (self.now - self.nodes[node].begun) / MS
+    }
+
+    fn clock(&self, node: usize) -> i64 {
+        BEGINNING_MS + (self.now / MS).cast_signed() + self.nodes[node].skew
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Node(node, life, what) => self.at_node(node, life, what),
+            Event::Deliver(node, life, feed, message) => {
+                let there = &self.nodes[node];
+                if there.life == life && there.is_up && there.link == Link::Up && !self.broker.is_down {
+                    self.at_node(node, life, ToNode::Bus(BusEvent::Published(feed, message)));
+                } else {
+                    self.model.counts.lost_messages += 1;
+                }
+            }
+            Event::Client(client, number, what) => self.at_client(client, number, what),
+            Event::Step(Step::Fault(fault)) => self.go_wrong(fault),
+            Event::Step(Step::Wish(client, wish)) => self.wish(client, wish),
+            Event::Start(node) => self.start(node),
+            Event::Store(request) => self.store(request),
+            Event::Mend(mend) => self.mend(mend),
+            Event::Reconnect(client) => self.reconnect(client),
+            Event::Resend(client) => self.send_pending(client),
+            Event::TellDown(node, life) => self.tell_down(node, life),
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------------- faults
+
+    fn go_wrong(&mut self, fault: Fault) {
+        self.note(1);
+        match fault {
+            Fault::Crash(node, back) => self.crash(node, back),
+            Fault::Leave(node, back) => {
+                if self.nodes[node].is_up {
+                    self.hear(node, Heard::Leave);
+                    let life = self.nodes[node].life;
+                    // It ends two seconds later, whatever it does then.
+                    self.later(2 * SECOND, Event::Node(node, life, ToNode::Gone(usize::MAX, 0)));
+                    self.later(2 * SECOND + back, Event::Start(node));
+                }
+            }
+            Fault::Pause(node, length) => {
+                let until = self.now + length;
+                self.nodes[node].paused_until = self.nodes[node].paused_until.max(until);
+            }
+            Fault::CutBroker(node, length) => self.cut(node, Link::Cut, length),
+            Fault::Deaf(node, length) => self.cut(node, Link::Deaf, length),
+            Fault::CutStore(node, length) => {
+                self.nodes[node].has_store = false;
+                self.later(length, Event::Mend(Mend::Store(node)));
+            }
+            Fault::StoreFlaky(length) => {
+                self.flaky += 1;
+                self.later(length, Event::Mend(Mend::Flaky));
+            }
+            Fault::StoreSlow(length) => {
+                self.slow += 1;
+                self.later(length, Event::Mend(Mend::Slow));
+            }
+            Fault::Lossy(length) => {
+                self.lossy += 1;
+                self.later(length, Event::Mend(Mend::Lossy));
+            }
+            Fault::Flush => self.broker.flush(),
+            Fault::BrokerDown(length) => {
+                self.down += 1;
+                self.broker.is_down = true;
+                self.broker.flush();
+                for node in 0..self.nodes.len() {
+                    self.broker.forget(node);
+                    let life = self.nodes[node].life;
+                    let notice = self.rng.between(0, 2_000) * MS;
+                    self.later(notice, Event::TellDown(node, life));
+                }
+                self.later(length, Event::Mend(Mend::Broker));
+            }
+            Fault::Drop(client) => {
+                if let Some(connection) = self.clients[client].connection {
+                    let gone = ToNode::Gone(client, connection.number);
+                    let delay = self.rng.between(0, 500) * MS;
+                    self.later(delay, Event::Node(connection.node, connection.life, gone));
+                    self.lose_connection(client);
+                }
+            }
+        }
+    }
+
+    fn cut(&mut self, node: usize, link: Link, length: Time) {
+        self.nodes[node].link = link;
+        if link == Link::Cut {
+            self.broker.forget(node);
+        }
+        let life = self.nodes[node].life;
+        // A lost connection is noticed at once or by the canary, one that delivers nothing by the canary only.
+        let notice = self.rng.between(if link == Link::Cut { 0 } else { 1_500 }, 2_500) * MS;
+        self.later(notice, Event::TellDown(node, life));
+        self.later(length, Event::Mend(Mend::Link(node)));
+    }
+
+    fn tell_down(&mut self, node: usize, life: u32) {
+        let there = &mut self.nodes[node];
+        let is_broken = self.broker.is_down || there.link != Link::Up;
+        if there.life != life || !there.is_up || there.is_told_down || !is_broken {
+            return;
+        }
+        there.is_told_down = true;
+        self.broker.forget(node);
+        self.model.counts.downs += 1;
+        self.later(0, Event::Node(node, life, ToNode::Bus(BusEvent::Down("cut".to_owned()))));
+    }
+
+    /// Subscribes everything anew and says so, if the node and the broker hear each other.
+    fn connect_bus(&mut self, node: usize) {
+        let there = &self.nodes[node];
+        if !there.is_up || there.link != Link::Up || self.broker.is_down {
+            return;
+        }
+        let life = there.life;
+        let feeds: Vec<UserId> = there.node.followed().collect();
+        for feed in &feeds {
+            self.broker.subscribe(node, *feed);
+        }
+        self.nodes[node].is_told_down = false;
+        if !feeds.is_empty() {
+            self.later(MS, Event::Node(node, life, ToNode::Bus(BusEvent::Subscribed(feeds))));
+        }
+        self.later(2 * MS, Event::Node(node, life, ToNode::Bus(BusEvent::Up)));
+        self.later(3 * MS, Event::Node(node, life, ToNode::Beat));
+    }
+
+    fn mend(&mut self, mend: Mend) {
+        match mend {
+            Mend::Link(node) => {
+                self.nodes[node].link = Link::Up;
+                // The driver says that it was gone before it says that it is back.
+                let life = self.nodes[node].life;
+                if !self.nodes[node].is_told_down && self.nodes[node].is_up {
+                    self.nodes[node].is_told_down = true;
+                    self.later(0, Event::Node(node, life, ToNode::Bus(BusEvent::Down("cut".to_owned()))));
+                }
+                self.later_connect(node);
+            }
+            Mend::Store(node) => self.nodes[node].has_store = true,
+            Mend::Flaky => self.flaky -= 1,
+            Mend::Slow => self.slow -= 1,
+            Mend::Lossy => self.lossy -= 1,
+            Mend::Broker => {
+                self.down -= 1;
+                if self.down == 0 {
+                    self.broker.is_down = false;
+                    for node in 0..self.nodes.len() {
+                        let life = self.nodes[node].life;
+                        if !self.nodes[node].is_told_down && self.nodes[node].is_up {
+                            self.nodes[node].is_told_down = true;
+                            self.later(0, Event::Node(node, life, ToNode::Bus(BusEvent::Down("gone".to_owned()))));
+                        }
+                        self.later_connect(node);
+                    }
+                }
+            }
+        }
+    }
+
+    fn later_connect(&mut self, node: usize) {
+        // A connection after the node was told that it had none.
+        let after = self.rng.between(10, 300) * MS;
+        let life = self.nodes[node].life;
+        self.later(after, Event::Node(node, life, ToNode::Waited(usize::MAX, 0)));
+    }
+
+    fn crash(&mut self, node: usize, back: Time) {
+        if !self.nodes[node].is_up {
+            return;
+        }
+        self.model.counts.crashes += 1;
+        self.end(node);
+        self.later(back, Event::Start(node));
+    }
+
+    fn end(&mut self, node: usize) {
+        let there = &mut self.nodes[node];
+        there.is_up = false;
+        there.life += 1;
+        there.feeds.clear();
+        there.gathering.clear();
+        let served: Vec<usize> = std::mem::take(&mut there.served).into_keys().collect();
+        self.broker.forget(node);
+        for client in served {
+            self.lose_connection(client);
+        }
+    }
+
+    fn start(&mut self, node: usize) {
+        if self.nodes[node].is_up {
+            return;
+        }
+        let member = self.member(node);
+        let (beat, first) = (member.encode(), self.rng.next());
+        let there = &mut self.nodes[node];
+        there.life += 1;
+        there.is_up = true;
+        there.begun = self.now;
+        there.paused_until = 0;
+        there.node = Node::new(member, first);
+        there.beat = beat;
+        there.is_told_down = true;
+        let life = there.life;
+        self.later(0, Event::Node(node, life, ToNode::Tick));
+        self.later(self.now % MS, Event::Node(node, life, ToNode::Beat));
+        self.connect_bus(node);
+    }
+
+    // ---------------------------------------------------------------------------------------------------- the broker
+
+    fn publish(&mut self, from: usize, feed: UserId, message: &Bytes) {
+        if self.nodes[from].link == Link::Cut || self.broker.is_down || self.nodes[from].is_told_down {
+            self.model.counts.lost_messages += 1;
+            return;
+        }
+        for node in self.broker.subscribers(feed) {
+            for delay in self.delays((from, node)) {
+                let life = self.nodes[node].life;
+                self.later(delay, Event::Deliver(node, life, feed, message.clone()));
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, to: NodeId, message: Bytes) {
+        let Some(node) = self.nodes.iter().position(|node| node.is_up && node.node.me().node == to) else {
+            self.model.counts.lost_messages += 1;
+            return;
+        };
+        let is_heard = self.nodes[from].link != Link::Cut && self.nodes[node].link == Link::Up && !self.broker.is_down;
+        if !is_heard || self.nodes[from].is_told_down {
+            self.model.counts.lost_messages += 1;
+            return;
+        }
+        let life = self.nodes[node].life;
+        for delay in self.delays((from, node)) {
+            let bus = ToNode::Bus(BusEvent::Received(message.clone()));
+            self.later(delay, Event::Node(node, life, bus));
+        }
+    }
+
+    /// How long a message takes, once for each time that it arrives.
+    fn delays(&mut self, way: (usize, usize)) -> Vec<Time> {
+        if self.lossy > 0 {
+            if self.rng.permille(250) {
+                self.model.counts.lost_messages += 1;
+                return Vec::new();
+            }
+            let count = if self.rng.permille(150) { 2 } else { 1 };
+            return (0..count)
+                .map(|_| {
+                    let most = if self.rng.permille(200) { 1_500 } else { 20 };
+                    self.rng.between(0, most) * MS
+                })
+                .collect();
+        }
+        // In order on each way.
+        let earliest = self.last_delivery.get(&way).copied().unwrap_or(0);
+        let at = (self.now + self.rng.between(100, 3_000)).max(earliest + 1);
+        self.last_delivery.insert(way, at);
+        vec![at - self.now]
+    }
+
+    // ---------------------------------------------------------------------------------------------------- the store
+
+    fn ask_store(&mut self, node: usize, feed: UserId, what: StoreWhat) {
+        let life = self.nodes[node].life;
+        let slow = if self.slow > 0 { self.rng.between(50, 800) * MS } else { 0 };
+        let delay = self.rng.between(200, 3_000) + slow;
+        let mut request = StoreRequest {
+            node,
+            life,
+            feed,
+            is_lost: false,
+            what,
+        };
+        let is_flaky = self.flaky > 0 && self.rng.permille(300);
+        if !self.nodes[node].has_store || is_flaky {
+            // The node gives up after a while. What it asked for may not arrive, arrive, or arrive after that.
+            let patience = self.rng.between(20, 400) * MS;
+            let arrives = self.nodes[node].has_store && self.rng.permille(600);
+            let lost = self.given_up(&request);
+            self.later(patience, lost);
+            if arrives {
+                request.is_lost = true;
+                let late = if self.rng.permille(400) { self.rng.between(0, 2_500) * MS } else { 0 };
+                self.later(delay + late, Event::Store(request));
+            }
+            return;
+        }
+        self.later(delay, Event::Store(request));
+    }
+
+    /// What the node hears when no answer comes.
+    fn given_up(&mut self, request: &StoreRequest) -> Event {
+        let read = || ReadError::Unavailable("no answer".to_owned());
+        let append = || AppendError::Unavailable("no answer".to_owned());
+        self.model.counts.lost_answers += 1;
+        let feed = request.feed;
+        let what = match &request.what {
+            StoreWhat::Append(asked) => ToNode::Feed(feed, Message::Appended(asked.append_id, Err(append()))),
+            StoreWhat::Head => ToNode::Feed(feed, Message::HeadRead(Err(read()))),
+            StoreWhat::HeadOf => ToNode::HeadRead(feed, Err(read())),
+            StoreWhat::Log(after, _, message) => ToNode::Feed(feed, message(*after, Err(read()))),
+            StoreWhat::Load(_) => ToNode::Feed(feed, Message::Loaded(Err(read()))),
+            StoreWhat::Rows(_, upto) => ToNode::Feed(feed, Message::RowsWritten(*upto, Err(append()))),
+            StoreWhat::Page(client, number, cursor, _) => ToNode::Page(*client, *number, *cursor, Err(read())),
+            StoreWhat::Whole(client, number) => ToNode::Whole(*client, *number, Err(read())),
+        };
+        Event::Node(request.node, request.life, what)
+    }
+
+    fn store(&mut self, request: StoreRequest) {
+        let StoreRequest {
+            node,
+            life,
+            feed,
+            is_lost,
+            what,
+        } = request;
+        let answer = match what {
+            StoreWhat::Append(append) => {
+                let id = append.append_id;
+                let done = self.store.append(append);
+                match &done {
+                    Ok(()) => {
+                        self.model.appended(feed, &self.store);
+                        if !is_lost {
+                            self.store.answered(id);
+                        }
+                    }
+                    Err(AppendError::Conflict(_)) => self.model.counts.conflicts += 1,
+                    Err(_) => {}
+                }
+                ToNode::Feed(feed, Message::Appended(id, done))
+            }
+            StoreWhat::Head => ToNode::Feed(feed, Message::HeadRead(self.store.head(feed))),
+            StoreWhat::HeadOf => ToNode::HeadRead(feed, self.store.head(feed)),
+            StoreWhat::Log(after, bytes, message) => {
+                let page = self.store.read_log(feed, after, bytes);
+                ToNode::Feed(feed, message(after, page))
+            }
+            StoreWhat::Load(since) => ToNode::Feed(feed, Message::Loaded(self.store.load(feed, since))),
+            StoreWhat::Rows(rows, upto) => {
+                let done = self.store.write_rows(feed, rows, upto);
+                ToNode::Feed(feed, Message::RowsWritten(upto, done))
+            }
+            StoreWhat::Page(client, number, cursor, after) => {
+                let page = self.store.read_log(feed, after, CATCH_UP_BYTES);
+                ToNode::Page(client, number, cursor, page)
+            }
+            StoreWhat::Whole(client, number) => ToNode::Whole(client, number, self.store.load(feed, i64::MAX)),
+        };
+        if !is_lost {
+            let back = self.rng.between(100, 1_500);
+            self.later(back, Event::Node(node, life, answer));
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------------- a node
+
+    fn at_node(&mut self, index: usize, life: u32, what: ToNode) {
+        let node = &self.nodes[index];
+        if !node.is_up || node.life != life {
+            return;
+        }
+        if node.paused_until > self.now {
+            let until = node.paused_until;
+            // In the order in which it came: the queue keeps that among events of one moment.
+            return self.later_at(until, Event::Node(index, life, what));
+        }
+        match what {
+            ToNode::Tick => {
+                self.hear(index, Heard::Tick);
+                self.later(TICK, Event::Node(index, life, ToNode::Tick));
+            }
+            ToNode::Beat => {
+                self.later(500 * MS, Event::Node(index, life, ToNode::Beat));
+                self.beat(index);
+            }
+            ToNode::Bus(event) => self.hear(index, Heard::Bus(event)),
+            ToNode::Feed(feed, message) => self.step_feed(index, feed, message),
+            ToNode::HeadRead(feed, result) => self.hear(index, Heard::HeadRead(feed, result)),
+            ToNode::Hello(client, number, feed, cursor) => self.hello(index, client, number, feed, cursor),
+            // The end of a node that left.
+            ToNode::Gone(usize::MAX, _) => self.end(index),
+            ToNode::Gone(client, number) => self.unserve(index, client, number),
+            ToNode::Operations(client, number, operations) => self.operations(index, client, number, operations),
+            ToNode::Look(client, number) => self.look(index, client, number),
+            // The broker is to be connected again.
+            ToNode::Waited(usize::MAX, _) => self.connect_bus(index),
+            ToNode::Waited(client, number) => self.waited(index, client, number),
+            ToNode::Page(client, number, cursor, page) => self.page(index, client, number, cursor, page),
+            ToNode::Whole(client, number, loaded) => self.whole(index, client, number, loaded),
+        }
+    }
+
+    fn beat(&mut self, index: usize) {
+        let node = &self.nodes[index];
+        if node.link == Link::Cut || self.broker.is_down || node.is_told_down {
+            return;
+        }
+        let (id, body, life) = (node.node.me().node, node.beat.clone(), node.life);
+        let beats = self.broker.beat(id, body, self.now);
+        self.later(MS, Event::Node(index, life, ToNode::Bus(BusEvent::Beats(beats))));
+    }
+
+    /// The node's component hears something; what it says is carried out.
+    fn hear(&mut self, index: usize, event: Heard<Token>) {
+        self.steps += 1;
+        self.note(2 + index as u64);
+        let now = self.node_now(index);
+        let node = &mut self.nodes[index];
+        let busy: Vec<UserId> = node
+            .feeds
+            .iter()
+            .filter(|(_, hosted)| hosted.is_busy())
+            .map(|(feed, _)| *feed)
+            .collect();
+        let effects = node.node.handle(event, now, &|feed| busy.contains(&feed));
+        for effect in effects {
+            self.told(index, effect);
+        }
+    }
+
+    fn told(&mut self, index: usize, effect: Told<Token>) {
+        match effect {
+            Told::Answer(token, results) => self.answer(index, token, results),
+            Told::Refuse(code, token, operations) => {
+                let refused = Became::Refused(ErrorBody::new(code));
+                self.answer(index, token, lines::all(&operations, &refused));
+            }
+            Told::Perform(from, request) => self.perform(index, from, request),
+            Told::Send(to, message) => {
+                self.model.counts.forwarded += 1;
+                if let Some(NodeMessage::Request(request)) = NodeMessage::decode(&message)
+                    && request.attempt > 1
+                {
+                    self.model.counts.repeated += 1;
+                }
+                self.send(index, to, message);
+            }
+            Told::Subscribe(feed) => {
+                let node = &self.nodes[index];
+                if node.link == Link::Up && !self.broker.is_down && !node.is_told_down {
+                    self.broker.subscribe(index, feed);
+                    let life = node.life;
+                    let delay = self.rng.between(100, 3_000);
+                    let subscribed = ToNode::Bus(BusEvent::Subscribed(vec![feed]));
+                    self.later(delay, Event::Node(index, life, subscribed));
+                }
+            }
+            Told::Unsubscribe(feed) => self.broker.unsubscribe(index, feed),
+            Told::Beat(body) => {
+                self.nodes[index].beat = body;
+                self.beat(index);
+            }
+            Told::ReadHead(feed) => self.ask_store(index, feed, StoreWhat::HeadOf),
+            Told::Deliver(feed, epoch, entries) => self.push(index, feed, epoch, &entries),
+            Told::Announce(feed, head) => self.announce(index, feed, head),
+            Told::Subscribed(feeds) => {
+                let waiting: Vec<(usize, u32)> = self.nodes[index]
+                    .served
+                    .iter()
+                    .filter(|(_, served)| served.waits && feeds.contains(&served.feed))
+                    .map(|(client, served)| (*client, served.number))
+                    .collect();
+                for (client, number) in waiting {
+                    self.waited(index, client, number);
+                }
+            }
+            Told::Report(Report::Clash(what)) => self.model.fail(what),
+            Told::Report(Report::Garbled) => self.model.fail("a message was not understood".to_owned()),
+            Told::Report(_) | Told::Placed(_) => {}
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------------- a feed
+
+    fn hosted(&mut self, index: usize, feed: UserId) -> &mut Hosted {
+        let first = self.rng.next();
+        self.nodes[index].feeds.entry(feed).or_insert_with(|| Hosted {
+            feed: Feed::new(feed, first, Writers::Many),
+            asked: BTreeMap::new(),
+            next: 0,
+        })
+    }
+
+    fn submit(&mut self, index: usize, feed: UserId, author: UserId, operations: Vec<Operation>, asked: Asked, repeated: bool) {
+        let hosted = self.hosted(index, feed);
+        hosted.next += 1;
+        let submission = SubmissionId(hosted.next);
+        hosted.asked.insert(submission, asked);
+        self.step_feed(
+            index,
+            feed,
+            Message::Submit {
+                submission,
+                author,
+                operations,
+                repeated,
+            },
+        );
+    }
+
+    fn step_feed(&mut self, index: usize, feed: UserId, message: Message) {
+        self.steps += 1;
+        self.note(100 + index as u64);
+        let now = self.clock(index);
+        let Some(hosted) = self.nodes[index].feeds.get_mut(&feed) else { return };
+        let effects = hosted.feed.handle(message, now);
+        for effect in effects {
+            self.carry_out(index, feed, effect);
+        }
+    }
+
+    fn carry_out(&mut self, index: usize, feed: UserId, effect: Effect) {
+        match effect {
+            Effect::Load { ids_since } => self.ask_store(index, feed, StoreWhat::Load(ids_since)),
+            Effect::Append(append) => self.ask_store(index, feed, StoreWhat::Append(append)),
+            Effect::ReadBack(after) => {
+                self.ask_store(index, feed, StoreWhat::Log(after, 1, |_, page| Message::ReadBack(page)));
+            }
+            Effect::ReadHead => self.ask_store(index, feed, StoreWhat::Head),
+            Effect::ReadOn(after) => {
+                self.ask_store(index, feed, StoreWhat::Log(after, CATCH_UP_BYTES, |_, page| Message::ReadOn(page)));
+            }
+            Effect::ReadEntry(seq) => {
+                let read = StoreWhat::Log(seq - 1, 1, |after, page| Message::EntryRead(after + 1, page));
+                self.ask_store(index, feed, read);
+            }
+            Effect::WriteRows { rows, upto } => self.ask_store(index, feed, StoreWhat::Rows(rows, upto)),
+            Effect::Trim(_) => {}
+            Effect::Publish {
+                epoch,
+                entries,
+                settled,
+            } => {
+                for (submission, results) in settled {
+                    self.settled(index, feed, submission, results);
+                }
+                let from = self.nodes[index].node.me().node;
+                let message = FeedMessage::entries(from, epoch, &entries);
+                self.push(index, feed, epoch, &entries);
+                self.publish(index, feed, &message);
+            }
+            Effect::Settled(submission, results) => self.settled(index, feed, submission, results),
+            Effect::Look(look, may) => {
+                let Some(hosted) = self.nodes[index].feeds.get_mut(&feed) else { return };
+                let Some(Asked::Look(token, asked_at)) = hosted.asked.remove(&look) else { return };
+                if let Some(seen) = may.ok().and_then(|()| hosted.feed.state().ok()).map(State::seq) {
+                    self.to_client(index, token, ToClient::Looked(asked_at, seen));
+                }
+            }
+            Effect::Announce(head) => {
+                let from = self.nodes[index].node.me().node;
+                self.announce(index, feed, head);
+                self.publish(index, feed, &FeedMessage::head(from, head));
+            }
+            Effect::After(ms, timer) => {
+                let life = self.nodes[index].life;
+                let ring = ToNode::Feed(feed, Message::Timer(timer));
+                self.later(ms * MS, Event::Node(index, life, ring));
+                let _: Timer = timer;
+            }
+            Effect::Report(_) => {}
+        }
+    }
+
+    fn settled(&mut self, index: usize, feed: UserId, submission: SubmissionId, results: Vec<OperationResult>) {
+        let hosted = self.nodes[index].feeds.get_mut(&feed);
+        match hosted.and_then(|hosted| hosted.asked.remove(&submission)) {
+            Some(Asked::Client(token, _)) => self.answer(index, token, results),
+            Some(Asked::Item(key, item)) => self.gather(index, key, item, results),
+            Some(Asked::Look(..)) | None => {}
+        }
+    }
+
+    fn perform(&mut self, index: usize, from: Option<NodeId>, request: Request) {
+        let Request {
+            id,
+            attempt,
+            feed,
+            items,
+            ..
+        } = request;
+        let key: RequestKey = (from, id, attempt);
+        if self.nodes[index].gathering.contains_key(&key) {
+            // The broker doubled it.
+            return;
+        }
+        let gathering = Gathering {
+            feed,
+            results: items.iter().map(|_| None).collect(),
+        };
+        self.nodes[index].gathering.insert(key, gathering);
+        for (item, what) in items.into_iter().enumerate() {
+            self.submit(index, feed, what.author, what.operations, Asked::Item(key, item), attempt > 1);
+        }
+    }
+
+    fn gather(&mut self, index: usize, key: RequestKey, item: usize, results: Vec<OperationResult>) {
+        let Some(gathering) = self.nodes[index].gathering.get_mut(&key) else { return };
+        gathering.results[item] = Some(results);
+        if gathering.results.iter().any(Option::is_none) {
+            return;
+        }
+        let Some(gathering) = self.nodes[index].gathering.remove(&key) else { return };
+        let (from, id, attempt) = key;
+        let reply = Reply {
+            id,
+            attempt,
+            feed: gathering.feed,
+            results: gathering.results.into_iter().flatten().collect(),
+        };
+        match from {
+            Some(from) => self.send(index, from, NodeMessage::Reply(reply).encode()),
+            None => self.hear(index, Heard::Replied(reply)),
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------------- followers
+
+    fn hello(&mut self, index: usize, client: usize, number: u32, feed: UserId, cursor: Option<Cursor>) {
+        let is_first = !self.nodes[index].served.values().any(|served| served.feed == feed);
+        let served = Served {
+            number,
+            feed,
+            at: Follower::default(),
+            is_reading: true,
+            waits: false,
+        };
+        self.nodes[index].served.insert(client, served);
+        // Kept until the reading begins.
+        self.clients[client].cursor = cursor;
+        if is_first {
+            self.hear(index, Heard::Followed(feed));
+        }
+        if self.nodes[index].node.awaits_subscription(feed) {
+            let life = self.nodes[index].life;
+            if let Some(served) = self.nodes[index].served.get_mut(&client) {
+                served.waits = true;
+            }
+            let over = ToNode::Waited(client, number);
+            self.later(SUBSCRIBE_WAIT_MS * MS, Event::Node(index, life, over));
+        } else {
+            self.begin(index, client, number, feed);
+        }
+    }
+
+    fn waited(&mut self, index: usize, client: usize, number: u32) {
+        let Some(served) = self.nodes[index].served.get_mut(&client) else { return };
+        if served.number != number || !std::mem::replace(&mut served.waits, false) {
+            return;
+        }
+        let feed = served.feed;
+        self.begin(index, client, number, feed);
+    }
+
+    fn begin(&mut self, index: usize, client: usize, number: u32, feed: UserId) {
+        match self.clients[client].cursor {
+            None => self.ask_store(index, feed, StoreWhat::Whole(client, number)),
+            cursor @ Some(Cursor { seq, .. }) => {
+                self.ask_store(index, feed, StoreWhat::Page(client, number, Some(cursor), seq));
+            }
+        }
+    }
+
+    fn served(&mut self, index: usize, client: usize, number: u32) -> Option<&mut Served> {
+        let served = self.nodes[index].served.get_mut(&client);
+        served.filter(|served| served.number == number)
+    }
+
+    fn page(
+        &mut self,
+        index: usize,
+        client: usize,
+        number: u32,
+        cursor: Option<Option<Cursor>>,
+        page: Result<Option<LogPage>, ReadError>,
+    ) {
+        self.steps += 1;
+        let Some(served) = self.served(index, client, number) else { return };
+        let feed = served.feed;
+        let Ok(Some(page)) = page else {
+            return self.close(index, client, number);
+        };
+        let standing = match cursor {
+            Some(cursor) => cursor,
+            None => Some(Cursor {
+                epoch: served.at.epoch(),
+                seq: served.at.position(),
+            }),
+        };
+        match decide(standing, &page.head) {
+            Decision::Reset(_) => {
+                served.at.begins_anew();
+                self.model.counts.resets += 1;
+                return self.ask_store(index, feed, StoreWhat::Whole(client, number));
+            }
+            Decision::UpToDate | Decision::Entries(_) => {}
+        }
+        if let Some(Some(cursor)) = cursor {
+            served.at.stands(page.head.epoch, cursor.seq);
+        }
+        let position = served.at.position();
+        match entries_after(feed, &page, position) {
+            Err(what) => self.model.fail(what),
+            Ok(entries) => {
+                served.at.read(!entries.is_empty(), page.head.seq);
+                if let Some(last) = entries.last() {
+                    served.at.sent(last.seq);
+                    self.to_client(index, (client, number), ToClient::Entries(page.head.epoch, entries));
+                }
+                self.read_on(index, client, number);
+            }
+        }
+    }
+
+    fn read_on(&mut self, index: usize, client: usize, number: u32) {
+        let Some(served) = self.served(index, client, number) else { return };
+        let feed = served.feed;
+        match served.at.read_next() {
+            Some(position) => self.ask_store(index, feed, StoreWhat::Page(client, number, None, position)),
+            None => {
+                served.is_reading = false;
+                self.to_client(index, (client, number), ToClient::Current);
+            }
+        }
+    }
+
+    fn whole(&mut self, index: usize, client: usize, number: u32, loaded: Result<Option<Loaded>, ReadError>) {
+        self.steps += 1;
+        let Some(served) = self.served(index, client, number) else { return };
+        let feed = served.feed;
+        let Ok(Some(loaded)) = loaded else {
+            return self.close(index, client, number);
+        };
+        match rebuild(feed, &loaded, |_| {}) {
+            Err(what) => self.model.fail(what),
+            Ok(rebuilt) => {
+                served.at.stands(loaded.head.epoch, loaded.head.seq);
+                let whole = ToClient::Whole(Box::new(rebuilt.state), loaded.head);
+                self.to_client(index, (client, number), whole);
+                self.read_on(index, client, number);
+            }
+        }
+    }
+
+    fn followers(&self, index: usize, feed: UserId) -> Vec<(usize, u32)> {
+        let served = self.nodes[index].served.iter().filter(|(_, served)| served.feed == feed);
+        served.map(|(client, served)| (*client, served.number)).collect()
+    }
+
+    fn push(&mut self, index: usize, feed: UserId, epoch: Epoch, entries: &[Entry]) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        let (first, last) = (first.seq, last.seq);
+        for (client, number) in self.followers(index, feed) {
+            self.steps += 1;
+            let Some(served) = self.served(index, client, number) else { continue };
+            match served.at.published(epoch, first, last) {
+                Wanted::Now => self.to_client(index, (client, number), ToClient::Entries(epoch, entries.to_vec())),
+                Wanted::Not => {}
+                Wanted::Missed => {
+                    served.is_reading = true;
+                    self.model.counts.missed += 1;
+                    self.read_on(index, client, number);
+                }
+            }
+        }
+    }
+
+    fn announce(&mut self, index: usize, feed: UserId, head: Head) {
+        for (client, number) in self.followers(index, feed) {
+            self.steps += 1;
+            let Some(served) = self.served(index, client, number) else { continue };
+            if served.at.announced(head.epoch, head.seq) {
+                served.is_reading = true;
+                self.model.counts.missed += 1;
+                self.read_on(index, client, number);
+            }
+        }
+    }
+
+    fn close(&mut self, index: usize, client: usize, number: u32) {
+        self.to_client(index, (client, number), ToClient::Closed);
+        self.unserve(index, client, number);
+    }
+
+    fn unserve(&mut self, index: usize, client: usize, number: u32) {
+        if self.served(index, client, number).is_none() {
+            return;
+        }
+        let Some(served) = self.nodes[index].served.remove(&client) else { return };
+        if !self.nodes[index].served.values().any(|other| other.feed == served.feed) {
+            self.hear(index, Heard::Unfollowed(served.feed));
+        }
+    }
+
+    fn operations(&mut self, index: usize, client: usize, number: u32, operations: Vec<Operation>) {
+        let Some(served) = self.served(index, client, number) else { return };
+        let feed = served.feed;
+        if self.nodes[index].node.is_elsewhere(feed) {
+            self.hear(
+                index,
+                Heard::Submit(Submitted {
+                    feed,
+                    author: feed,
+                    operations,
+                    bytes: 200,
+                    token: (client, number),
+                }),
+            );
+        } else {
+            let ids = operations.iter().map(|operation| operation.id).collect();
+            self.submit(index, feed, feed, operations, Asked::Client((client, number), ids), false);
+        }
+    }
+
+    fn look(&mut self, index: usize, client: usize, number: u32) {
+        let Some(served) = self.served(index, client, number) else { return };
+        let feed = served.feed;
+        // Whatever was ever answered is in the log by now.
+        let asked_at = self.model.head(feed);
+        let hosted = self.hosted(index, feed);
+        hosted.next += 1;
+        let look = SubmissionId(hosted.next);
+        hosted.asked.insert(look, Asked::Look((client, number), asked_at));
+        self.step_feed(index, feed, Message::Look(look));
+    }
+
+    fn answer(&mut self, index: usize, token: Token, results: Vec<OperationResult>) {
+        self.to_client(index, token, ToClient::Results(results));
+    }
+
+    fn to_client(&mut self, index: usize, (client, number): Token, what: ToClient) {
+        let there = &self.clients[client];
+        let life = self.nodes[index].life;
+        let here = Connection {
+            node: index,
+            life,
+            number,
+        };
+        if there.connection != Some(here) {
+            return;
+        }
+        let at = (self.now + self.rng.between(100, 5_000)).max(there.from_node_at + 1);
+        self.clients[client].from_node_at = at;
+        self.later_at(at, Event::Client(client, number, what));
+    }
+
+    // ---------------------------------------------------------------------------------------------------- clients
+
+    fn lose_connection(&mut self, client: usize) {
+        if self.clients[client].connection.is_some() {
+            self.clients[client].disconnected();
+            let after = self.rng.between(50, 1_500) * MS;
+            self.later(after, Event::Reconnect(client));
+        }
+    }
+
+    fn reconnect(&mut self, client: usize) {
+        if self.clients[client].connection.is_some() {
+            return;
+        }
+        let node = self.rng.below(self.nodes.len() as u64) as usize;
+        let there = &self.nodes[node];
+        if !there.is_up || there.paused_until > self.now || there.node.me().leaving {
+            let after = self.rng.between(20, 300) * MS;
+            return self.later(after, Event::Reconnect(client));
+        }
+        let life = there.life;
+        let connecting = &mut self.clients[client];
+        connecting.connections += 1;
+        let number = connecting.connections;
+        connecting.connection = Some(Connection { node, life, number });
+        let (feed, cursor) = (connecting.feed, connecting.cursor);
+        self.to_node(client, ToNode::Hello(client, number, feed, cursor));
+    }
+
+    fn to_node(&mut self, client: usize, what: ToNode) {
+        let Some(Connection { node, life, .. }) = self.clients[client].connection else {
+            return;
+        };
+        let at = (self.now + self.rng.between(100, 5_000)).max(self.clients[client].to_node_at + 1);
+        self.clients[client].to_node_at = at;
+        self.later_at(at, Event::Node(node, life, what));
+    }
+
+    fn at_client(&mut self, client: usize, number: u32, what: ToClient) {
+        let there = &self.clients[client];
+        if there.connection.is_none_or(|connection| connection.number != number) {
+            return;
+        }
+        self.note(1000 + client as u64);
+        match what {
+            ToClient::Whole(state, head) => {
+                let feed = self.clients[client].feed;
+                self.model.shown_whole(client, feed, head.seq, &state);
+                let there = &mut self.clients[client];
+                there.state = *state;
+                there.cursor = Some(Cursor {
+                    epoch: head.epoch,
+                    seq: head.seq,
+                });
+            }
+            ToClient::Entries(epoch, entries) => self.entries(client, epoch, &entries),
+            ToClient::Current => {
+                self.clients[client].is_current = true;
+                self.send_pending(client);
+            }
+            ToClient::Results(results) => self.results(client, &results),
+            ToClient::Looked(asked_at, seen) => self.model.looked(client, asked_at, seen),
+            ToClient::Closed => self.lose_connection(client),
+        }
+    }
+
+    fn entries(&mut self, client: usize, epoch: Epoch, entries: &[Entry]) {
+        let feed = self.clients[client].feed;
+        for entry in entries {
+            let position = self.clients[client].position();
+            self.model.shown(client, feed, position, entry);
+            let there = &mut self.clients[client];
+            there.state.apply(entry);
+            there.cursor = Some(Cursor {
+                epoch,
+                seq: entry.seq,
+            });
+            if entry.refused.is_none() {
+                // An entry beats any answer: what it did is done.
+                there.pending.retain(|pending| pending.operation.id != entry.operation);
+            }
+        }
+    }
+
+    fn results(&mut self, client: usize, results: &[OperationResult]) {
+        let feed = self.clients[client].feed;
+        let mut is_unknown = false;
+        for result in results {
+            let there = &mut self.clients[client];
+            let place = there.pending.iter().position(|pending| pending.operation.id == result.id);
+            let sent = place.map_or(1, |place| there.pending[place].sent);
+            let may_retry = match &result.outcome {
+                Became::Unknown(_) => true,
+                Became::Refused(error) => error.code.action() == taskflow_protocol::codes::Action::Retry,
+                _ => false,
+            };
+            if let Some(place) = place {
+                if may_retry {
+                    there.pending[place].is_under_way = false;
+                    is_unknown = true;
+                } else {
+                    there.pending.remove(place);
+                }
+            }
+            self.model.answered(feed, result.id, &result.outcome, sent);
+        }
+        if is_unknown {
+            self.later(250 * MS, Event::Resend(client));
+        }
+    }
+
+    /// Sends what is pending and not under way.
+    fn send_pending(&mut self, client: usize) {
+        let there = &mut self.clients[client];
+        let Some(Connection { number, .. }) = there.connection.filter(|_| there.is_current) else {
+            return;
+        };
+        let mut operations = Vec::new();
+        for pending in there.pending.iter_mut().filter(|pending| !pending.is_under_way) {
+            pending.is_under_way = true;
+            pending.sent += 1;
+            operations.push(pending.operation.clone());
+        }
+        if !operations.is_empty() {
+            self.to_node(client, ToNode::Operations(client, number, operations));
+        }
+    }
+
+    fn wish(&mut self, client: usize, wish: Wish) {
+        if wish == Wish::Look {
+            if let Some(Connection { number, .. }) = self.clients[client].connection {
+                self.to_node(client, ToNode::Look(client, number));
+            }
+            return;
+        }
+        let count = if wish == Wish::Two { 2 } else { 1 };
+        for _ in 0..count {
+            let operation = self.operation(client, wish);
+            self.clients[client].pending.push_back(Pending {
+                operation,
+                sent: 0,
+                is_under_way: false,
+            });
+        }
+        self.send_pending(client);
+    }
+
+    fn operation(&mut self, client: usize, wish: Wish) -> Operation {
+        let id = OperationId(self.rng.uuid());
+        let new = TaskId(self.rng.uuid());
+        // One that somebody who follows the same feed made, or wanted to make; now and then one that nobody knows.
+        let feed = self.clients[client].feed;
+        let known: Vec<TaskId> = self
+            .clients
+            .iter()
+            .filter(|other| other.feed == feed)
+            .flat_map(|other| other.tasks.iter().copied())
+            .collect();
+        let old = if known.is_empty() || self.rng.permille(50) {
+            new
+        } else {
+            known[self.rng.below(known.len() as u64) as usize]
+        };
+        let base = (wish == Wish::RenameAt).then(|| {
+            let version = self.clients[client].state.task(old).map_or(1, |task| task.version);
+            version.saturating_sub(self.rng.below(2))
+        });
+        let title = format!("{:x}", id.0.as_u128() & 0xffff);
+        let command = match wish {
+            Wish::Create | Wish::Two | Wish::Look => {
+                self.clients[client].tasks.push(new);
+                Command::TaskCreate(TaskCreate {
+                    task: new,
+                    list: None,
+                    title,
+                    notes: String::new(),
+                    status: Status::Todo,
+                    priority: Priority::None,
+                    due: None,
+                    deadline: None,
+                    duration_minutes: None,
+                    labels: Vec::new(),
+                    parent: None,
+                    place: Default::default(),
+                })
+            }
+            Wish::Rename | Wish::RenameAt => Command::TaskPatch(TaskPatch {
+                task: old,
+                set: taskflow_protocol::model::TaskFields {
+                    title: Some(title),
+                    ..Default::default()
+                },
+            }),
+            Wish::Complete => Command::TaskComplete(TaskRef { task: old }),
+            Wish::Delete => Command::TaskDelete(TaskRef { task: old }),
+        };
+        Operation { id, base, command }
+    }
+
+    // ---------------------------------------------------------------------------------------------------- the end
+
+    /// Everyone is connected and current, nothing is pending, and what is stored is what the log says.
+    fn finish(&mut self) {
+        if !self.model.violations.is_empty() {
+            return;
+        }
+        for client in 0..self.clients.len() {
+            let there = &self.clients[client];
+            let (feed, position) = (there.feed, there.position());
+            let head = self.model.head(feed);
+            let pending: Vec<_> = there.pending.iter().map(|pending| pending.operation.id).collect();
+            if !pending.is_empty() {
+                self.model.fail(format!("client {client}: in the end nobody has answered {pending:?}"));
+            }
+            if position != head {
+                self.model.fail(format!("client {client}: in the end it shows {position} of {head}"));
+            }
+            let state = std::mem::replace(&mut self.clients[client].state, State::new(feed));
+            self.model.shown_whole(client, feed, position, &state);
+        }
+        for feed in self.feeds.clone() {
+            self.model.check_rows(feed, &self.store);
+        }
+        let _ = Code::Internal;
+    }
+}
+
+/// Nodes start one after the other.
+fn world_start(index: usize) -> Time {
+    index as Time * 20 * MS
+}
