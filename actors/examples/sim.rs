@@ -64,6 +64,7 @@ fn report(plan: &Plan, violations: &[String]) {
 fn one(seed: u64) -> ExitCode {
     let plan = Plan::of(seed);
     let outcome = run(&plan);
+    if std::env::var("TRACE").is_ok() { let short = plan.shortened(|plan| !run(plan).violations.is_empty()); eprintln!("=====FINAL"); let _ = run(&short); eprintln!("{:?}", short.steps); return ExitCode::SUCCESS; }
     println!("{outcome:#?}");
     if !outcome.violations.is_empty() {
         report(&plan, &outcome.violations);

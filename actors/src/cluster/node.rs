@@ -14,6 +14,7 @@ use super::lines::{self, Ground, Lines, WAITING_MAX};
 use super::wire::{FeedMessage, NodeMessage, Reply, Request};
 use super::{Member, Members, Placement, Watch};
 use crate::domain::Entry;
+use crate::planted::{Bug, is_planted};
 use crate::ports::{BusEvent, Epoch, Head, NodeId, ReadError};
 
 /// How long a follower waits for its feed's subscription before it reads the log, in milliseconds. Later it would read
@@ -87,6 +88,9 @@ pub enum Effect<T> {
     Deliver(UserId, Epoch, Vec<Entry>),
     /// A feed is this far.
     Announce(UserId, Head),
+    /// Say of every feed in memory here how far it is: what was published while no messages came through, and shortly
+    /// before, may have reached nobody.
+    AnnounceAll,
     /// Feeds are placed like this now.
     Placed(Arc<Placement>),
     /// Who waits for the subscription of these feeds waits no more.
@@ -334,6 +338,9 @@ impl<T> Node<T> {
             }
             BusEvent::Up => {
                 self.set_up(true, now, busy, effects);
+                if !is_planted(Bug::LossForgotten) {
+                    effects.push(Effect::AnnounceAll);
+                }
                 effects.push(Effect::Report(Report::Up));
             }
         }

@@ -237,6 +237,11 @@ impl Cluster {
                     let _ = waiter.send(());
                 }
             }
+            Effect::AnnounceAll => {
+                if let Some(router) = self.router.get() {
+                    router.announce_all();
+                }
+            }
             Effect::Report(report) => self.observer.reported(&report),
             // Before the node is on the bus there is nobody to tell.
             Effect::Send(..) | Effect::Subscribe(_) | Effect::Unsubscribe(_) | Effect::Beat(_) | Effect::Placed(_) => {}

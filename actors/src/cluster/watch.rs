@@ -34,6 +34,8 @@ struct Watched {
     due: u64,
     changed_at: u64,
     reading: bool,
+    /// It came into doubt while it was being read: what is read may be older than what was lost.
+    again: bool,
 }
 
 /// The component.
@@ -54,6 +56,7 @@ impl Watch {
             due,
             changed_at: now,
             reading: false,
+            again: false,
         };
         if let Some(before) = self.feeds.insert(feed, watched) {
             self.due.remove(&(before.due, feed));
@@ -95,9 +98,13 @@ impl Watch {
     /// Messages of these feeds may have been lost: they are compared next.
     pub fn doubt(&mut self, feeds: impl IntoIterator<Item = UserId>, now: u64) {
         for feed in feeds {
-            if !is_planted(Bug::LossForgotten) {
-                self.set_due(feed, now);
+            if is_planted(Bug::LossForgotten) {
+                continue;
             }
+            if let Some(watched) = self.feeds.get_mut(&feed) {
+                watched.again |= watched.reading;
+            }
+            self.set_due(feed, now);
         }
     }
 
@@ -156,7 +163,9 @@ impl Watch {
         };
         watched.reading = false;
         self.reading -= 1;
-        if !succeeded {
+        if std::mem::take(&mut watched.again) {
+            self.set_due(feed, now);
+        } else if !succeeded {
             self.set_due(feed, now + LATELY_MS);
         }
     }
@@ -238,6 +247,19 @@ mod tests {
         watch.read(feed(0), false, 60);
         assert_eq!(watch.tick(60 + LATELY_MS - 1), []);
         assert_eq!(watch.tick(60 + LATELY_MS), [feed(0)]);
+    }
+
+    #[test]
+    fn a_doubt_during_a_read_makes_it_read_again() {
+        let mut watch = watch(1, true);
+        watch.doubt([feed(0)], 50);
+        assert_eq!(watch.tick(50), [feed(0)]);
+        watch.doubt([feed(0)], 51);
+        assert_eq!(watch.tick(51), [], "one read of a feed at a time");
+        watch.read(feed(0), true, 52);
+        assert_eq!(watch.tick(52), [feed(0)]);
+        watch.read(feed(0), true, 53);
+        assert_eq!(watch.tick(54), []);
     }
 
     #[test]

@@ -61,6 +61,11 @@ pub struct FeedActor {
     failed: bool,
 }
 
+/// Say how far the feed is, to all who follow it.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+pub struct Announce;
+
 /// The last message of a feed that panicked.
 #[derive(actix::Message)]
 #[rtype(result = "()")]
@@ -270,6 +275,16 @@ impl Actor for FeedActor {
         }
         for (_, (look, _permit)) in self.looks.drain() {
             look(Err(Code::FeedUnavailable));
+        }
+    }
+}
+
+impl Handler<Announce> for FeedActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Announce, _: &mut Self::Context) {
+        if let Some(head) = self.feed.head().filter(|_| !self.failed) {
+            self.ports.push.announce(self.user, head);
         }
     }
 }

@@ -321,6 +321,11 @@ impl Feed {
         }
     }
 
+    /// Where the log stands, as far as is known here; `None` while nothing is in memory.
+    pub fn head(&self) -> Option<Head> {
+        self.head
+    }
+
     /// Whether stopping now would lose nothing and make nobody wait.
     pub fn is_idle(&self) -> bool {
         self.phase != Phase::Loading

@@ -147,11 +147,17 @@ impl Plan {
         }
     }
 
-    /// Whether messages are lost without anybody being told.
-    pub fn is_lossy(&self) -> bool {
-        self.steps
-            .iter()
-            .any(|(_, step)| matches!(step, Step::Fault(Fault::Lossy(_))))
+    /// Whether messages may be lost without anybody being told: by the broker, or with a node that had worked alone and
+    /// ended before it could say so.
+    pub fn loses_quietly(&self) -> bool {
+        let has = |kind: fn(&Fault) -> bool| {
+            self.steps
+                .iter()
+                .any(|(_, step)| matches!(step, Step::Fault(fault) if kind(fault)))
+        };
+        let works_alone = has(|fault| matches!(fault, Fault::CutBroker(..) | Fault::Deaf(..) | Fault::BrokerDown(_)));
+        let ends = has(|fault| matches!(fault, Fault::Crash(..) | Fault::Leave(..)));
+        has(|fault| matches!(fault, Fault::Lossy(_))) || works_alone && ends
     }
 
     /// The same without some of its steps, and still failing: as short as leaving out parts makes it.

@@ -191,7 +191,7 @@ pub fn run(plan: &Plan) -> Outcome {
     }
     world.go_until(plan.end);
     world.is_calm = true;
-    let calm = if plan.is_lossy() { CALM_LOSSY } else { CALM };
+    let calm = if plan.loses_quietly() { CALM_LOSSY } else { CALM };
     world.go_until(plan.end + calm);
     world.finish();
     Outcome {
@@ -785,6 +785,18 @@ impl World {
                     .collect();
                 for (client, number) in waiting {
                     self.waited(index, client, number);
+                }
+            }
+            Told::AnnounceAll => {
+                let heads: Vec<(UserId, Head)> = self.nodes[index]
+                    .feeds
+                    .iter()
+                    .filter_map(|(feed, hosted)| Some((*feed, hosted.feed.head()?)))
+                    .collect();
+                let from = self.nodes[index].node.me().node;
+                for (feed, head) in heads {
+                    self.announce(index, feed, head);
+                    self.publish(index, feed, &FeedMessage::head(from, head));
                 }
             }
             Told::Report(Report::Clash(what)) => self.model.fail(what),

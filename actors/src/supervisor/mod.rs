@@ -193,6 +193,14 @@ impl<A: Address, R> Shard<A, R> {
         waiting
     }
 
+    /// Where the feeds that run take their requests.
+    pub fn running(&self) -> impl Iterator<Item = &A> {
+        self.places.values().filter_map(|place| match place {
+            Place::Running { address, .. } => Some(address),
+            Place::Starting { .. } | Place::Resting { .. } => None,
+        })
+    }
+
     /// Whether operations wait at the feed, or for it. Looks do not count.
     pub fn is_busy(&self, feed: UserId) -> bool {
         match self.places.get(&feed) {

@@ -13,7 +13,7 @@ use super::{Address, Routed, Shard};
 use crate::cluster::Cluster;
 use crate::cluster::lines::all;
 use crate::domain::{Entry, State};
-use crate::feed::actor::{FeedActor, Request};
+use crate::feed::actor::{Announce, FeedActor, Request};
 use crate::ports::{ConnectionId, Push};
 
 /// Shards of the routing table: enough that the workers of one node seldom meet at a lock.
@@ -81,9 +81,12 @@ impl Table {
 
     /// The shard of a feed. What it says is to be carried out before the lock is given back.
     pub(super) fn shard(&self, feed: UserId) -> MutexGuard<'_, FeedShard> {
-        let shard = &self.shards[feed.bytes()[15] as usize % TABLE_SHARDS];
+        self.locked(feed.bytes()[15] as usize % TABLE_SHARDS)
+    }
+
+    fn locked(&self, shard: usize) -> MutexGuard<'_, FeedShard> {
         // A panic while the lock is held leaves the shard whole: every change to it is one insert or remove.
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// See [`Shard::retire`].
@@ -118,6 +121,16 @@ impl Router {
     /// The cluster, if there is one.
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.cluster.as_ref()
+    }
+
+    /// Has every feed on this node say how far it is.
+    pub fn announce_all(&self) {
+        for shard in 0..TABLE_SHARDS {
+            for address in self.table.locked(shard).running() {
+                #[allow(clippy::disallowed_methods, reason = "one for each feed, once when messages come through again")]
+                address.do_send(Announce);
+            }
+        }
     }
 
     /// Whether operations wait at the feed's actor on this node.
