@@ -3,7 +3,7 @@
 //! [`Node`] is the component, [`super::shell::Cluster`] its shell. It joins the parts: who is there ([`Members`]), who
 //! hosts what ([`Placement`]), what waits for a host elsewhere ([`Lines`]), what is followed here ([`Watch`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,6 +28,13 @@ const SUBSCRIBE_LATE_MS: u64 = SUBSCRIBE_WAIT_MS / 2;
 /// How long a feed stays subscribed after its last follower here left, in milliseconds: whoever waits for one change
 /// after the other, or connects again, finds it as it was.
 const LINGER_MS: u64 = 5_000;
+
+/// How long the requests of other nodes are remembered, in milliseconds: one that comes again under the same number and
+/// attempt was doubled on its way, and judging it again could change a refusal that was answered.
+const TAKEN_KEPT_MS: u64 = 2 * lines::DEADLINE_MS;
+
+/// How many of them: 100,000 are more than a node takes in that time, and 5 MB.
+const TAKEN_MAX: usize = 100_000;
 
 /// What happens to a node.
 #[derive(Debug)]
@@ -135,6 +142,10 @@ pub struct Node<T> {
     following: BTreeMap<UserId, Following>,
     /// Feeds whose last follower left, by when.
     lingering: VecDeque<(u64, UserId)>,
+    /// Requests of others that were taken: sender, number and attempt.
+    taken: BTreeSet<(u64, u64, u32)>,
+    /// The same, by when.
+    taken_order: VecDeque<(u64, (u64, u64, u32))>,
     up: bool,
 }
 
@@ -166,6 +177,8 @@ impl<T> Node<T> {
             watch: Watch::default(),
             following: BTreeMap::new(),
             lingering: VecDeque::new(),
+            taken: BTreeSet::new(),
+            taken_order: VecDeque::new(),
             up: false,
         }
     }
@@ -300,9 +313,10 @@ impl<T> Node<T> {
                 None => effects.push(Effect::Report(Report::Garbled)),
             },
             BusEvent::Received(message) => match NodeMessage::decode(&message) {
-                Some(NodeMessage::Request(request)) => {
+                Some(NodeMessage::Request(request)) if self.is_new(&request, now) => {
                     effects.push(Effect::Perform(Some(NodeId(request.from)), request));
                 }
+                Some(NodeMessage::Request(_)) => {}
                 Some(NodeMessage::Reply(reply)) => self.replied(reply, now, busy, effects),
                 None => effects.push(Effect::Report(Report::Garbled)),
             },
@@ -344,6 +358,25 @@ impl<T> Node<T> {
                 effects.push(Effect::Report(Report::Up));
             }
         }
+    }
+
+    /// Whether a request of another node comes for the first time, and remembers it.
+    fn is_new(&mut self, request: &Request, now: u64) -> bool {
+        let is_over = |taken: &mut (u64, _)| taken.0 + TAKEN_KEPT_MS <= now;
+        while let Some((_, key)) = self.taken_order.pop_front_if(is_over) {
+            self.taken.remove(&key);
+        }
+        if self.taken_order.len() >= TAKEN_MAX
+            && let Some((_, key)) = self.taken_order.pop_front()
+        {
+            self.taken.remove(&key);
+        }
+        let key = (request.from, request.id, request.attempt);
+        let is_new = self.taken.insert(key);
+        if is_new {
+            self.taken_order.push_back((now, key));
+        }
+        is_new
     }
 
     fn set_up(&mut self, up: bool, now: u64, busy: &dyn Fn(UserId) -> bool, effects: &mut Vec<Effect<T>>) {

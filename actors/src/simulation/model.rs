@@ -168,13 +168,16 @@ impl Model {
     }
 
     fn refused_for_good(&mut self, feed: UserId, id: OperationId, may_retry: bool, sent: u32) {
+        if sent > 1 {
+            // An earlier copy may be under way over a connection that is gone: its entry, when it comes, beats this answer.
+            return;
+        }
         let place = self.places.get(&(feed, id)).copied();
         let is_there = place.is_some_and(|seq| self.entry(feed, seq).is_some_and(|entry| entry.refused.is_none()));
         if is_there {
             return self.violated(format!("{feed}: {id:?} was refused, and is at {place:?}"));
         }
-        // Who sent it twice may have two copies under way; who may send it again will.
-        if sent == 1 && !may_retry {
+        if !may_retry {
             self.refused.insert((feed, id));
         }
     }

@@ -498,10 +498,12 @@ impl World {
         there.life += 1;
         there.feeds.clear();
         there.gathering.clear();
-        let served: Vec<usize> = std::mem::take(&mut there.served).into_keys().collect();
+        there.served.clear();
         self.broker.forget(node);
-        for client in served {
-            self.lose_connection(client);
+        for client in 0..self.clients.len() {
+            if self.clients[client].connection.is_some_and(|connection| connection.node == node) {
+                self.lose_connection(client);
+            }
         }
     }
 
@@ -915,10 +917,6 @@ impl World {
             ..
         } = request;
         let key: RequestKey = (from, id, attempt);
-        if self.nodes[index].gathering.contains_key(&key) {
-            // The broker doubled it.
-            return;
-        }
         let gathering = Gathering {
             feed,
             results: items.iter().map(|_| None).collect(),
