@@ -38,6 +38,8 @@ bugs! {
     LastOfBatchDropped,
     /// A read-back that failed is taken for "not found".
     FailedReadBackIsNotFound,
+    /// The late answer to one read is taken for that to another.
+    LateAnswerCounts,
     /// A refusal leaves without a look at the head.
     RefusalOnStaleHead,
     /// The refusal of a repeat is not kept.
@@ -48,8 +50,6 @@ bugs! {
     UnknownIsRefused,
     /// Operations go to the new host while earlier ones wait at the old one.
     Overtaking,
-    /// What was not answered is never sent again.
-    NoRepeat,
     /// Rows are said to go further than they do.
     RowsUptoOverHole,
     /// A publication after a hole is sent all the same.

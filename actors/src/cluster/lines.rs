@@ -240,7 +240,12 @@ impl<T> Lines<T> {
             return;
         };
         let host = ground.host(feed);
-        if sent.to == host && now < sent.repeat_at || is_planted(Bug::NoRepeat) {
+        if sent.to == host && now < sent.repeat_at {
+            return;
+        }
+        // Behind others at the actor here it stays there: elsewhere it would overtake them.
+        let stays = sent.to.is_none() && host.is_some() && ground.is_busy_here(feed);
+        if stays && !is_planted(Bug::Overtaking) {
             return;
         }
         sent.to = host;
@@ -511,6 +516,15 @@ mod tests {
         assert!(submit(&mut lines, 1, 0, &Fixed(Some(OTHER), true)).is_empty());
         assert!(lines.tick(20, &Fixed(Some(OTHER), true)).is_empty());
         assert_eq!(ids(&sent(&lines.tick(40, &THERE)).1), [1]);
+    }
+
+    #[test]
+    fn what_waits_at_the_actor_here_does_not_move_past_what_waits_before_it() {
+        let mut lines = lines();
+        let (to, _) = sent(&submit(&mut lines, 1, 0, &Fixed(None, true)));
+        assert_eq!(to, None);
+        assert!(lines.tick(20, &Fixed(Some(OTHER), true)).is_empty());
+        assert_eq!(sent(&lines.tick(40, &THERE)).0, Some(OTHER));
     }
 
     #[test]

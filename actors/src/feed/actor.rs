@@ -148,17 +148,17 @@ impl FeedActor {
                 };
                 self.later(done, step, ctx);
             }
-            Effect::ReadBack(after) => {
+            Effect::ReadBack(id, after) => {
                 let read = store.read_log(self.user, after, 1);
-                self.later(read, Step::ReadBack, ctx);
+                self.later(read, move |result| Step::ReadBack(id, result), ctx);
             }
-            Effect::ReadHead => {
+            Effect::ReadHead(id) => {
                 let read = store.head(self.user);
-                self.later(read, Step::HeadRead, ctx);
+                self.later(read, move |result| Step::HeadRead(id, result), ctx);
             }
-            Effect::ReadOn(after) => {
+            Effect::ReadOn(id, after) => {
                 let read = store.read_log(self.user, after, limits::CATCH_UP_BYTES);
-                self.later(read, Step::ReadOn, ctx);
+                self.later(read, move |result| Step::ReadOn(id, result), ctx);
             }
             Effect::ReadEntry(seq) => {
                 let read = store.read_log(self.user, seq - 1, 1);

@@ -60,6 +60,10 @@ pub enum Writers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubmissionId(pub u64);
 
+/// Names a read, so that an answer that comes late is not taken for that to a later question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadId(pub u64);
+
 /// What happens to a feed.
 #[derive(Debug)]
 pub enum Message {
@@ -93,11 +97,11 @@ pub enum Message {
     /// The answer to [`Effect::Append`].
     Appended(u64, Result<(), AppendError>),
     /// The answer to [`Effect::ReadBack`].
-    ReadBack(Result<Option<LogPage>, ReadError>),
+    ReadBack(ReadId, Result<Option<LogPage>, ReadError>),
     /// The answer to [`Effect::ReadHead`].
-    HeadRead(Result<Option<Head>, ReadError>),
+    HeadRead(ReadId, Result<Option<Head>, ReadError>),
     /// The answer to [`Effect::ReadOn`].
-    ReadOn(Result<Option<LogPage>, ReadError>),
+    ReadOn(ReadId, Result<Option<LogPage>, ReadError>),
     /// The answer to [`Effect::ReadEntry`].
     EntryRead(Seq, Result<Option<LogPage>, ReadError>),
     /// The answer to [`Effect::WriteRows`].
@@ -128,11 +132,11 @@ pub enum Effect {
     /// Append to the log.
     Append(Append),
     /// Find out what became of an append: read the log after this `seq`.
-    ReadBack(Seq),
+    ReadBack(ReadId, Seq),
     /// Read the head, so that all that was ever answered is in it.
-    ReadHead,
+    ReadHead(ReadId),
     /// Read what others appended after this `seq`.
-    ReadOn(Seq),
+    ReadOn(ReadId, Seq),
     /// Read the log for one entry.
     ReadEntry(Seq),
     /// Write rows.
@@ -266,6 +270,9 @@ pub struct Feed {
     checking: bool,
     /// The log is being read for what others appended.
     reading_on: bool,
+    /// The read of log or head whose answer counts.
+    awaited: Option<ReadId>,
+    next_read: u64,
     /// Rows that changed since they were last written.
     dirty: BTreeSet<RowKey>,
     /// Some of them changed here: nobody else writes them.
@@ -301,6 +308,8 @@ impl Feed {
             covered: Vec::new(),
             checking: false,
             reading_on: false,
+            awaited: None,
+            next_read: 0,
             dirty: BTreeSet::new(),
             flush_due: false,
             flushing: None,
@@ -379,9 +388,18 @@ impl Feed {
                 }
             }
             Message::Appended(append_id, result) => self.appended(append_id, result, now, &mut effects),
-            Message::ReadBack(result) => self.read_back(result, &mut effects),
-            Message::HeadRead(result) => self.head_read(result, &mut effects),
-            Message::ReadOn(result) => {
+            Message::ReadBack(read, _) | Message::HeadRead(read, _) | Message::ReadOn(read, _)
+                if self.awaited != Some(read) && !is_planted(Bug::LateAnswerCounts) => {}
+            Message::ReadBack(_, result) => {
+                self.awaited = None;
+                self.read_back(result, &mut effects);
+            }
+            Message::HeadRead(_, result) => {
+                self.awaited = None;
+                self.head_read(result, &mut effects);
+            }
+            Message::ReadOn(_, result) => {
+                self.awaited = None;
                 self.read_on(result, now, &mut effects);
                 if self.phase == Phase::Behind && !self.reading_on {
                     // The store did not answer. Whoever waited has heard it; the next one who asks makes it read again.
@@ -453,7 +471,8 @@ impl Feed {
                 if !self.reading_on {
                     self.reading_on = true;
                     self.covered.append(&mut self.looks);
-                    effects.push(Effect::ReadOn(self.head.expect("who is behind has a head").seq));
+                    let after = self.head.expect("who is behind has a head").seq;
+                    effects.push(Effect::ReadOn(self.ask(), after));
                 }
             }
             Phase::Ready => {
@@ -477,8 +496,16 @@ impl Feed {
         if self.in_flight.is_none() && (!self.unverified.is_empty() || !self.looks.is_empty()) {
             self.checking = true;
             self.covered.append(&mut self.looks);
-            effects.push(Effect::ReadHead);
+            effects.push(Effect::ReadHead(self.ask()));
         }
+    }
+
+    /// Names a read that begins now: the only one that is awaited from here on.
+    fn ask(&mut self) -> ReadId {
+        self.next_read += 1;
+        let read = ReadId(self.next_read);
+        self.awaited = Some(read);
+        read
     }
 
     /// Those whose wait has ended, well or not.
@@ -701,7 +728,8 @@ impl Feed {
             Err(AppendError::Unavailable(_)) => {
                 // Nobody knows: only reading can tell, and until it has, nothing else happens to this feed.
                 in_flight.unknown = true;
-                effects.push(Effect::ReadBack(in_flight.append.base));
+                let base = in_flight.append.base;
+                effects.push(Effect::ReadBack(self.ask(), base));
                 self.serve_looks(Err(Code::FeedUnavailable), effects);
             }
             Err(AppendError::Conflict(_)) if is_planted(Bug::NoConditionOnHead) => self.commit(now, effects),
@@ -743,8 +771,13 @@ impl Feed {
 
     fn retry(&mut self, effects: &mut Vec<Effect>) {
         match &self.in_flight {
-            Some(in_flight) if in_flight.unknown => effects.push(Effect::ReadBack(in_flight.append.base)),
-            None if self.checking => effects.push(Effect::ReadHead),
+            // The read itself is under way.
+            _ if self.awaited.is_some() && !is_planted(Bug::LateAnswerCounts) => self.flush(effects),
+            Some(in_flight) if in_flight.unknown => {
+                let base = in_flight.append.base;
+                effects.push(Effect::ReadBack(self.ask(), base));
+            }
+            None if self.checking => effects.push(Effect::ReadHead(self.ask())),
             _ => self.flush(effects),
         }
     }
@@ -817,7 +850,8 @@ impl Feed {
                     self.serve_looks(Ok(()), effects);
                 } else if self.phase == Phase::Behind {
                     self.reading_on = true;
-                    effects.push(Effect::ReadOn(self.head.map_or(0, |head| head.seq)));
+                    let after = self.head.map_or(0, |head| head.seq);
+                    effects.push(Effect::ReadOn(self.ask(), after));
                 }
             }
         }

@@ -154,19 +154,19 @@ impl Harness {
                     let result = Self::now_or_never(self.store.append(append));
                     self.send(Message::Appended(id, result));
                 }
-                Effect::ReadBack(after) => {
+                Effect::ReadBack(id, after) => {
                     self.reads_back += 1;
                     let page = Self::now_or_never(self.store.read_log(user(), after, 1));
-                    self.send(Message::ReadBack(page));
+                    self.send(Message::ReadBack(id, page));
                 }
-                Effect::ReadHead => {
+                Effect::ReadHead(id) => {
                     self.reads_of_head += 1;
                     let head = Self::now_or_never(self.store.head(user()));
-                    self.send(Message::HeadRead(head));
+                    self.send(Message::HeadRead(id, head));
                 }
-                Effect::ReadOn(after) => {
+                Effect::ReadOn(id, after) => {
                     let page = Self::now_or_never(self.store.read_log(user(), after, 1));
-                    self.send(Message::ReadOn(page));
+                    self.send(Message::ReadOn(id, page));
                 }
                 Effect::Look(look, may) => {
                     let seen = may.and_then(|()| self.feed.state().map(State::seq));
@@ -390,13 +390,46 @@ fn a_failed_read_back_repeats_the_read_and_never_the_append() {
     };
     let lost = Err(AppendError::Unavailable("x".to_owned()));
     let effects = harness.feed.handle(Message::Appended(append.append_id, lost), NOW);
-    assert!(matches!(effects.as_slice(), [Effect::ReadBack(1)]));
-    let effects = harness
-        .feed
-        .handle(Message::ReadBack(Err(ReadError::Unavailable("x".to_owned()))), NOW);
+    assert!(matches!(effects.as_slice(), [Effect::ReadBack(_, 1)]));
+    let effects = harness.feed.handle(
+        Message::ReadBack(ReadId(1), Err(ReadError::Unavailable("x".to_owned()))),
+        NOW,
+    );
     assert!(matches!(effects.as_slice(), [Effect::After(_, Timer::Retry)]));
     let effects = harness.feed.handle(Message::Timer(Timer::Retry), NOW);
-    assert!(matches!(effects.as_slice(), [Effect::ReadBack(1)]));
+    assert!(matches!(effects.as_slice(), [Effect::ReadBack(_, 1)]));
+}
+
+#[test]
+fn a_late_answer_to_one_read_says_nothing_about_the_next_append() {
+    let mut harness = Harness::new();
+    let lost = || Err(AppendError::Unavailable("x".to_owned()));
+    let (_, first) = harness.submit_message(vec![create(1, "x")]);
+    let effects = harness.feed.handle(first, NOW);
+    let [Effect::Append(append)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    let effects = harness.feed.handle(Message::Appended(append.append_id, lost()), NOW);
+    assert!(matches!(effects.as_slice(), [Effect::ReadBack(ReadId(1), 1)]));
+    // A timer that was set for something else does not make it read twice.
+    let effects = harness.feed.handle(Message::Timer(Timer::Retry), NOW);
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::ReadBack(..))),
+        "{effects:?}"
+    );
+    let stored = Harness::now_or_never(harness.store.append(append.clone()));
+    assert_eq!(stored, Ok(()));
+    let found = Harness::now_or_never(harness.store.read_log(user(), 1, 1));
+    harness.feed.handle(Message::ReadBack(ReadId(1), found.clone()), NOW);
+    let (_, second) = harness.submit_message(vec![create(2, "y")]);
+    let effects = harness.feed.handle(second, NOW);
+    let [Effect::Append(append)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    let effects = harness.feed.handle(Message::Appended(append.append_id, lost()), NOW);
+    assert!(matches!(effects.as_slice(), [Effect::ReadBack(ReadId(2), 2)]));
+    let effects = harness.feed.handle(Message::ReadBack(ReadId(1), found), NOW);
+    assert!(effects.is_empty(), "{effects:?}");
 }
 
 #[test]
@@ -652,15 +685,15 @@ mod two_hosts {
         one.submit(vec![create(1, "x")]);
         let (_, message) = one.submit_message(vec![complete(5, 7)]);
         let effects = one.feed.handle(message, NOW);
-        assert!(matches!(effects.as_slice(), [Effect::ReadHead]), "{effects:?}");
-        let failed = Message::HeadRead(Err(ReadError::Unavailable("x".to_owned())));
+        assert!(matches!(effects.as_slice(), [Effect::ReadHead(_)]), "{effects:?}");
+        let failed = Message::HeadRead(ReadId(1), Err(ReadError::Unavailable("x".to_owned())));
         let effects = one.feed.handle(failed, NOW);
         assert!(
             matches!(effects.as_slice(), [Effect::After(_, Timer::Retry)]),
             "{effects:?}"
         );
         let effects = one.feed.handle(Message::Timer(Timer::Retry), NOW);
-        assert!(matches!(effects.as_slice(), [Effect::ReadHead]), "{effects:?}");
+        assert!(matches!(effects.as_slice(), [Effect::ReadHead(_)]), "{effects:?}");
         assert!(!one.feed.is_idle());
     }
 

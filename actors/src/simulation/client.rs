@@ -19,6 +19,8 @@ pub struct Pending {
     pub sent: u32,
     /// Over the present connection.
     pub is_under_way: bool,
+    /// How far the feed was when it was sent for the first time.
+    pub head_when_sent: Seq,
 }
 
 /// Where a client is connected.

@@ -2,80 +2,71 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use taskflow_protocol::message::Outcome;
+use taskflow_protocol::codes::Action;
+use taskflow_protocol::message::{Command, Operation, Outcome};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{OperationId, UserId};
 
+use super::client::Pending;
 use super::store::SimStore;
-use crate::domain::{Entry, State};
+use crate::domain::{Draft, Entry, State};
 use crate::feed::{decode_row, rebuild};
 
-/// What was counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Operations that were accepted.
-    pub accepted: u64,
-    /// Refused, or in conflict with another version.
-    pub refused: u64,
-    /// Of which the client was told that nobody knows.
-    pub unknown: u64,
-    /// Appends that found another head.
-    pub conflicts: u64,
-    /// Appends without an answer.
-    pub lost_answers: u64,
-    /// Requests to another node.
-    pub forwarded: u64,
-    /// The same again.
-    pub repeated: u64,
-    /// Followers that began anew.
-    pub resets: u64,
-    /// Followers that read the log because they had missed something.
-    pub missed: u64,
-    /// Messages of the broker that were lost.
-    pub lost_messages: u64,
-    /// Nodes that ended without a word.
-    pub crashes: u64,
-    /// Times that messages did not come through.
-    pub downs: u64,
-}
+/// What may be counted: each must happen in a run of a thousand schedules, or the run shows nothing about it.
+pub const COUNTED: &[&str] = &[
+    "operations accepted",
+    "operations refused",
+    "operations unknown",
+    "appends that found another head",
+    "answers of the store that never came",
+    "requests to another node",
+    "requests that were repeated",
+    "followers that began anew",
+    "followers that had missed something",
+    "messages lost",
+    "looks at a feed",
+    "fault: crash",
+    "fault: leave",
+    "fault: pause",
+    "fault: cut from the broker",
+    "fault: deaf to the broker",
+    "fault: cut from the store",
+    "fault: flaky store",
+    "fault: slow store",
+    "fault: store down",
+    "fault: lossy broker",
+    "fault: broker forgets",
+    "fault: broker down",
+    "fault: connection lost",
+    "fault: client forgets",
+    "node knows that messages do not come through",
+];
+
+/// How often each of [`COUNTED`] happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts(pub BTreeMap<&'static str, u64>);
 
 impl Counts {
-    fn all(&self) -> [(&'static str, u64); 12] {
-        [
-            ("accepted", self.accepted),
-            ("refused", self.refused),
-            ("unknown", self.unknown),
-            ("conflicts", self.conflicts),
-            ("lost answers", self.lost_answers),
-            ("forwarded", self.forwarded),
-            ("repeated", self.repeated),
-            ("resets", self.resets),
-            ("missed", self.missed),
-            ("lost messages", self.lost_messages),
-            ("crashes", self.crashes),
-            ("downs", self.downs),
-        ]
+    /// One more.
+    pub fn count(&mut self, what: &'static str) {
+        debug_assert!(COUNTED.contains(&what), "{what}");
+        *self.0.entry(what).or_default() += 1;
     }
 
-    /// What never happened: a run without it shows nothing about it.
+    /// What never happened.
     pub fn missing(&self) -> Vec<&'static str> {
-        self.all().iter().filter(|(_, count)| *count == 0).map(|(name, _)| *name).collect()
+        COUNTED
+            .iter()
+            .copied()
+            .filter(|what| !self.0.contains_key(what))
+            .collect()
     }
 
     /// Adds those of another schedule.
     pub fn add(&mut self, other: &Self) {
-        self.accepted += other.accepted;
-        self.refused += other.refused;
-        self.unknown += other.unknown;
-        self.conflicts += other.conflicts;
-        self.lost_answers += other.lost_answers;
-        self.forwarded += other.forwarded;
-        self.repeated += other.repeated;
-        self.resets += other.resets;
-        self.missed += other.missed;
-        self.lost_messages += other.lost_messages;
-        self.crashes += other.crashes;
-        self.downs += other.downs;
+        for (what, count) in &other.0 {
+            *self.0.entry(what).or_default() += count;
+        }
     }
 }
 
@@ -88,6 +79,9 @@ pub struct Model {
     places: BTreeMap<(UserId, OperationId), Seq>,
     /// Operations that a client was told are refused, and that it sent once.
     refused: BTreeSet<(UserId, OperationId)>,
+    /// What each connection of a client sent, in order; and what was sent more than once.
+    sent: BTreeMap<(usize, u32), Vec<OperationId>>,
+    sent_again: BTreeSet<OperationId>,
     /// What is wrong.
     pub violations: Vec<String>,
     /// What was counted.
@@ -118,7 +112,10 @@ impl Model {
             }
             let length = self.logs.get(&feed).map_or(0, Vec::len) as Seq;
             if length != row.last {
-                return self.violated(format!("{feed}: the commit at {} holds entries up to {length}", row.last));
+                return self.violated(format!(
+                    "{feed}: the commit at {} holds entries up to {length}",
+                    row.last
+                ));
             }
         }
     }
@@ -144,26 +141,90 @@ impl Model {
         }
     }
 
+    /// A client sends an operation over one of its connections.
+    pub fn sends(&mut self, client: usize, connection: u32, operation: &Operation, is_first: bool) {
+        let id = operation.id;
+        // What may be refused at first, with an answer that is lost, may be accepted later, and behind others.
+        let is_sure = matches!(operation.command, Command::TaskCreate(_));
+        if is_first && is_sure {
+            self.sent.entry((client, connection)).or_default().push(id);
+        } else {
+            self.sent_again.insert(id);
+        }
+    }
+
+    /// A client is told something else than that the operation was accepted: later ones need not wait for it.
+    pub fn given_up(&mut self, id: OperationId) {
+        self.sent_again.insert(id);
+    }
+
+    /// In the end: what a connection sent, and sent once, is in the log in that order.
+    pub fn check_order(&mut self, client: usize, feed: UserId) {
+        for ids in self
+            .sent
+            .iter()
+            .filter(|((of, _), _)| *of == client)
+            .map(|(_, ids)| ids.clone())
+            .collect::<Vec<_>>()
+        {
+            let once = ids.iter().filter(|id| !self.sent_again.contains(id));
+            let seqs: Vec<Seq> = once.filter_map(|id| self.places.get(&(feed, *id)).copied()).collect();
+            if !seqs.is_sorted() {
+                return self.violated(format!("client {client}: what it sent in order is at {seqs:?}"));
+            }
+        }
+    }
+
+    /// A refusal must have been right at some moment between the sending and the answer.
+    fn check_refusal(&mut self, feed: UserId, operation: &Operation, head_when_sent: Seq) {
+        let mut state = self.state(feed, head_when_sent);
+        for seq in head_when_sent..=self.head(feed) {
+            if let Some(entry) = self.entry(feed, seq).filter(|_| seq > head_when_sent) {
+                state.apply(entry);
+            }
+            if Draft::new(&state).judge(feed, 0, operation, None).is_err() {
+                return;
+            }
+        }
+        let id = operation.id;
+        self.violated(format!(
+            "{feed}: {id:?} was refused, and at no time since it was sent was that right"
+        ));
+    }
+
     /// A client was answered. `sent` says how often it had sent the operation.
-    pub fn answered(&mut self, feed: UserId, id: OperationId, outcome: &Outcome, sent: u32) {
+    pub fn answered(&mut self, feed: UserId, pending: &Pending, outcome: &Outcome) {
+        let (id, sent) = (pending.operation.id, pending.sent);
+        let is_final = match outcome {
+            Outcome::Conflict(_) => true,
+            Outcome::Refused(error) => error.code.action() != Action::Retry,
+            _ => false,
+        };
+        if is_final && sent == 1 {
+            self.check_refusal(feed, &pending.operation, pending.head_when_sent);
+        }
         match outcome {
             Outcome::Accepted(accepted) => {
-                self.counts.accepted += 1;
-                let entry = self.entry(feed, accepted.seq).map(|entry| (entry.operation, entry.refused));
+                self.counts.count("operations accepted");
+                let entry = self
+                    .entry(feed, accepted.seq)
+                    .map(|entry| (entry.operation, entry.refused));
                 if entry != Some((id, None)) {
                     let seq = accepted.seq;
-                    self.violated(format!("{feed}: {id:?} was accepted as {seq}, where there is {entry:?}"));
+                    self.violated(format!(
+                        "{feed}: {id:?} was accepted as {seq}, where there is {entry:?}"
+                    ));
                 }
             }
             Outcome::Refused(error) => {
-                self.counts.refused += 1;
-                self.refused_for_good(feed, id, error.code.action() == taskflow_protocol::codes::Action::Retry, sent);
+                self.counts.count("operations refused");
+                self.refused_for_good(feed, id, error.code.action() == Action::Retry, sent);
             }
             Outcome::Conflict(_) => {
-                self.counts.refused += 1;
+                self.counts.count("operations refused");
                 self.refused_for_good(feed, id, false, sent);
             }
-            Outcome::Unknown(_) => self.counts.unknown += 1,
+            Outcome::Unknown(_) => self.counts.count("operations unknown"),
         }
     }
 
@@ -198,7 +259,10 @@ impl Model {
             return self.violated(format!("client {client}: entry {} after {position}", entry.seq));
         }
         if self.entry(feed, entry.seq) != Some(entry) {
-            self.violated(format!("client {client}: entry {} is not in the log like that", entry.seq));
+            self.violated(format!(
+                "client {client}: entry {} is not in the log like that",
+                entry.seq
+            ));
         }
     }
 
@@ -206,21 +270,31 @@ impl Model {
     pub fn shown_whole(&mut self, client: usize, feed: UserId, at: Seq, state: &State) {
         let expected = self.state(feed, at);
         if !same(state, &expected) {
-            self.violated(format!("client {client}: what it sees is not what the log says at {at}"));
+            self.violated(format!(
+                "client {client}: what it sees is not what the log says at {at}"
+            ));
         }
     }
 
     /// A client looked at a feed that was this far when it asked.
     pub fn looked(&mut self, client: usize, asked_at: Seq, seen: Seq) {
         if seen < asked_at {
-            self.violated(format!("client {client}: it looked, and saw {seen} where {asked_at} had been answered"));
+            self.violated(format!(
+                "client {client}: it looked, and saw {seen} where {asked_at} had been answered"
+            ));
         }
     }
 
     /// The log replayed from its beginning.
     pub fn state(&self, feed: UserId, upto: Seq) -> State {
         let mut state = State::new(feed);
-        for entry in self.logs.get(&feed).into_iter().flatten().filter(|entry| entry.seq <= upto) {
+        for entry in self
+            .logs
+            .get(&feed)
+            .into_iter()
+            .flatten()
+            .filter(|entry| entry.seq <= upto)
+        {
             state.apply(entry);
         }
         state.loaded_upto(upto);
@@ -252,5 +326,7 @@ impl Model {
 
 /// Whether two states hold the same rows.
 pub fn same(one: &State, other: &State) -> bool {
-    one.all_tasks().eq(other.all_tasks()) && one.all_lists().eq(other.all_lists()) && one.all_labels().eq(other.all_labels())
+    one.all_tasks().eq(other.all_tasks())
+        && one.all_lists().eq(other.all_lists())
+        && one.all_labels().eq(other.all_labels())
 }

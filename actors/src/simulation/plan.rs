@@ -31,6 +31,8 @@ pub enum Fault {
     StoreFlaky(Time),
     /// The store is slow.
     StoreSlow(Time),
+    /// The store answers nobody; what had reached it is done.
+    StoreDown(Time),
     /// The broker loses, doubles, delays and reorders messages.
     Lossy(Time),
     /// The broker forgets all that it holds.
@@ -39,6 +41,8 @@ pub enum Fault {
     BrokerDown(Time),
     /// A client's connection breaks.
     Drop(usize),
+    /// The same, and the client forgets what it had.
+    Forget(usize),
 }
 
 /// A client asks for something.
@@ -95,7 +99,9 @@ impl Plan {
         let nodes = rng.between(3, 4) as usize;
         let feeds = rng.between(3, 4) as usize;
         let clients = rng.between(8, 12) as usize;
-        let skews = (0..nodes).map(|_| rng.between(0, 1_200_000).cast_signed() - 600_000).collect();
+        let skews = (0..nodes)
+            .map(|_| rng.between(0, 1_200_000).cast_signed() - 600_000)
+            .collect();
         let wishes = rng.between(300, 400);
         let length = rng.between(10, 30) * SECOND;
         let mut steps = Vec::new();
@@ -111,7 +117,11 @@ impl Plan {
             };
             // Half of them in bursts: what waits together goes together.
             let at = rng.below(length);
-            let at = if rng.permille(500) { at - at % (SECOND / 2) + rng.below(5 * MS) } else { at };
+            let at = if rng.permille(500) {
+                at - at % (SECOND / 2) + rng.below(5 * MS)
+            } else {
+                at
+            };
             steps.push((at, Step::Wish(rng.below(clients as u64) as usize, wish)));
         }
         let is_lossy = rng.permille(500);
@@ -119,7 +129,7 @@ impl Plan {
             let node = rng.below(nodes as u64) as usize;
             let short = rng.between(50, 1_500) * MS;
             let long = rng.between(500, 6_000) * MS;
-            let fault = match rng.below(24) {
+            let fault = match rng.below(26) {
                 0..=3 => Fault::Crash(node, long),
                 4..=5 => Fault::Leave(node, long),
                 6..=8 => Fault::Pause(node, if rng.permille(500) { short } else { long }),
@@ -131,6 +141,9 @@ impl Plan {
                 18 => Fault::Flush,
                 19 => Fault::BrokerDown(long),
                 20..=21 if is_lossy => Fault::Lossy(long),
+                // Longer than anybody waits for an answer, now and then.
+                22 => Fault::StoreDown(if rng.permille(300) { 12 * SECOND } else { short }),
+                23 => Fault::Forget(rng.below(clients as u64) as usize),
                 _ => Fault::Drop(rng.below(clients as u64) as usize),
             };
             steps.push((rng.below(length), Step::Fault(fault)));
@@ -143,7 +156,7 @@ impl Plan {
             clients,
             skews,
             steps,
-            end: length + 7 * SECOND,
+            end: length + 13 * SECOND,
         }
     }
 

@@ -58,12 +58,7 @@ impl SimStore {
     }
 
     /// Writes rows now.
-    pub fn write_rows(
-        &self,
-        feed: UserId,
-        rows: Vec<crate::ports::StoredRow>,
-        upto: u64,
-    ) -> Result<(), AppendError> {
+    pub fn write_rows(&self, feed: UserId, rows: Vec<crate::ports::StoredRow>, upto: u64) -> Result<(), AppendError> {
         now(self.inner.write_rows(feed, rows, upto))
     }
 }

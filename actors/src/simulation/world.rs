@@ -9,7 +9,7 @@ use taskflow_protocol::message::{
     Command, ErrorBody, Operation, OperationResult, Outcome as Became, TaskCreate, TaskPatch, TaskRef,
 };
 use taskflow_protocol::values::{Priority, Seq, Status};
-use taskflow_protocol::{Code, OperationId, TaskId, UserId};
+use taskflow_protocol::{OperationId, TaskId, UserId};
 
 use super::broker::{Broker, Link};
 use super::client::{Client, Connection, Pending};
@@ -23,11 +23,9 @@ use crate::cluster::wire::{FeedMessage, NodeMessage, Reply, Request};
 use crate::cluster::{Member, lines};
 use crate::cursor::Cursor;
 use crate::domain::{Entry, State, birth};
-use crate::feed::{Effect, Feed, Message, SubmissionId, Timer, Writers, rebuild};
+use crate::feed::{Effect, Feed, Message, ReadId, SubmissionId, Writers, rebuild};
 use crate::follow::{Decision, Follower, Wanted, decide, entries_after};
-use crate::ports::{
-    Append, AppendError, BusEvent, Epoch, Head, Loaded, LogPage, NodeId, ReadError, StoredRow,
-};
+use crate::ports::{Append, AppendError, BusEvent, Epoch, Head, Loaded, LogPage, NodeId, ReadError, StoredRow};
 
 /// How often a node ticks. In production it is more often; nothing depends on it but how soon something is noticed.
 const TICK: Time = 50 * MS;
@@ -112,6 +110,7 @@ enum Mend {
     Store(usize),
     Flaky,
     Slow,
+    StoreDown,
     Lossy,
     Broker,
 }
@@ -127,13 +126,31 @@ struct StoreRequest {
 
 enum StoreWhat {
     Append(Append),
-    Head,
+    Head(ReadId),
     HeadOf,
-    Log(Seq, usize, fn(Seq, Result<Option<LogPage>, ReadError>) -> Message),
+    Log(Asks, Seq, usize),
     Load(i64),
     Rows(Vec<StoredRow>, Seq),
     Page(usize, u32, Option<Option<Cursor>>, Seq),
     Whole(usize, u32),
+}
+
+/// What a feed reads the log for.
+#[derive(Clone, Copy)]
+enum Asks {
+    Back(ReadId),
+    On(ReadId),
+    Entry(Seq),
+}
+
+impl Asks {
+    fn message(self, page: Result<Option<LogPage>, ReadError>) -> Message {
+        match self {
+            Self::Back(read) => Message::ReadBack(read, page),
+            Self::On(read) => Message::ReadOn(read, page),
+            Self::Entry(seq) => Message::EntryRead(seq, page),
+        }
+    }
 }
 
 struct Queued {
@@ -175,6 +192,7 @@ struct World {
     /// How many faults of a kind are under way.
     flaky: u32,
     slow: u32,
+    store_down: u32,
     lossy: u32,
     down: u32,
     /// Appends by id: the feed's answer counts only once.
@@ -206,7 +224,9 @@ impl World {
     fn new(plan: &Plan) -> Self {
         let mut rng = Rng::new(plan.seed ^ 0x5eed);
         let feeds: Vec<UserId> = (0..plan.feeds).map(|_| UserId(rng.uuid())).collect();
-        let clients = (0..plan.clients).map(|client| Client::new(feeds[client % feeds.len()])).collect();
+        let clients = (0..plan.clients)
+            .map(|client| Client::new(feeds[client % feeds.len()]))
+            .collect();
         let mut world = Self {
             now: 0,
             rng,
@@ -222,6 +242,7 @@ impl World {
             digest: 0xcbf2_9ce4_8422_2325,
             flaky: 0,
             slow: 0,
+            store_down: 0,
             lossy: 0,
             down: 0,
             last_delivery: BTreeMap::new(),
@@ -256,7 +277,9 @@ impl World {
     }
 
     fn give_birth(&mut self, feed: UserId) {
-        let Ok(entry) = birth(feed, BEGINNING_MS, "UTC", "en") else { return };
+        let Ok(entry) = birth(feed, BEGINNING_MS, "UTC", "en") else {
+            return;
+        };
         let append = Append {
             feed,
             epoch: Epoch(7),
@@ -297,9 +320,11 @@ impl World {
             if next.at > end || !self.model.violations.is_empty() {
                 break;
             }
-            let Some(Reverse(Queued { at, event, .. })) = self.queue.pop() else { break };
+            let Some(Reverse(Queued { at, order, event })) = self.queue.pop() else {
+                break;
+            };
             self.now = at;
-            self.happen(event);
+            self.happen(order, event);
         }
         self.now = self.now.max(end);
     }
@@ -316,15 +341,25 @@ impl World {
         BEGINNING_MS + (self.now / MS).cast_signed() + self.nodes[node].skew
     }
 
-    fn happen(&mut self, event: Event) {
+    fn happen(&mut self, order: u64, event: Event) {
         match event {
+            Event::Node(node, life, what)
+                if self.nodes[node].paused_until > self.now && self.nodes[node].life == life =>
+            {
+                // It comes later, in the order in which it came.
+                let (at, event) = (self.nodes[node].paused_until, Event::Node(node, life, what));
+                self.queue.push(Reverse(Queued { at, order, event }));
+            }
             Event::Node(node, life, what) => self.at_node(node, life, what),
             Event::Deliver(node, life, feed, message) => {
                 let there = &self.nodes[node];
                 if there.life == life && there.is_up && there.link == Link::Up && !self.broker.is_down {
-                    self.at_node(node, life, ToNode::Bus(BusEvent::Published(feed, message)));
+                    self.happen(
+                        order,
+                        Event::Node(node, life, ToNode::Bus(BusEvent::Published(feed, message))),
+                    );
                 } else {
-                    self.model.counts.lost_messages += 1;
+                    self.model.counts.count("messages lost");
                 }
             }
             Event::Client(client, number, what) => self.at_client(client, number, what),
@@ -343,6 +378,24 @@ impl World {
 
     fn go_wrong(&mut self, fault: Fault) {
         self.note(1);
+        let kind = match fault {
+            // Counted where it really ends a node.
+            Fault::Crash(..) => None,
+            Fault::Leave(..) => Some("fault: leave"),
+            Fault::Pause(..) => Some("fault: pause"),
+            Fault::CutBroker(..) => Some("fault: cut from the broker"),
+            Fault::Deaf(..) => Some("fault: deaf to the broker"),
+            Fault::CutStore(..) => Some("fault: cut from the store"),
+            Fault::StoreFlaky(_) => Some("fault: flaky store"),
+            Fault::StoreSlow(_) => Some("fault: slow store"),
+            Fault::StoreDown(_) => Some("fault: store down"),
+            Fault::Lossy(_) => Some("fault: lossy broker"),
+            Fault::Flush => Some("fault: broker forgets"),
+            Fault::BrokerDown(_) => Some("fault: broker down"),
+            Fault::Drop(_) => Some("fault: connection lost"),
+            Fault::Forget(_) => Some("fault: client forgets"),
+        };
+        kind.into_iter().for_each(|kind| self.model.counts.count(kind));
         match fault {
             Fault::Crash(node, back) => self.crash(node, back),
             Fault::Leave(node, back) => {
@@ -367,6 +420,15 @@ impl World {
             Fault::StoreFlaky(length) => {
                 self.flaky += 1;
                 self.later(length, Event::Mend(Mend::Flaky));
+            }
+            Fault::StoreDown(length) => {
+                self.store_down += 1;
+                self.later(length, Event::Mend(Mend::StoreDown));
+            }
+            Fault::Forget(client) => {
+                self.go_wrong(Fault::Drop(client));
+                self.clients[client].cursor = None;
+                self.clients[client].state = State::new(self.clients[client].feed);
             }
             Fault::StoreSlow(length) => {
                 self.slow += 1;
@@ -420,8 +482,11 @@ impl World {
         }
         there.is_told_down = true;
         self.broker.forget(node);
-        self.model.counts.downs += 1;
-        self.later(0, Event::Node(node, life, ToNode::Bus(BusEvent::Down("cut".to_owned()))));
+        self.model.counts.count("node knows that messages do not come through");
+        self.later(
+            0,
+            Event::Node(node, life, ToNode::Bus(BusEvent::Down("cut".to_owned()))),
+        );
     }
 
     /// Subscribes everything anew and says so, if the node and the broker hear each other.
@@ -451,13 +516,17 @@ impl World {
                 let life = self.nodes[node].life;
                 if !self.nodes[node].is_told_down && self.nodes[node].is_up {
                     self.nodes[node].is_told_down = true;
-                    self.later(0, Event::Node(node, life, ToNode::Bus(BusEvent::Down("cut".to_owned()))));
+                    self.later(
+                        0,
+                        Event::Node(node, life, ToNode::Bus(BusEvent::Down("cut".to_owned()))),
+                    );
                 }
                 self.later_connect(node);
             }
             Mend::Store(node) => self.nodes[node].has_store = true,
             Mend::Flaky => self.flaky -= 1,
             Mend::Slow => self.slow -= 1,
+            Mend::StoreDown => self.store_down -= 1,
             Mend::Lossy => self.lossy -= 1,
             Mend::Broker => {
                 self.down -= 1;
@@ -467,7 +536,10 @@ impl World {
                         let life = self.nodes[node].life;
                         if !self.nodes[node].is_told_down && self.nodes[node].is_up {
                             self.nodes[node].is_told_down = true;
-                            self.later(0, Event::Node(node, life, ToNode::Bus(BusEvent::Down("gone".to_owned()))));
+                            self.later(
+                                0,
+                                Event::Node(node, life, ToNode::Bus(BusEvent::Down("gone".to_owned()))),
+                            );
                         }
                         self.later_connect(node);
                     }
@@ -487,7 +559,7 @@ impl World {
         if !self.nodes[node].is_up {
             return;
         }
-        self.model.counts.crashes += 1;
+        self.model.counts.count("fault: crash");
         self.end(node);
         self.later(back, Event::Start(node));
     }
@@ -501,7 +573,10 @@ impl World {
         there.served.clear();
         self.broker.forget(node);
         for client in 0..self.clients.len() {
-            if self.clients[client].connection.is_some_and(|connection| connection.node == node) {
+            if self.clients[client]
+                .connection
+                .is_some_and(|connection| connection.node == node)
+            {
                 self.lose_connection(client);
             }
         }
@@ -531,7 +606,7 @@ impl World {
 
     fn publish(&mut self, from: usize, feed: UserId, message: &Bytes) {
         if self.nodes[from].link == Link::Cut || self.broker.is_down || self.nodes[from].is_told_down {
-            self.model.counts.lost_messages += 1;
+            self.model.counts.count("messages lost");
             return;
         }
         for node in self.broker.subscribers(feed) {
@@ -543,13 +618,17 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: NodeId, message: Bytes) {
-        let Some(node) = self.nodes.iter().position(|node| node.is_up && node.node.me().node == to) else {
-            self.model.counts.lost_messages += 1;
+        let Some(node) = self
+            .nodes
+            .iter()
+            .position(|node| node.is_up && node.node.me().node == to)
+        else {
+            self.model.counts.count("messages lost");
             return;
         };
         let is_heard = self.nodes[from].link != Link::Cut && self.nodes[node].link == Link::Up && !self.broker.is_down;
         if !is_heard || self.nodes[from].is_told_down {
-            self.model.counts.lost_messages += 1;
+            self.model.counts.count("messages lost");
             return;
         }
         let life = self.nodes[node].life;
@@ -563,7 +642,7 @@ impl World {
     fn delays(&mut self, way: (usize, usize)) -> Vec<Time> {
         if self.lossy > 0 {
             if self.rng.permille(250) {
-                self.model.counts.lost_messages += 1;
+                self.model.counts.count("messages lost");
                 return Vec::new();
             }
             let count = if self.rng.permille(150) { 2 } else { 1 };
@@ -585,7 +664,11 @@ impl World {
 
     fn ask_store(&mut self, node: usize, feed: UserId, what: StoreWhat) {
         let life = self.nodes[node].life;
-        let slow = if self.slow > 0 { self.rng.between(50, 800) * MS } else { 0 };
+        let slow = if self.slow > 0 {
+            self.rng.between(50, 800) * MS
+        } else {
+            0
+        };
         let delay = self.rng.between(200, 3_000) + slow;
         let mut request = StoreRequest {
             node,
@@ -595,15 +678,20 @@ impl World {
             what,
         };
         let is_flaky = self.flaky > 0 && self.rng.permille(300);
-        if !self.nodes[node].has_store || is_flaky {
+        let is_gone = !self.nodes[node].has_store || self.store_down > 0;
+        if is_gone || is_flaky {
             // The node gives up after a while. What it asked for may not arrive, arrive, or arrive after that.
             let patience = self.rng.between(20, 400) * MS;
-            let arrives = self.nodes[node].has_store && self.rng.permille(600);
+            let arrives = !is_gone && self.rng.permille(600);
             let lost = self.given_up(&request);
             self.later(patience, lost);
             if arrives {
                 request.is_lost = true;
-                let late = if self.rng.permille(400) { self.rng.between(0, 2_500) * MS } else { 0 };
+                let late = if self.rng.permille(400) {
+                    self.rng.between(0, 2_500) * MS
+                } else {
+                    0
+                };
                 self.later(delay + late, Event::Store(request));
             }
             return;
@@ -615,19 +703,44 @@ impl World {
     fn given_up(&mut self, request: &StoreRequest) -> Event {
         let read = || ReadError::Unavailable("no answer".to_owned());
         let append = || AppendError::Unavailable("no answer".to_owned());
-        self.model.counts.lost_answers += 1;
+        self.model.counts.count("answers of the store that never came");
         let feed = request.feed;
         let what = match &request.what {
             StoreWhat::Append(asked) => ToNode::Feed(feed, Message::Appended(asked.append_id, Err(append()))),
-            StoreWhat::Head => ToNode::Feed(feed, Message::HeadRead(Err(read()))),
+            StoreWhat::Head(id) => ToNode::Feed(feed, Message::HeadRead(*id, Err(read()))),
             StoreWhat::HeadOf => ToNode::HeadRead(feed, Err(read())),
-            StoreWhat::Log(after, _, message) => ToNode::Feed(feed, message(*after, Err(read()))),
+            StoreWhat::Log(asks, ..) => ToNode::Feed(feed, asks.message(Err(read()))),
             StoreWhat::Load(_) => ToNode::Feed(feed, Message::Loaded(Err(read()))),
             StoreWhat::Rows(_, upto) => ToNode::Feed(feed, Message::RowsWritten(*upto, Err(append()))),
             StoreWhat::Page(client, number, cursor, _) => ToNode::Page(*client, *number, *cursor, Err(read())),
             StoreWhat::Whole(client, number) => ToNode::Whole(*client, *number, Err(read())),
         };
         Event::Node(request.node, request.life, what)
+    }
+
+    /// The same answer, if it had not come.
+    fn nothing_came(answer: ToNode) -> ToNode {
+        let read = || ReadError::Unavailable("no answer".to_owned());
+        let append = || AppendError::Unavailable("no answer".to_owned());
+        match answer {
+            ToNode::Feed(feed, message) => {
+                let message = match message {
+                    Message::Appended(id, _) => Message::Appended(id, Err(append())),
+                    Message::HeadRead(id, _) => Message::HeadRead(id, Err(read())),
+                    Message::ReadBack(id, _) => Message::ReadBack(id, Err(read())),
+                    Message::ReadOn(id, _) => Message::ReadOn(id, Err(read())),
+                    Message::EntryRead(seq, _) => Message::EntryRead(seq, Err(read())),
+                    Message::Loaded(_) => Message::Loaded(Err(read())),
+                    Message::RowsWritten(upto, _) => Message::RowsWritten(upto, Err(append())),
+                    other => other,
+                };
+                ToNode::Feed(feed, message)
+            }
+            ToNode::HeadRead(feed, _) => ToNode::HeadRead(feed, Err(read())),
+            ToNode::Page(client, number, cursor, _) => ToNode::Page(client, number, cursor, Err(read())),
+            ToNode::Whole(client, number, _) => ToNode::Whole(client, number, Err(read())),
+            other => other,
+        }
     }
 
     fn store(&mut self, request: StoreRequest) {
@@ -645,20 +758,20 @@ impl World {
                 match &done {
                     Ok(()) => {
                         self.model.appended(feed, &self.store);
-                        if !is_lost {
+                        if !is_lost && self.store_down == 0 {
                             self.store.answered(id);
                         }
                     }
-                    Err(AppendError::Conflict(_)) => self.model.counts.conflicts += 1,
+                    Err(AppendError::Conflict(_)) => self.model.counts.count("appends that found another head"),
                     Err(_) => {}
                 }
                 ToNode::Feed(feed, Message::Appended(id, done))
             }
-            StoreWhat::Head => ToNode::Feed(feed, Message::HeadRead(self.store.head(feed))),
+            StoreWhat::Head(id) => ToNode::Feed(feed, Message::HeadRead(id, self.store.head(feed))),
             StoreWhat::HeadOf => ToNode::HeadRead(feed, self.store.head(feed)),
-            StoreWhat::Log(after, bytes, message) => {
+            StoreWhat::Log(asks, after, bytes) => {
                 let page = self.store.read_log(feed, after, bytes);
-                ToNode::Feed(feed, message(after, page))
+                ToNode::Feed(feed, asks.message(page))
             }
             StoreWhat::Load(since) => ToNode::Feed(feed, Message::Loaded(self.store.load(feed, since))),
             StoreWhat::Rows(rows, upto) => {
@@ -671,6 +784,13 @@ impl World {
             }
             StoreWhat::Whole(client, number) => ToNode::Whole(client, number, self.store.load(feed, i64::MAX)),
         };
+        if self.store_down > 0 && !is_lost {
+            // It went down between question and answer.
+            let patience = self.rng.between(100, 400) * MS;
+            let given_up = Self::nothing_came(answer);
+            self.model.counts.count("answers of the store that never came");
+            return self.later(patience, Event::Node(node, life, given_up));
+        }
         if !is_lost {
             let back = self.rng.between(100, 1_500);
             self.later(back, Event::Node(node, life, answer));
@@ -683,11 +803,6 @@ impl World {
         let node = &self.nodes[index];
         if !node.is_up || node.life != life {
             return;
-        }
-        if node.paused_until > self.now {
-            let until = node.paused_until;
-            // In the order in which it came: the queue keeps that among events of one moment.
-            return self.later_at(until, Event::Node(index, life, what));
         }
         match what {
             ToNode::Tick => {
@@ -752,11 +867,11 @@ impl World {
             }
             Told::Perform(from, request) => self.perform(index, from, request),
             Told::Send(to, message) => {
-                self.model.counts.forwarded += 1;
+                self.model.counts.count("requests to another node");
                 if let Some(NodeMessage::Request(request)) = NodeMessage::decode(&message)
                     && request.attempt > 1
                 {
-                    self.model.counts.repeated += 1;
+                    self.model.counts.count("requests that were repeated");
                 }
                 self.send(index, to, message);
             }
@@ -818,7 +933,15 @@ impl World {
         })
     }
 
-    fn submit(&mut self, index: usize, feed: UserId, author: UserId, operations: Vec<Operation>, asked: Asked, repeated: bool) {
+    fn submit(
+        &mut self,
+        index: usize,
+        feed: UserId,
+        author: UserId,
+        operations: Vec<Operation>,
+        asked: Asked,
+        repeated: bool,
+    ) {
         let hosted = self.hosted(index, feed);
         hosted.next += 1;
         let submission = SubmissionId(hosted.next);
@@ -839,7 +962,9 @@ impl World {
         self.steps += 1;
         self.note(100 + index as u64);
         let now = self.clock(index);
-        let Some(hosted) = self.nodes[index].feeds.get_mut(&feed) else { return };
+        let Some(hosted) = self.nodes[index].feeds.get_mut(&feed) else {
+            return;
+        };
         let effects = hosted.feed.handle(message, now);
         for effect in effects {
             self.carry_out(index, feed, effect);
@@ -850,17 +975,12 @@ impl World {
         match effect {
             Effect::Load { ids_since } => self.ask_store(index, feed, StoreWhat::Load(ids_since)),
             Effect::Append(append) => self.ask_store(index, feed, StoreWhat::Append(append)),
-            Effect::ReadBack(after) => {
-                self.ask_store(index, feed, StoreWhat::Log(after, 1, |_, page| Message::ReadBack(page)));
+            Effect::ReadBack(id, after) => self.ask_store(index, feed, StoreWhat::Log(Asks::Back(id), after, 1)),
+            Effect::ReadHead(id) => self.ask_store(index, feed, StoreWhat::Head(id)),
+            Effect::ReadOn(id, after) => {
+                self.ask_store(index, feed, StoreWhat::Log(Asks::On(id), after, CATCH_UP_BYTES));
             }
-            Effect::ReadHead => self.ask_store(index, feed, StoreWhat::Head),
-            Effect::ReadOn(after) => {
-                self.ask_store(index, feed, StoreWhat::Log(after, CATCH_UP_BYTES, |_, page| Message::ReadOn(page)));
-            }
-            Effect::ReadEntry(seq) => {
-                let read = StoreWhat::Log(seq - 1, 1, |after, page| Message::EntryRead(after + 1, page));
-                self.ask_store(index, feed, read);
-            }
+            Effect::ReadEntry(seq) => self.ask_store(index, feed, StoreWhat::Log(Asks::Entry(seq), seq - 1, 1)),
             Effect::WriteRows { rows, upto } => self.ask_store(index, feed, StoreWhat::Rows(rows, upto)),
             Effect::Trim(_) => {}
             Effect::Publish {
@@ -878,8 +998,12 @@ impl World {
             }
             Effect::Settled(submission, results) => self.settled(index, feed, submission, results),
             Effect::Look(look, may) => {
-                let Some(hosted) = self.nodes[index].feeds.get_mut(&feed) else { return };
-                let Some(Asked::Look(token, asked_at)) = hosted.asked.remove(&look) else { return };
+                let Some(hosted) = self.nodes[index].feeds.get_mut(&feed) else {
+                    return;
+                };
+                let Some(Asked::Look(token, asked_at)) = hosted.asked.remove(&look) else {
+                    return;
+                };
                 if let Some(seen) = may.ok().and_then(|()| hosted.feed.state().ok()).map(State::seq) {
                     self.to_client(index, token, ToClient::Looked(asked_at, seen));
                 }
@@ -893,7 +1017,6 @@ impl World {
                 let life = self.nodes[index].life;
                 let ring = ToNode::Feed(feed, Message::Timer(timer));
                 self.later(ms * MS, Event::Node(index, life, ring));
-                let _: Timer = timer;
             }
             Effect::Report(_) => {}
         }
@@ -923,17 +1046,28 @@ impl World {
         };
         self.nodes[index].gathering.insert(key, gathering);
         for (item, what) in items.into_iter().enumerate() {
-            self.submit(index, feed, what.author, what.operations, Asked::Item(key, item), attempt > 1);
+            self.submit(
+                index,
+                feed,
+                what.author,
+                what.operations,
+                Asked::Item(key, item),
+                attempt > 1,
+            );
         }
     }
 
     fn gather(&mut self, index: usize, key: RequestKey, item: usize, results: Vec<OperationResult>) {
-        let Some(gathering) = self.nodes[index].gathering.get_mut(&key) else { return };
+        let Some(gathering) = self.nodes[index].gathering.get_mut(&key) else {
+            return;
+        };
         gathering.results[item] = Some(results);
         if gathering.results.iter().any(Option::is_none) {
             return;
         }
-        let Some(gathering) = self.nodes[index].gathering.remove(&key) else { return };
+        let Some(gathering) = self.nodes[index].gathering.remove(&key) else {
+            return;
+        };
         let (from, id, attempt) = key;
         let reply = Reply {
             id,
@@ -977,7 +1111,9 @@ impl World {
     }
 
     fn waited(&mut self, index: usize, client: usize, number: u32) {
-        let Some(served) = self.nodes[index].served.get_mut(&client) else { return };
+        let Some(served) = self.nodes[index].served.get_mut(&client) else {
+            return;
+        };
         if served.number != number || !std::mem::replace(&mut served.waits, false) {
             return;
         }
@@ -987,7 +1123,10 @@ impl World {
 
     fn begin(&mut self, index: usize, client: usize, number: u32, feed: UserId) {
         match self.clients[client].cursor {
-            None => self.ask_store(index, feed, StoreWhat::Whole(client, number)),
+            None => {
+                self.model.counts.count("followers that began anew");
+                self.ask_store(index, feed, StoreWhat::Whole(client, number));
+            }
             cursor @ Some(Cursor { seq, .. }) => {
                 self.ask_store(index, feed, StoreWhat::Page(client, number, Some(cursor), seq));
             }
@@ -1008,7 +1147,9 @@ impl World {
         page: Result<Option<LogPage>, ReadError>,
     ) {
         self.steps += 1;
-        let Some(served) = self.served(index, client, number) else { return };
+        let Some(served) = self.served(index, client, number) else {
+            return;
+        };
         let feed = served.feed;
         let Ok(Some(page)) = page else {
             return self.close(index, client, number);
@@ -1023,7 +1164,7 @@ impl World {
         match decide(standing, &page.head) {
             Decision::Reset(_) => {
                 served.at.begins_anew();
-                self.model.counts.resets += 1;
+                self.model.counts.count("followers that began anew");
                 return self.ask_store(index, feed, StoreWhat::Whole(client, number));
             }
             Decision::UpToDate | Decision::Entries(_) => {}
@@ -1046,7 +1187,9 @@ impl World {
     }
 
     fn read_on(&mut self, index: usize, client: usize, number: u32) {
-        let Some(served) = self.served(index, client, number) else { return };
+        let Some(served) = self.served(index, client, number) else {
+            return;
+        };
         let feed = served.feed;
         match served.at.read_next() {
             Some(position) => self.ask_store(index, feed, StoreWhat::Page(client, number, None, position)),
@@ -1059,7 +1202,9 @@ impl World {
 
     fn whole(&mut self, index: usize, client: usize, number: u32, loaded: Result<Option<Loaded>, ReadError>) {
         self.steps += 1;
-        let Some(served) = self.served(index, client, number) else { return };
+        let Some(served) = self.served(index, client, number) else {
+            return;
+        };
         let feed = served.feed;
         let Ok(Some(loaded)) = loaded else {
             return self.close(index, client, number);
@@ -1076,22 +1221,29 @@ impl World {
     }
 
     fn followers(&self, index: usize, feed: UserId) -> Vec<(usize, u32)> {
-        let served = self.nodes[index].served.iter().filter(|(_, served)| served.feed == feed);
+        let served = self.nodes[index]
+            .served
+            .iter()
+            .filter(|(_, served)| served.feed == feed);
         served.map(|(client, served)| (*client, served.number)).collect()
     }
 
     fn push(&mut self, index: usize, feed: UserId, epoch: Epoch, entries: &[Entry]) {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return;
+        };
         let (first, last) = (first.seq, last.seq);
         for (client, number) in self.followers(index, feed) {
             self.steps += 1;
-            let Some(served) = self.served(index, client, number) else { continue };
+            let Some(served) = self.served(index, client, number) else {
+                continue;
+            };
             match served.at.published(epoch, first, last) {
                 Wanted::Now => self.to_client(index, (client, number), ToClient::Entries(epoch, entries.to_vec())),
                 Wanted::Not => {}
                 Wanted::Missed => {
                     served.is_reading = true;
-                    self.model.counts.missed += 1;
+                    self.model.counts.count("followers that had missed something");
                     self.read_on(index, client, number);
                 }
             }
@@ -1101,10 +1253,12 @@ impl World {
     fn announce(&mut self, index: usize, feed: UserId, head: Head) {
         for (client, number) in self.followers(index, feed) {
             self.steps += 1;
-            let Some(served) = self.served(index, client, number) else { continue };
+            let Some(served) = self.served(index, client, number) else {
+                continue;
+            };
             if served.at.announced(head.epoch, head.seq) {
                 served.is_reading = true;
-                self.model.counts.missed += 1;
+                self.model.counts.count("followers that had missed something");
                 self.read_on(index, client, number);
             }
         }
@@ -1119,14 +1273,18 @@ impl World {
         if self.served(index, client, number).is_none() {
             return;
         }
-        let Some(served) = self.nodes[index].served.remove(&client) else { return };
+        let Some(served) = self.nodes[index].served.remove(&client) else {
+            return;
+        };
         if !self.nodes[index].served.values().any(|other| other.feed == served.feed) {
             self.hear(index, Heard::Unfollowed(served.feed));
         }
     }
 
     fn operations(&mut self, index: usize, client: usize, number: u32, operations: Vec<Operation>) {
-        let Some(served) = self.served(index, client, number) else { return };
+        let Some(served) = self.served(index, client, number) else {
+            return;
+        };
         let feed = served.feed;
         if self.nodes[index].node.is_elsewhere(feed) {
             self.hear(
@@ -1141,12 +1299,21 @@ impl World {
             );
         } else {
             let ids = operations.iter().map(|operation| operation.id).collect();
-            self.submit(index, feed, feed, operations, Asked::Client((client, number), ids), false);
+            self.submit(
+                index,
+                feed,
+                feed,
+                operations,
+                Asked::Client((client, number), ids),
+                false,
+            );
         }
     }
 
     fn look(&mut self, index: usize, client: usize, number: u32) {
-        let Some(served) = self.served(index, client, number) else { return };
+        let Some(served) = self.served(index, client, number) else {
+            return;
+        };
         let feed = served.feed;
         // Whatever was ever answered is in the log by now.
         let asked_at = self.model.head(feed);
@@ -1158,6 +1325,12 @@ impl World {
     }
 
     fn answer(&mut self, index: usize, token: Token, results: Vec<OperationResult>) {
+        for result in results
+            .iter()
+            .filter(|result| !matches!(result.outcome, Became::Accepted(_)))
+        {
+            self.model.given_up(result.id);
+        }
         self.to_client(index, token, ToClient::Results(results));
     }
 
@@ -1238,7 +1411,10 @@ impl World {
                 self.send_pending(client);
             }
             ToClient::Results(results) => self.results(client, &results),
-            ToClient::Looked(asked_at, seen) => self.model.looked(client, asked_at, seen),
+            ToClient::Looked(asked_at, seen) => {
+                self.model.counts.count("looks at a feed");
+                self.model.looked(client, asked_at, seen);
+            }
             ToClient::Closed => self.lose_connection(client),
         }
     }
@@ -1250,10 +1426,7 @@ impl World {
             self.model.shown(client, feed, position, entry);
             let there = &mut self.clients[client];
             there.state.apply(entry);
-            there.cursor = Some(Cursor {
-                epoch,
-                seq: entry.seq,
-            });
+            there.cursor = Some(Cursor { epoch, seq: entry.seq });
             if entry.refused.is_none() {
                 // An entry beats any answer: what it did is done.
                 there.pending.retain(|pending| pending.operation.id != entry.operation);
@@ -1266,8 +1439,12 @@ impl World {
         let mut is_unknown = false;
         for result in results {
             let there = &mut self.clients[client];
-            let place = there.pending.iter().position(|pending| pending.operation.id == result.id);
-            let sent = place.map_or(1, |place| there.pending[place].sent);
+            let place = there
+                .pending
+                .iter()
+                .position(|pending| pending.operation.id == result.id);
+            // Without it an entry came before.
+            let pending = place.map(|place| there.pending[place].clone());
             let may_retry = match &result.outcome {
                 Became::Unknown(_) => true,
                 Became::Refused(error) => error.code.action() == taskflow_protocol::codes::Action::Retry,
@@ -1281,7 +1458,9 @@ impl World {
                     there.pending.remove(place);
                 }
             }
-            self.model.answered(feed, result.id, &result.outcome, sent);
+            if let Some(pending) = pending {
+                self.model.answered(feed, &pending, &result.outcome);
+            }
         }
         if is_unknown {
             self.later(250 * MS, Event::Resend(client));
@@ -1294,10 +1473,15 @@ impl World {
         let Some(Connection { number, .. }) = there.connection.filter(|_| there.is_current) else {
             return;
         };
+        let head = self.model.head(there.feed);
         let mut operations = Vec::new();
         for pending in there.pending.iter_mut().filter(|pending| !pending.is_under_way) {
             pending.is_under_way = true;
             pending.sent += 1;
+            if pending.sent == 1 {
+                pending.head_when_sent = head;
+            }
+            self.model.sends(client, number, &pending.operation, pending.sent == 1);
             operations.push(pending.operation.clone());
         }
         if !operations.is_empty() {
@@ -1319,6 +1503,7 @@ impl World {
                 operation,
                 sent: 0,
                 is_under_way: false,
+                head_when_sent: 0,
             });
         }
         self.send_pending(client);
@@ -1389,18 +1574,20 @@ impl World {
             let head = self.model.head(feed);
             let pending: Vec<_> = there.pending.iter().map(|pending| pending.operation.id).collect();
             if !pending.is_empty() {
-                self.model.fail(format!("client {client}: in the end nobody has answered {pending:?}"));
+                self.model
+                    .fail(format!("client {client}: in the end nobody has answered {pending:?}"));
             }
             if position != head {
-                self.model.fail(format!("client {client}: in the end it shows {position} of {head}"));
+                self.model
+                    .fail(format!("client {client}: in the end it shows {position} of {head}"));
             }
+            self.model.check_order(client, feed);
             let state = std::mem::replace(&mut self.clients[client].state, State::new(feed));
             self.model.shown_whole(client, feed, position, &state);
         }
         for feed in self.feeds.clone() {
             self.model.check_rows(feed, &self.store);
         }
-        let _ = Code::Internal;
     }
 }
 

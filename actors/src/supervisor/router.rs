@@ -127,7 +127,10 @@ impl Router {
     pub fn announce_all(&self) {
         for shard in 0..TABLE_SHARDS {
             for address in self.table.locked(shard).running() {
-                #[allow(clippy::disallowed_methods, reason = "one for each feed, once when messages come through again")]
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "one for each feed, once when messages come through again"
+                )]
                 address.do_send(Announce);
             }
         }
