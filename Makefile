@@ -42,6 +42,19 @@ check: setup ## The quick loop: format, lints, layering, unit tests; no server
 	FUZZ_SECONDS=1 cargo test --locked -p taskflow-protocol -p taskflow-actors
 	cargo test --locked --lib
 
+# The simulation: so many schedules, from this seed.
+SCHEDULES ?= 2000
+SEED ?= 1
+SIM := cargo run --release --quiet --locked -p taskflow-actors --features simulation --example sim --
+
+.PHONY: sim
+sim: setup ## Whole clusters in virtual time: make sim SCHEDULES=2000 SEED=1; the same seed gives the same digest
+	$(SIM) $(SCHEDULES) $(SEED)
+
+.PHONY: sim-planted
+sim-planted: setup ## Plants each deliberate bug in turn; the simulation must find all of them
+	$(SIM) planted $(SCHEDULES) $(SEED)
+
 .PHONY: verify
 verify: setup ## The slow proofs that `make test` has no time for
 	FUZZ_SECONDS=600 cargo test --release --locked -p taskflow-protocol --test mutations -- --nocapture

@@ -1,5 +1,7 @@
 //! Real servers for tests, started by `scripts/services`, each run with ports and a folder of its own.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -26,7 +28,7 @@ fn folder(name: &str) -> PathBuf {
 
 /// Ends a service when this process ends, however that happens: it reads from a pipe whose other end only this process
 /// has.
-struct Reaper(#[allow(dead_code, reason = "its pipe is what counts")] Child);
+struct Reaper(Child);
 
 impl Reaper {
     fn of(down: &str, variables: &[(&str, String)]) -> Self {
@@ -92,5 +94,82 @@ impl Cassandra {
         );
         let text = String::from_utf8(started.stdout).expect("text");
         text.lines().map(str::to_owned).collect()
+    }
+}
+
+/// A real Redis: one server, with Sentinels, or a cluster.
+pub struct Redis {
+    /// Addresses for clients.
+    pub nodes: Vec<String>,
+    /// The first port.
+    pub port: u16,
+    folder: PathBuf,
+    kind: &'static str,
+    variables: Vec<(&'static str, String)>,
+    _reaper: Reaper,
+}
+
+impl Redis {
+    /// `standalone`, `sentinel` or `cluster`.
+    pub fn start(kind: &'static str) -> Self {
+        // Sixteen ports in a row, and as many 10,000 above: those of a cluster's own talk.
+        let port = loop {
+            let port = free_port();
+            let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+            if port < 50_000 && (0..13).all(|more| is_free(port + more) && is_free(port + 10_000 + more)) {
+                break port;
+            }
+        };
+        let folder = folder(&format!("redis-{port}"));
+        let variables = vec![
+            ("REDIS_RUN", folder.display().to_string()),
+            ("REDIS_PORT", port.to_string()),
+        ];
+        let reaper = Reaper::of("redis-down", &variables);
+        let mut redis = Self {
+            nodes: Vec::new(),
+            port,
+            folder,
+            kind,
+            variables,
+            _reaper: reaper,
+        };
+        redis.nodes = redis.up();
+        redis
+    }
+
+    /// Starts what does not run; the addresses.
+    pub fn up(&self) -> Vec<String> {
+        let started = Command::new(script("redis-up"))
+            .arg(self.kind)
+            .envs(self.variables.iter().map(|(name, value)| (*name, value.as_str())))
+            .output()
+            .expect("bash");
+        assert!(
+            started.status.success(),
+            "Redis did not start: {}",
+            String::from_utf8_lossy(&started.stderr)
+        );
+        let text = String::from_utf8(started.stdout).expect("text");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Sends a signal to the server on the port that is so many above the first.
+    pub fn signal(&self, above: u16, signal: &str) {
+        let file = self.folder.join((self.port + above).to_string()).join("pid");
+        let pid = std::fs::read_to_string(file).expect("a pid");
+        let sent = Command::new("kill").args([signal, pid.trim()]).status().expect("kill");
+        assert!(sent.success(), "kill {signal} {pid}");
+    }
+
+    /// Says something to that server.
+    pub fn say(&self, above: u16, words: &[&str]) -> String {
+        let port = (self.port + above).to_string();
+        let said = Command::new("redis-cli")
+            .args(["-h", "127.0.0.1", "-p", &port])
+            .args(words)
+            .output()
+            .expect("redis-cli");
+        String::from_utf8_lossy(&said.stdout).into_owned()
     }
 }
