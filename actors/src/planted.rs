@@ -38,8 +38,6 @@ bugs! {
     LastOfBatchDropped,
     /// A read-back that failed is taken for "not found".
     FailedReadBackIsNotFound,
-    /// The late answer to one read is taken for that to another.
-    LateAnswerCounts,
     /// A refusal leaves without a look at the head.
     RefusalOnStaleHead,
     /// The refusal of a repeat is not kept.

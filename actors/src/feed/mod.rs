@@ -389,7 +389,7 @@ impl Feed {
             }
             Message::Appended(append_id, result) => self.appended(append_id, result, now, &mut effects),
             Message::ReadBack(read, _) | Message::HeadRead(read, _) | Message::ReadOn(read, _)
-                if self.awaited != Some(read) && !is_planted(Bug::LateAnswerCounts) => {}
+                if self.awaited != Some(read) => {}
             Message::ReadBack(_, result) => {
                 self.awaited = None;
                 self.read_back(result, &mut effects);
@@ -772,7 +772,7 @@ impl Feed {
     fn retry(&mut self, effects: &mut Vec<Effect>) {
         match &self.in_flight {
             // The read itself is under way.
-            _ if self.awaited.is_some() && !is_planted(Bug::LateAnswerCounts) => self.flush(effects),
+            _ if self.awaited.is_some() => self.flush(effects),
             Some(in_flight) if in_flight.unknown => {
                 let base = in_flight.append.base;
                 effects.push(Effect::ReadBack(self.ask(), base));

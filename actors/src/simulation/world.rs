@@ -677,11 +677,11 @@ impl World {
             is_lost: false,
             what,
         };
-        let is_flaky = self.flaky > 0 && self.rng.permille(300);
+        let is_flaky = self.flaky > 0 && self.rng.permille(400);
         let is_gone = !self.nodes[node].has_store || self.store_down > 0;
         if is_gone || is_flaky {
             // The node gives up after a while. What it asked for may not arrive, arrive, or arrive after that.
-            let patience = self.rng.between(20, 400) * MS;
+            let patience = self.rng.between(20, 900) * MS;
             let arrives = !is_gone && self.rng.permille(600);
             let lost = self.given_up(&request);
             self.later(patience, lost);
