@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
@@ -24,6 +24,13 @@ fn folder(name: &str) -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };
     parent.join(format!("taskflow-test-{name}-{}", std::process::id()))
+}
+
+/// To the process whose pid is in the folder.
+fn signal_to(folder: &Path, signal: &str) {
+    let pid = std::fs::read_to_string(folder.join("pid")).expect("a pid");
+    let sent = Command::new("kill").args([signal, pid.trim()]).status().expect("kill");
+    assert!(sent.success(), "kill {signal} {pid}");
 }
 
 /// Ends a service when this process ends, however that happens: it reads from a pipe whose other end only this process
@@ -63,7 +70,7 @@ impl Cassandra {
 
     /// So many nodes.
     pub fn start(nodes: usize) -> Self {
-        let folder = folder("cassandra");
+        let folder = folder(&format!("cassandra-{}", free_port()));
         let variables = vec![
             ("CASSANDRA_RUN", folder.display().to_string()),
             ("CASSANDRA_PORT", free_port().to_string()),
@@ -78,6 +85,11 @@ impl Cassandra {
         };
         cassandra.nodes = cassandra.up(nodes);
         cassandra
+    }
+
+    /// Sends a signal to the node of this number, from 1.
+    pub fn signal(&self, node: usize, signal: &str) {
+        signal_to(&self.folder.join(format!("node{node}")), signal);
     }
 
     /// Starts what does not run of so many nodes; their addresses.
@@ -156,10 +168,7 @@ impl Redis {
 
     /// Sends a signal to the server on the port that is so many above the first.
     pub fn signal(&self, above: u16, signal: &str) {
-        let file = self.folder.join((self.port + above).to_string()).join("pid");
-        let pid = std::fs::read_to_string(file).expect("a pid");
-        let sent = Command::new("kill").args([signal, pid.trim()]).status().expect("kill");
-        assert!(sent.success(), "kill {signal} {pid}");
+        signal_to(&self.folder.join((self.port + above).to_string()), signal);
     }
 
     /// Says something to that server.

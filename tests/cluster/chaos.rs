@@ -1,0 +1,280 @@
+//! Everything ends now and then while many write and follow: what was acknowledged is there, once, and every screen
+//! shows it. The short form, on every run of the tests.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::Nodes;
+use crate::faults::accepted;
+use crate::services::Cassandra;
+use crate::support::ws::{handshake, task};
+use crate::support::{Account, Client, Encoding, Raw, Replica, http};
+
+/// Acknowledged operations that end the run.
+const OPERATIONS: u64 = 10_000;
+
+/// Users, each with a writer and two followers.
+const USERS: usize = 12;
+
+/// Operations in one message.
+const BATCH: usize = 16;
+
+/// Connects to whichever node takes it, and says hello.
+fn connect(addresses: &[SocketAddr], first: usize, account: &Account, follow: &Value) -> Client {
+    for at in first.. {
+        let address = addresses[at % addresses.len()];
+        // A node that stands still takes the connection, and says nothing.
+        if let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+            let mut raw = Raw {
+                http: http::Connection::over(stream),
+            };
+            let protocol = format!("sec-websocket-protocol: {}", Encoding::MsgPack.subprotocol());
+            raw.try_send(handshake(address, &[&protocol]).as_bytes());
+            if raw.http.head().is_some_and(|head| head.status == 101) {
+                let mut client = Client::connected(raw, Encoding::MsgPack);
+                let hello = json!({ "protocol": { "min": 1, "max": 1 }, "token": account.token, "follow": follow });
+                say(&mut client, &json!({ "hello": hello }));
+                return client;
+            }
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    unreachable!("there is always a next one")
+}
+
+/// To a server that may be gone.
+fn say(client: &mut Client, message: &Value) {
+    let frame = client.frame_of(message);
+    client.raw.try_send(&frame);
+}
+
+/// Writes until enough is acknowledged. What is not known is sent again, over whatever connection there is.
+fn write(addresses: &[SocketAddr], account: &Account, number: usize, count: &AtomicU64) -> HashMap<String, u64> {
+    let mut acknowledged = HashMap::new();
+    let mut pending: Vec<Value> = Vec::new();
+    let mut turn = number;
+    loop {
+        turn += 1;
+        let mut client = connect(addresses, turn, account, &json!([]));
+        let mut is_welcome = false;
+        loop {
+            if is_welcome {
+                if pending.is_empty() {
+                    if count.load(Ordering::Relaxed) >= OPERATIONS {
+                        return acknowledged;
+                    }
+                    pending = (0..BATCH).map(|_| task("chaos")).collect();
+                }
+                say(&mut client, &json!({ "operations": { "operations": pending } }));
+            }
+            let mut waiting = pending.len();
+            let mut is_over = false;
+            while !is_welcome || waiting > 0 {
+                let Ok(message) = client.next() else {
+                    is_over = true;
+                    break;
+                };
+                if message.get("welcome").is_some() {
+                    is_welcome = true;
+                    break;
+                }
+                for result in message["results"]["results"].as_array().into_iter().flatten() {
+                    waiting = waiting.saturating_sub(1);
+                    let id = result["id"].as_str().unwrap();
+                    let outcome = &result["outcome"];
+                    if let Some(seq) = outcome["accepted"]["seq"].as_u64() {
+                        pending.retain(|operation| operation["id"] != id);
+                        let before = acknowledged.insert(id.to_owned(), seq);
+                        assert!(
+                            before.is_none_or(|before| before == seq),
+                            "{id} is at {before:?} and at {seq}"
+                        );
+                        count.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        let error = outcome.get("unknown").or(outcome.get("refused")).expect("an error");
+                        assert!(
+                            error["retry_after_ms"].is_u64(),
+                            "a create is never refused for good: {outcome}"
+                        );
+                    }
+                }
+            }
+            if is_over {
+                break;
+            }
+            if is_welcome && !pending.is_empty() && waiting == 0 {
+                // Some are not known yet.
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+/// Follows until it has everything; its copy panics at a hole, and at an entry that comes twice.
+fn follow(addresses: &[SocketAddr], account: &Account, first: usize, heads: &Mutex<HashMap<String, u64>>) -> Replica {
+    let mut replica = Replica::default();
+    let mut turn = first;
+    loop {
+        turn += 1;
+        let cursor = match &replica.cursor {
+            Some(cursor) => json!([{ "cursor": cursor }]),
+            None => json!([{}]),
+        };
+        let mut client = connect(addresses, turn, account, &cursor);
+        replica.pieces.clear();
+        loop {
+            if heads
+                .lock()
+                .unwrap()
+                .get(&account.user)
+                .is_some_and(|head| replica.position > *head)
+            {
+                return replica;
+            }
+            let Ok(message) = client.next() else { break };
+            if let Some(following) = message.get("following") {
+                if replica.cursor.is_some() {
+                    assert_ne!(following["mode"], "reset", "a cursor survives everything: {following}");
+                }
+            } else if let Some(entries) = message.get("entries") {
+                replica.apply_entries(entries);
+            } else if let Some(piece) = message.get("snapshot") {
+                replica.apply_snapshot(piece);
+            } else if message.get("error").is_some() {
+                break;
+            }
+        }
+    }
+}
+
+/// What ends, in turn, and comes back.
+fn faults(cluster: &mut Nodes, over: &AtomicBool) -> [u32; 5] {
+    let mut counts = [0; 5];
+    for round in 0.. {
+        if over.load(Ordering::Relaxed) && counts.iter().all(|count| *count >= 3) {
+            return counts;
+        }
+        let kind = round % 5;
+        match kind {
+            0 => {
+                let node = 1 + round / 5 % 2;
+                cluster.nodes[node].kill();
+                std::thread::park_timeout(Duration::from_millis(500));
+                cluster.nodes[node].restart();
+            }
+            1 => {
+                cluster.redis.signal(0, "-KILL");
+                std::thread::park_timeout(Duration::from_millis(700));
+                cluster.redis.up();
+            }
+            2 => {
+                let node = &cluster.nodes[round / 5 % 3];
+                node.signal(rustix::process::Signal::STOP);
+                std::thread::park_timeout(Duration::from_millis(2_500));
+                node.signal(rustix::process::Signal::CONT);
+            }
+            3 => {
+                cluster.redis.signal(0, "-STOP");
+                std::thread::park_timeout(Duration::from_millis(1_000));
+                cluster.redis.signal(0, "-CONT");
+            }
+            _ => {
+                cluster.cassandra.signal(1, "-STOP");
+                std::thread::park_timeout(Duration::from_millis(1_500));
+                cluster.cassandra.signal(1, "-CONT");
+            }
+        }
+        counts[kind] += 1;
+        std::thread::park_timeout(Duration::from_millis(300));
+    }
+    counts
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
+    // A database of its own, that may be stopped.
+    let cassandra = Box::leak(Box::new(Cassandra::start(1)));
+    let mut cluster = Nodes::on(cassandra, "chaos", 3);
+    let accounts: Vec<Account> = (0..USERS).map(|_| cluster.nodes[0].user()).collect();
+    let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.address).collect();
+    let (count, over, heads) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::default());
+    let begun = Instant::now();
+    let (acknowledged, replicas, faults) = std::thread::scope(|scope| {
+        let writers: Vec<_> = accounts
+            .iter()
+            .enumerate()
+            .map(|(number, account)| {
+                let (addresses, count) = (&addresses, &count);
+                scope.spawn(move || write(addresses, account, number, count))
+            })
+            .collect();
+        let followers: Vec<_> = accounts
+            .iter()
+            .chain(&accounts)
+            .enumerate()
+            .map(|(number, account)| {
+                let (addresses, heads) = (&addresses, &heads);
+                scope.spawn(move || follow(addresses, account, number, heads))
+            })
+            .collect();
+        let over_seen = &over;
+        let faults = scope.spawn(move || {
+            let counts = faults(&mut cluster, over_seen);
+            (cluster, counts)
+        });
+        let acknowledged: Vec<HashMap<String, u64>> =
+            writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        over.store(true, Ordering::Relaxed);
+        let (cluster, faults) = faults.join().unwrap();
+        // Everything runs again: what the log holds now is what everyone must come to show.
+        for account in &accounts {
+            // The last entry makes every follower look whether it has all.
+            let last = loop {
+                let outcome = cluster.nodes[0].submit(account, &task("the last"));
+                if let Some(seq) = outcome["accepted"]["seq"].as_u64() {
+                    break seq;
+                }
+            };
+            heads.lock().unwrap().insert(account.user.clone(), last);
+            accepted(&cluster.nodes[1], account);
+        }
+        let replicas: Vec<Replica> = followers.into_iter().map(|follower| follower.join().unwrap()).collect();
+        (acknowledged, replicas, faults)
+    });
+    let total: usize = acknowledged.iter().map(HashMap::len).sum();
+    for (number, replica) in replicas.iter().enumerate() {
+        let acknowledged = &acknowledged[number % USERS];
+        let mut places: HashMap<&str, u64> = HashMap::new();
+        for entry in &replica.entries {
+            let seq = entry["seq"].as_u64().unwrap();
+            let before = places.insert(entry["operation"].as_str().unwrap(), seq);
+            assert_eq!(before, None, "an operation is there twice: {entry}");
+        }
+        for (id, seq) in acknowledged {
+            assert_eq!(
+                places.get(id.as_str()),
+                Some(seq),
+                "an acknowledged operation is elsewhere, or nowhere"
+            );
+        }
+    }
+    #[allow(clippy::print_stdout, reason = "what a run showed is part of its result")]
+    {
+        println!(
+            "{total} acknowledged operations, none lost or doubled, in {:.0} s; faults: {} nodes killed, {} Redis killed, \
+             {} nodes stopped, {} Redis stopped, {} databases stopped",
+            begun.elapsed().as_secs_f64(),
+            faults[0],
+            faults[1],
+            faults[2],
+            faults[3],
+            faults[4]
+        );
+    }
+    assert!(total as u64 >= OPERATIONS);
+}

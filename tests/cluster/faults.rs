@@ -1,0 +1,106 @@
+//! One thing ends, and the others go on.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::Nodes;
+use crate::support::ws::task;
+use crate::support::{Account, ENCODINGS, Encoding, Follower, Server};
+
+/// Accepted in the end; how long that took.
+pub fn accepted(node: &Server, account: &Account) -> Duration {
+    let (begun, operation) = (Instant::now(), task("through"));
+    loop {
+        let outcome = node.submit(account, &operation);
+        if outcome.get("accepted").is_some() {
+            return begun.elapsed();
+        }
+        let error = outcome.get("unknown").or(outcome.get("refused")).expect("an error");
+        assert!(error["retry_after_ms"].is_u64(), "{outcome}");
+        assert!(begun.elapsed() < Duration::from_secs(40), "{outcome}");
+    }
+}
+
+#[test]
+fn when_a_node_is_killed_the_others_take_its_feeds() {
+    let mut cluster = Nodes::start("killed", 3);
+    // Many users: about a third of their feeds are hosted on the node that ends.
+    let accounts: Vec<Account> = (0..12).map(|_| cluster.nodes[0].user()).collect();
+    let mut followers: Vec<Follower> = accounts
+        .iter()
+        .map(|account| Follower::start(&cluster.nodes[1], Encoding::Json, account))
+        .collect();
+    for account in &accounts {
+        accepted(&cluster.nodes[1], account);
+    }
+    cluster.nodes[2].kill();
+    cluster.nodes.truncate(2);
+    let slowest = accounts
+        .iter()
+        .map(|account| accepted(&cluster.nodes[0], account))
+        .max()
+        .unwrap();
+    assert!(slowest < Duration::from_secs(20), "{slowest:?}");
+    for follower in &mut followers {
+        follower.until_seq(3);
+    }
+    cluster.meet();
+}
+
+#[test]
+fn when_a_node_leaves_nobody_else_notices() {
+    let mut cluster = Nodes::start("leaves", 3);
+    let accounts: Vec<Account> = (0..9).map(|_| cluster.nodes[0].user()).collect();
+    for account in &accounts {
+        accepted(&cluster.nodes[0], account);
+    }
+    let leaving = cluster.nodes.pop().unwrap();
+    leaving.signal(Signal::TERM);
+    for round in 0..20 {
+        for account in &accounts {
+            let outcome = cluster.nodes[round % 2].submit(account, &task("on"));
+            assert!(outcome.get("accepted").is_some(), "{outcome}");
+        }
+    }
+    let mut leaving = leaving;
+    assert!(leaving.exit_status().success());
+    cluster.meet();
+}
+
+#[test]
+fn without_redis_every_node_works_and_shows_what_the_others_do() {
+    let cluster = Nodes::start("alone", 2);
+    let account = cluster.nodes[0].user();
+    let mut followers: Vec<Follower> = cluster
+        .nodes
+        .iter()
+        .zip(ENCODINGS)
+        .map(|(node, encoding)| Follower::start(node, encoding, &account))
+        .collect();
+    accepted(&cluster.nodes[0], &account);
+    for (signal, back) in [("-KILL", false), ("-STOP", true)] {
+        cluster.redis.signal(0, signal);
+        for node in &cluster.nodes {
+            node.wait_for_metric("taskflow_bus_up", |up| up == 0.0);
+        }
+        let before = followers[0].replica.position;
+        for (number, node) in (1..).zip(&cluster.nodes) {
+            accepted(node, &account);
+            let last = before + number;
+            for follower in &mut followers {
+                follower.until(|replica| replica.position >= last);
+            }
+        }
+        if back {
+            cluster.redis.signal(0, "-CONT");
+        } else {
+            cluster.redis.up();
+        }
+        for node in &cluster.nodes {
+            node.wait_for_metric("taskflow_bus_up", |up| up == 1.0);
+        }
+        cluster.meet();
+        accepted(&cluster.nodes[1], &account);
+    }
+}

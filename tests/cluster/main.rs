@@ -1,0 +1,82 @@
+//! Many nodes over a real Redis and a real CQL database: the real binary, real sockets, and real ends of all three.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where what it needs fails")]
+
+mod chaos;
+mod faults;
+#[path = "../support/services.rs"]
+mod services;
+#[path = "../support/mod.rs"]
+mod support;
+mod together;
+
+use std::sync::Arc;
+
+use services::{Cassandra, Redis};
+use support::Server;
+use support::server::{DataDir, binary};
+
+/// Nodes that share a database, a Redis and a key.
+pub struct Nodes {
+    pub nodes: Vec<Server>,
+    pub redis: Redis,
+    pub cassandra: &'static Cassandra,
+    flags: Vec<String>,
+}
+
+impl Nodes {
+    /// So many, in a keyspace of their own.
+    pub fn start(name: &str, count: usize) -> Self {
+        Self::on(Cassandra::shared(), name, count)
+    }
+
+    /// The same, on this database.
+    pub fn on(cassandra: &'static Cassandra, name: &str, count: usize) -> Self {
+        let redis = Redis::start("standalone");
+        let key = DataDir::temporary();
+        let flags: Vec<String> = [
+            "--store=cql".to_owned(),
+            format!("--cql-nodes={}", cassandra.nodes.join(",")),
+            format!("--cql-keyspace={name}"),
+            "--cql-replication=1".to_owned(),
+            format!("--redis={}", redis.nodes.join(",")),
+            format!("--cluster-name={name}"),
+            format!("--key-dir={}", key.path().display()),
+        ]
+        .into();
+        let migrated = binary().arg("migrate").args(&flags).output().unwrap();
+        assert!(migrated.status.success(), "{migrated:?}");
+        let mut nodes = Self {
+            nodes: Vec::new(),
+            redis,
+            cassandra,
+            flags,
+        };
+        for number in 0..count {
+            // The first one's folder has the key, so that tokens can be minted with it.
+            let data = if number == 0 { key.clone() } else { DataDir::temporary() };
+            let node = nodes.node(number, data);
+            nodes.nodes.push(node);
+        }
+        nodes.meet();
+        nodes
+    }
+
+    fn node(&self, number: usize, data: Arc<DataDir>) -> Server {
+        let name = format!("--node-name=node-{number}");
+        let mut flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        flags.push(&name);
+        Server::start_in(data, &flags)
+    }
+
+    /// Waits until each node knows all that run.
+    pub fn meet(&self) {
+        for node in &self.nodes {
+            node.wait_for_metric("taskflow_cluster_members", |members| members == self.nodes.len() as f64);
+        }
+    }
+
+    /// The sum of a figure over all nodes.
+    pub fn sum(&self, name: &str) -> f64 {
+        self.nodes.iter().map(|node| node.metric(name)).sum()
+    }
+}

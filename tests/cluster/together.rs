@@ -1,0 +1,130 @@
+//! Nodes that are well: what one takes, all show.
+
+use serde_json::json;
+
+use crate::Nodes;
+use crate::support::ws::task;
+use crate::support::{ENCODINGS, Follower, Replica, eventually, id};
+
+#[test]
+fn what_one_node_takes_is_on_the_screens_of_all_once_and_in_order() {
+    let cluster = Nodes::start("together", 3);
+    let account = cluster.nodes[0].user();
+    let mut followers: Vec<Follower> = cluster
+        .nodes
+        .iter()
+        .zip(ENCODINGS.iter().cycle())
+        .map(|(node, encoding)| Follower::start(node, *encoding, &account))
+        .collect();
+    let mut seqs = Vec::new();
+    for round in 0..10 {
+        for node in &cluster.nodes {
+            let outcome = node.submit(&account, &task(&format!("round {round}")));
+            seqs.push(
+                outcome["accepted"]["seq"]
+                    .as_u64()
+                    .unwrap_or_else(|| panic!("{outcome}")),
+            );
+        }
+    }
+    assert_eq!(seqs, (2..=31).collect::<Vec<u64>>(), "one order, whoever is asked");
+    let last = *seqs.last().unwrap();
+    for follower in &mut followers {
+        follower.until_seq(last);
+        assert_eq!(follower.replica.rows, Replica::of(&cluster.nodes[1], &account).rows);
+    }
+    assert!(cluster.sum("taskflow_cluster_forwards_total") > 0.0);
+    // Each change went out once, and came in at each node with a follower, the host itself included.
+    let (changes, received) = (30.0, cluster.sum("taskflow_bus_received_total"));
+    let requests = cluster.sum("taskflow_cluster_forwards_total") * 2.0;
+    assert!(
+        received >= 3.0 * changes && received <= 3.0 * changes + requests + 20.0,
+        "{received} messages for {changes} changes"
+    );
+}
+
+#[test]
+fn whoever_writes_reads_it_at_once_on_every_node() {
+    let cluster = Nodes::start("reads", 3);
+    let account = cluster.nodes[0].user();
+    for round in 0..15 {
+        let (writer, reader) = (&cluster.nodes[round % 3], &cluster.nodes[(round + 1) % 3]);
+        let title = format!("task {round}");
+        let made = writer.post("/api/v1/tasks", &account, &json!({ "title": title }));
+        assert_eq!(made.status, 201, "{made:?}");
+        let task = made.json()["id"].as_str().unwrap().to_owned();
+        let read = reader.get(&format!("/api/v1/tasks/{task}"), &account);
+        assert_eq!(read.status, 200, "{read:?}");
+        assert_eq!(read.json()["title"], title);
+    }
+}
+
+#[test]
+fn the_same_operation_sent_to_two_nodes_is_done_once() {
+    let cluster = Nodes::start("once", 2);
+    let account = cluster.nodes[0].user();
+    let operation = task("once");
+    let first = cluster.nodes[0].submit(&account, &operation);
+    let again = cluster.nodes[1].submit(&account, &operation);
+    assert_eq!(first, again);
+    assert_eq!(Replica::of(&cluster.nodes[0], &account).position, 2);
+}
+
+#[test]
+fn long_polls_and_event_streams_hear_of_changes_on_other_nodes() {
+    let cluster = Nodes::start("polls", 2);
+    let account = cluster.nodes[0].user();
+    let cursor = Replica::of(&cluster.nodes[0], &account).cursor.unwrap();
+    let path = format!("/api/v1/changes?cursor={cursor}&wait=30");
+    std::thread::scope(|scope| {
+        let polls: Vec<_> = cluster
+            .nodes
+            .iter()
+            .map(|node| scope.spawn(|| node.get(&path, &account)))
+            .collect();
+        for node in &cluster.nodes {
+            node.wait_for_metric("taskflow_bus_subscriptions", |feeds| feeds == 1.0);
+        }
+        cluster.nodes[0].submit(&account, &task("heard"));
+        for poll in polls {
+            let answer = poll.join().unwrap();
+            assert_eq!(answer.status, 200, "{answer:?}");
+            assert_eq!(
+                answer.json()["entries"].as_array().map(Vec::len),
+                Some(1),
+                "{:?}",
+                answer.json()
+            );
+        }
+    });
+}
+
+#[test]
+fn a_token_of_one_node_is_good_on_all_and_an_account_is_everywhere() {
+    let cluster = Nodes::start("accounts", 2);
+    let account = cluster.nodes[0].register();
+    assert_eq!(cluster.nodes[1].get("/api/v1/tasks", &account).status, 200);
+    let body = json!({ "email": account.email, "password": "a wrong password, long enough" });
+    let wrong = crate::support::http::post(cluster.nodes[1].address, "/api/v1/auth/login", &[], &body);
+    assert_eq!(wrong.status, 401, "{wrong:?}");
+}
+
+#[test]
+fn two_clusters_that_share_a_redis_by_mistake_are_named() {
+    let cluster = Nodes::start("mistake", 1);
+    let other_keyspace = format!("--cql-keyspace=other{}", &id().replace('-', "")[..8]);
+    let mut flags: Vec<String> = cluster.flags.clone();
+    flags.retain(|flag| !flag.starts_with("--cql-keyspace"));
+    flags.push(other_keyspace);
+    let migrated = crate::binary().arg("migrate").args(&flags).output().unwrap();
+    assert!(migrated.status.success(), "{migrated:?}");
+    flags.push("--node-name=stranger".to_owned());
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let stranger = crate::Server::start(&flags);
+    for node in [&cluster.nodes[0], &stranger] {
+        eventually("a clash in the log", || {
+            let text = node.log.text();
+            (text.contains("another cluster is on the same Redis") && text.contains("cluster_name")).then_some(())
+        });
+    }
+}
