@@ -13,7 +13,7 @@ use crate::Nodes;
 use crate::faults::accepted;
 use crate::services::Cassandra;
 use crate::support::ws::{handshake, task};
-use crate::support::{Account, Client, Encoding, Raw, Replica, http};
+use crate::support::{Account, Client, Encoding, Raw, Replica, Server, http};
 
 /// Acknowledged operations that end the run.
 const OPERATIONS: u64 = 10_000;
@@ -152,6 +152,19 @@ fn follow(addresses: &[SocketAddr], account: &Account, first: usize, heads: &Mut
     }
 }
 
+/// The whole log after the birth.
+fn history(server: &Server, account: &Account) -> Vec<Value> {
+    let newest = Replica::of(server, account).cursor.expect("a cursor");
+    let mut cursor = format!("{}{:016x}", &newest[..16], 1);
+    let mut entries = Vec::new();
+    while cursor != newest {
+        let answer = server.get(&format!("/api/v1/changes?cursor={cursor}"), account).json();
+        entries.extend(answer["entries"].as_array().expect("entries").clone());
+        cursor = answer["cursor"].as_str().expect("a cursor").to_owned();
+    }
+    entries
+}
+
 /// What ends, in turn, and comes back.
 fn faults(cluster: &mut Nodes, over: &AtomicBool) -> [u32; 5] {
     let mut counts = [0; 5];
@@ -204,7 +217,7 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
     let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.address).collect();
     let (count, over, heads) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::default());
     let begun = Instant::now();
-    let (acknowledged, replicas, faults) = std::thread::scope(|scope| {
+    let (cluster, acknowledged, replicas, faults) = std::thread::scope(|scope| {
         let writers: Vec<_> = accounts
             .iter()
             .enumerate()
@@ -244,23 +257,33 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
             accepted(&cluster.nodes[1], account);
         }
         let replicas: Vec<Replica> = followers.into_iter().map(|follower| follower.join().unwrap()).collect();
-        (acknowledged, replicas, faults)
+        (cluster, acknowledged, replicas, faults)
     });
     let total: usize = acknowledged.iter().map(HashMap::len).sum();
-    for (number, replica) in replicas.iter().enumerate() {
-        let acknowledged = &acknowledged[number % USERS];
+    for (number, account) in accounts.iter().enumerate() {
+        let (log, now) = (
+            history(&cluster.nodes[0], account),
+            Replica::of(&cluster.nodes[1], account),
+        );
         let mut places: HashMap<&str, u64> = HashMap::new();
-        for entry in &replica.entries {
-            let seq = entry["seq"].as_u64().unwrap();
+        for (entry, seq) in log.iter().zip(2_u64..) {
+            assert_eq!(entry["seq"], seq, "the log has a hole");
             let before = places.insert(entry["operation"].as_str().unwrap(), seq);
             assert_eq!(before, None, "an operation is there twice: {entry}");
         }
-        for (id, seq) in acknowledged {
+        for (id, seq) in &acknowledged[number] {
             assert_eq!(
                 places.get(id.as_str()),
                 Some(seq),
                 "an acknowledged operation is elsewhere, or nowhere"
             );
+        }
+        for replica in [&replicas[number], &replicas[number + USERS]] {
+            for entry in &replica.entries {
+                let seq = entry["seq"].as_u64().unwrap();
+                assert_eq!(*entry, log[seq as usize - 2], "a screen showed something else");
+            }
+            assert_eq!(replica.rows, now.rows);
         }
     }
     #[allow(clippy::print_stdout, reason = "what a run showed is part of its result")]

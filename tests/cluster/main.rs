@@ -17,8 +17,11 @@ use support::server::{DataDir, binary};
 
 /// Nodes that share a database, a Redis and a key.
 pub struct Nodes {
+    /// The nodes, by number.
     pub nodes: Vec<Server>,
+    /// Their Redis.
     pub redis: Redis,
+    /// Their database.
     pub cassandra: &'static Cassandra,
     flags: Vec<String>,
 }
