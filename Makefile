@@ -32,7 +32,9 @@ cluster: setup ## Three nodes over a real Redis and a real CQL database on this 
 test: setup ## Everything that must pass before a change lands
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy -p taskflow-actors --all-targets --features simulation --locked -- -D warnings
 	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --workspace --locked --no-fail-fast
+	cargo test --locked -p taskflow-actors --features simulation --test simulation
 
 .PHONY: check
 check: setup ## The quick loop: format, lints, layering, unit tests; no server
@@ -59,6 +61,8 @@ sim-planted: setup ## Plants each deliberate bug in turn; the simulation must fi
 verify: setup ## The slow proofs that `make test` has no time for
 	FUZZ_SECONDS=600 cargo test --release --locked -p taskflow-protocol --test mutations -- --nocapture
 	scripts/fuzz 600
+	$(SIM) 10000 $(SEED)
+	$(SIM) planted 2000 $(SEED)
 
 bench: setup ## Measure: the load scenarios against a node of their own, a table and a JSON file at the end
 include loadtest/bench.mk

@@ -180,15 +180,15 @@ impl Shared {
     }
 
     /// What the driver hands over: on its own task, in order.
-    fn incoming(&self, channel: &[u8], message: Bytes) {
+    fn incoming(&self, channel: &[u8], message: &Bytes) {
         let is = |name: &str| channel.strip_prefix(name.as_bytes());
         if let Some(rest) = is(&self.names.feed) {
             let feed = std::str::from_utf8(rest).ok().and_then(|text| text.parse().ok());
-            if let (Some(feed), Some(message)) = (feed, self.unstamped(&message)) {
+            if let (Some(feed), Some(message)) = (feed, self.unstamped(message)) {
                 self.inbox.take(BusEvent::Published(UserId(feed), message));
             }
         } else if is(&self.names.node).is_some() {
-            if let Some(message) = self.unstamped(&message) {
+            if let Some(message) = self.unstamped(message) {
                 self.inbox.take(BusEvent::Received(message));
             }
         } else if channel == self.names.canary.as_bytes()
@@ -345,7 +345,7 @@ impl Task {
         let lost = Arc::new(Notify::new());
         let (shared, gone) = (self.shared.clone(), lost.clone());
         let incoming: Incoming = Arc::new(move |event| match event {
-            Some((channel, message)) => shared.incoming(channel, message),
+            Some((channel, message)) => shared.incoming(channel, &message),
             None => gone.notify_one(),
         });
         let connected = tokio::time::timeout(PATIENCE * 2, Link::connect(&self.options, PATIENCE, incoming));

@@ -62,12 +62,11 @@ impl Salted {
     fn user(&self, user: UserId) -> UserId {
         UserId(self.id(user.0))
     }
-    fn sign_in(&self, sign_in: SignIn) -> SignIn {
+    fn salted(&self, sign_in: &SignIn) -> SignIn {
         SignIn {
             id: self.id(sign_in.id),
             user: self.user(sign_in.user),
-            // Long past in the suite, where no clock is asked; here the database asks its own.
-            ..sign_in
+            ..sign_in.clone()
         }
     }
     fn account(&self, account: Account, email: String) -> Account {
@@ -112,14 +111,14 @@ impl Accounts for Salted {
         Box::pin(async move { Ok(found.await?.map(|account| salted.account(account, email))) })
     }
     fn create_sign_in(&self, sign_in: SignIn) -> BoxFuture<Result<(), AccountError>> {
-        self.cql.create_sign_in(self.sign_in(sign_in))
+        self.cql.create_sign_in(self.salted(&sign_in))
     }
     fn sign_in(&self, id: Uuid) -> BoxFuture<Result<Option<SignIn>, AccountError>> {
         let (salted, found) = (self.clone(), self.cql.sign_in(self.id(id)));
-        Box::pin(async move { Ok(found.await?.map(|sign_in| salted.sign_in(sign_in))) })
+        Box::pin(async move { Ok(found.await?.map(|sign_in| salted.salted(&sign_in))) })
     }
     fn replace_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> BoxFuture<Result<bool, AccountError>> {
-        self.cql.replace_sign_in(expected, self.sign_in(sign_in))
+        self.cql.replace_sign_in(expected, self.salted(&sign_in))
     }
     fn end_sign_in(&self, id: Uuid) -> BoxFuture<Result<(), AccountError>> {
         self.cql.end_sign_in(self.id(id))

@@ -396,7 +396,7 @@ impl Feed {
             }
             Message::HeadRead(_, result) => {
                 self.awaited = None;
-                self.head_read(result, &mut effects);
+                self.head_read(&result, &mut effects);
             }
             Message::ReadOn(_, result) => {
                 self.awaited = None;
@@ -799,7 +799,7 @@ impl Feed {
     }
 
     /// Settles what waits to know whether the memory is the store's.
-    fn head_read(&mut self, result: Result<Option<Head>, ReadError>, effects: &mut Vec<Effect>) {
+    fn head_read(&mut self, result: &Result<Option<Head>, ReadError>, effects: &mut Vec<Effect>) {
         if !self.checking {
             return;
         }

@@ -105,6 +105,7 @@ enum Event {
     TellDown(usize, u32),
 }
 
+#[derive(Clone, Copy)]
 enum Mend {
     Link(usize),
     Store(usize),
@@ -285,7 +286,7 @@ impl World {
             epoch: Epoch(7),
             base: 0,
             last: 1,
-            append_id: self.rng.next(),
+            append_id: self.rng.number(),
             time: entry.time,
             body: crate::domain::codec::encode_commit(std::slice::from_ref(&entry)).into(),
         };
@@ -295,7 +296,7 @@ impl World {
 
     fn member(&mut self, index: usize) -> Member {
         Member {
-            node: NodeId(self.rng.next()),
+            node: NodeId(self.rng.number()),
             name: format!("node-{index}"),
             hosts_feeds: true,
             leaving: false,
@@ -587,7 +588,7 @@ impl World {
             return;
         }
         let member = self.member(node);
-        let (beat, first) = (member.encode(), self.rng.next());
+        let (beat, first) = (member.encode(), self.rng.number());
         let there = &mut self.nodes[node];
         there.life += 1;
         there.is_up = true;
@@ -617,7 +618,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, from: usize, to: NodeId, message: Bytes) {
+    fn send(&mut self, from: usize, to: NodeId, message: &Bytes) {
         let Some(node) = self
             .nodes
             .iter()
@@ -873,7 +874,7 @@ impl World {
                 {
                     self.model.counts.count("requests that were repeated");
                 }
-                self.send(index, to, message);
+                self.send(index, to, &message);
             }
             Told::Subscribe(feed) => {
                 let node = &self.nodes[index];
@@ -925,7 +926,7 @@ impl World {
     // ---------------------------------------------------------------------------------------------------- a feed
 
     fn hosted(&mut self, index: usize, feed: UserId) -> &mut Hosted {
-        let first = self.rng.next();
+        let first = self.rng.number();
         self.nodes[index].feeds.entry(feed).or_insert_with(|| Hosted {
             feed: Feed::new(feed, first, Writers::Many),
             asked: BTreeMap::new(),
@@ -1005,7 +1006,7 @@ impl World {
                     return;
                 };
                 if let Some(seen) = may.ok().and_then(|()| hosted.feed.state().ok()).map(State::seq) {
-                    self.to_client(index, token, ToClient::Looked(asked_at, seen));
+                    self.tell_client(index, token, ToClient::Looked(asked_at, seen));
                 }
             }
             Effect::Announce(head) => {
@@ -1076,7 +1077,7 @@ impl World {
             results: gathering.results.into_iter().flatten().collect(),
         };
         match from {
-            Some(from) => self.send(index, from, NodeMessage::Reply(reply).encode()),
+            Some(from) => self.send(index, from, &NodeMessage::Reply(reply).encode()),
             None => self.hear(index, Heard::Replied(reply)),
         }
     }
@@ -1179,7 +1180,7 @@ impl World {
                 served.at.read(!entries.is_empty(), page.head.seq);
                 if let Some(last) = entries.last() {
                     served.at.sent(last.seq);
-                    self.to_client(index, (client, number), ToClient::Entries(page.head.epoch, entries));
+                    self.tell_client(index, (client, number), ToClient::Entries(page.head.epoch, entries));
                 }
                 self.read_on(index, client, number);
             }
@@ -1195,7 +1196,7 @@ impl World {
             Some(position) => self.ask_store(index, feed, StoreWhat::Page(client, number, None, position)),
             None => {
                 served.is_reading = false;
-                self.to_client(index, (client, number), ToClient::Current);
+                self.tell_client(index, (client, number), ToClient::Current);
             }
         }
     }
@@ -1214,7 +1215,7 @@ impl World {
             Ok(rebuilt) => {
                 served.at.stands(loaded.head.epoch, loaded.head.seq);
                 let whole = ToClient::Whole(Box::new(rebuilt.state), loaded.head);
-                self.to_client(index, (client, number), whole);
+                self.tell_client(index, (client, number), whole);
                 self.read_on(index, client, number);
             }
         }
@@ -1239,7 +1240,7 @@ impl World {
                 continue;
             };
             match served.at.published(epoch, first, last) {
-                Wanted::Now => self.to_client(index, (client, number), ToClient::Entries(epoch, entries.to_vec())),
+                Wanted::Now => self.tell_client(index, (client, number), ToClient::Entries(epoch, entries.to_vec())),
                 Wanted::Not => {}
                 Wanted::Missed => {
                     served.is_reading = true;
@@ -1265,7 +1266,7 @@ impl World {
     }
 
     fn close(&mut self, index: usize, client: usize, number: u32) {
-        self.to_client(index, (client, number), ToClient::Closed);
+        self.tell_client(index, (client, number), ToClient::Closed);
         self.unserve(index, client, number);
     }
 
@@ -1331,10 +1332,10 @@ impl World {
         {
             self.model.given_up(result.id);
         }
-        self.to_client(index, token, ToClient::Results(results));
+        self.tell_client(index, token, ToClient::Results(results));
     }
 
-    fn to_client(&mut self, index: usize, (client, number): Token, what: ToClient) {
+    fn tell_client(&mut self, index: usize, (client, number): Token, what: ToClient) {
         let there = &self.clients[client];
         let life = self.nodes[index].life;
         let here = Connection {
@@ -1376,10 +1377,10 @@ impl World {
         let number = connecting.connections;
         connecting.connection = Some(Connection { node, life, number });
         let (feed, cursor) = (connecting.feed, connecting.cursor);
-        self.to_node(client, ToNode::Hello(client, number, feed, cursor));
+        self.tell_node(client, ToNode::Hello(client, number, feed, cursor));
     }
 
-    fn to_node(&mut self, client: usize, what: ToNode) {
+    fn tell_node(&mut self, client: usize, what: ToNode) {
         let Some(Connection { node, life, .. }) = self.clients[client].connection else {
             return;
         };
@@ -1485,14 +1486,14 @@ impl World {
             operations.push(pending.operation.clone());
         }
         if !operations.is_empty() {
-            self.to_node(client, ToNode::Operations(client, number, operations));
+            self.tell_node(client, ToNode::Operations(client, number, operations));
         }
     }
 
     fn wish(&mut self, client: usize, wish: Wish) {
         if wish == Wish::Look {
             if let Some(Connection { number, .. }) = self.clients[client].connection {
-                self.to_node(client, ToNode::Look(client, number));
+                self.tell_node(client, ToNode::Look(client, number));
             }
             return;
         }

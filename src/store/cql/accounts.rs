@@ -1,14 +1,13 @@
 //! Accounts and sign-ins: every write conditional, every read at LOCAL_SERIAL.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use taskflow_actors::ports::{Account, AccountError, SignIn};
+use taskflow_actors::ports::{Account, AccountError, Clock as _, SignIn};
 use taskflow_protocol::UserId;
 use uuid::Uuid;
 
 use super::Cql;
 use super::log::{Applied, applied};
 use super::session::Failed;
+use crate::clock::SystemClock;
 
 /// The longest time to live that CQL takes: 20 years.
 const TTL_MAX_S: i64 = 20 * 365 * 24 * 60 * 60;
@@ -28,10 +27,7 @@ fn damaged(table: &str, key: &dyn std::fmt::Display, what: &dyn std::fmt::Displa
 
 /// Seconds that a sign-in is stored. The database counts them, from when it takes the write.
 fn ttl_of(sign_in: &SignIn) -> i32 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let left = sign_in.expires_at / 1000 - now.cast_signed() + TTL_GRACE_S;
+    let left = (sign_in.expires_at - SystemClock.now_ms()) / 1000 + TTL_GRACE_S;
     left.clamp(TTL_GRACE_S, TTL_MAX_S) as i32
 }
 
