@@ -1,5 +1,10 @@
 //! Many nodes over a real Redis and a real CQL database: the real binary, real sockets, and real ends of all three.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where what it needs fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test ends where what it needs fails, and shows why"
+)]
 
 mod chaos;
 mod faults;
