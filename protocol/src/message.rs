@@ -504,7 +504,8 @@ pub struct Entry {
     pub time: UnixMs,
     /// Who asked for it.
     pub author: UserId,
-    /// The operation that made it: retire what is shown as pending under this id.
+    /// The operation that made it: retire what is shown as pending under this id. The nil UUID: it keeps the refusal of an
+    /// operation that may have been sent twice within the cluster, and changes nothing.
     pub operation: OperationId,
     /// What it did. May be empty: the operation asked for what was so already.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
