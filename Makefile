@@ -57,12 +57,20 @@ sim: setup ## Whole clusters in virtual time: make sim SCHEDULES=2000 SEED=1; th
 sim-planted: setup ## Plants each deliberate bug in turn; the simulation must find all of them
 	$(SIM) planted $(SCHEDULES) $(SEED)
 
+CHAOS := cargo test --locked --test cluster chaos -- --nocapture
+
+.PHONY: chaos
+chaos: setup ## The real cluster under real faults, with a verdict: three database nodes, Redis with Sentinels and as a Cluster
+	CHAOS_SECONDS=200 CHAOS_USERS=64 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=sentinel $(CHAOS)
+	CHAOS_SECONDS=200 CHAOS_USERS=64 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=cluster $(CHAOS)
+
 .PHONY: verify
 verify: setup ## The slow proofs that `make test` has no time for
 	FUZZ_SECONDS=600 cargo test --release --locked -p taskflow-protocol --test mutations -- --nocapture
 	scripts/fuzz 600
 	$(SIM) 10000 $(SEED)
 	$(SIM) planted 2000 $(SEED)
+	$(MAKE) chaos
 
 bench: setup ## Measure: the load scenarios against a node of their own, a table and a JSON file at the end
 include loadtest/bench.mk

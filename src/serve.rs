@@ -257,7 +257,8 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
             telemetry.upkeep();
         }
     });
-    operator.started(stored.readiness);
+    let cluster_readiness = cluster.as_ref().map(|(cluster, _)| cluster.clone());
+    operator.started(Arc::new(NodeReadiness(stored.readiness, cluster_readiness)));
     Ok(Running {
         address,
         operator_address,
@@ -558,6 +559,20 @@ impl Readiness for StoreReadiness {
             return Err(format!("the store has not answered for {} s", silent.as_secs()));
         }
         last.1.clone()
+    }
+}
+
+/// The store's readiness, and what the node knows of the others.
+struct NodeReadiness(Arc<dyn Readiness>, Option<Arc<Cluster>>);
+
+impl Readiness for NodeReadiness {
+    fn ready(&self) -> Result<(), String> {
+        self.0.ready()
+    }
+
+    fn degraded(&self) -> Option<String> {
+        let (is_up, _) = self.1.as_ref()?.status();
+        (!is_up).then(|| "Redis does not carry messages: this node works alone and reads the log instead".to_owned())
     }
 }
 

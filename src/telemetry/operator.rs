@@ -11,6 +11,12 @@ use crate::telemetry::Telemetry;
 pub trait Readiness: Send + Sync + 'static {
     /// `Err` says in a sentence what is wrong. Must not wait: it is asked every second or so.
     fn ready(&self) -> Result<(), String>;
+
+    /// What is missing while the work is done all the same, in a sentence: whoever takes a node out of service for it would
+    /// take all of them.
+    fn degraded(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What the operator's port shows.
@@ -71,7 +77,14 @@ async fn live() -> HttpResponse {
 }
 
 async fn ready(operator: web::Data<Operator>) -> HttpResponse {
-    health(&operator.ready())
+    let ready = operator.ready();
+    let degraded = operator.readiness.get().and_then(|readiness| readiness.degraded());
+    match (&ready, degraded) {
+        (Ok(()), Some(degraded)) => {
+            HttpResponse::Ok().json(serde_json::json!({ "status": "degraded", "reason": degraded }))
+        }
+        _ => health(&ready),
+    }
 }
 
 async fn startup(operator: web::Data<Operator>) -> HttpResponse {

@@ -11,15 +11,43 @@ use serde_json::{Value, json};
 
 use crate::Nodes;
 use crate::faults::accepted;
-use crate::services::Cassandra;
+use crate::services::{Cassandra, Redis};
 use crate::support::ws::{handshake, task};
 use crate::support::{Account, Client, Encoding, Raw, Replica, Server, http};
 
-/// Acknowledged operations that end the run.
-const OPERATIONS: u64 = 10_000;
+/// How long and how wide: the short form, or what `make chaos` asks for.
+struct Form {
+    /// Acknowledged operations that there must be.
+    operations: u64,
+    /// How long it goes on at least.
+    seconds: u64,
+    /// Users, each with a writer and two followers.
+    users: usize,
+    /// Nodes of the database: three carry three replicas.
+    database_nodes: usize,
+    /// What kind of Redis.
+    redis: &'static str,
+}
 
-/// Users, each with a writer and two followers.
-const USERS: usize = 12;
+impl Form {
+    fn asked() -> Self {
+        let number = |name: &str, default: u64| {
+            let asked = std::env::var(name).ok();
+            asked.map_or(default, |text| text.parse().expect(name))
+        };
+        Self {
+            operations: number("CHAOS_OPERATIONS", 10_000),
+            seconds: number("CHAOS_SECONDS", 0),
+            users: number("CHAOS_form.users", 12) as usize,
+            database_nodes: number("CHAOS_DATABASE_NODES", 1) as usize,
+            redis: match std::env::var("CHAOS_REDIS").as_deref() {
+                Ok("sentinel") => "sentinel",
+                Ok("cluster") => "cluster",
+                _ => "standalone",
+            },
+        }
+    }
+}
 
 /// Operations in one message.
 const BATCH: usize = 16;
@@ -54,7 +82,13 @@ fn say(client: &mut Client, message: &Value) {
 }
 
 /// Writes until enough is acknowledged. What is not known is sent again, over whatever connection there is.
-fn write(addresses: &[SocketAddr], account: &Account, number: usize, count: &AtomicU64) -> HashMap<String, u64> {
+fn write(
+    addresses: &[SocketAddr],
+    account: &Account,
+    number: usize,
+    count: &AtomicU64,
+    is_enough: &(impl Fn() -> bool + Sync),
+) -> HashMap<String, u64> {
     let mut acknowledged = HashMap::new();
     let mut pending: Vec<Value> = Vec::new();
     let mut turn = number;
@@ -65,7 +99,7 @@ fn write(addresses: &[SocketAddr], account: &Account, number: usize, count: &Ato
         loop {
             if is_welcome {
                 if pending.is_empty() {
-                    if count.load(Ordering::Relaxed) >= OPERATIONS {
+                    if is_enough() {
                         return acknowledged;
                     }
                     pending = (0..BATCH).map(|_| task("chaos")).collect();
@@ -197,9 +231,11 @@ fn faults(cluster: &mut Nodes, over: &AtomicBool) -> [u32; 5] {
                 cluster.redis.signal(0, "-CONT");
             }
             _ => {
-                cluster.cassandra.signal(1, "-STOP");
+                // Each of them in turn.
+                let node = 1 + round / 5 % cluster.cassandra.nodes.len();
+                cluster.cassandra.signal(node, "-STOP");
                 std::thread::park_timeout(Duration::from_millis(1_500));
-                cluster.cassandra.signal(1, "-CONT");
+                cluster.cassandra.signal(node, "-CONT");
             }
         }
         counts[kind] += 1;
@@ -211,19 +247,22 @@ fn faults(cluster: &mut Nodes, over: &AtomicBool) -> [u32; 5] {
 #[test]
 fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
     // A database of its own, that may be stopped.
-    let cassandra = Box::leak(Box::new(Cassandra::start(1)));
-    let mut cluster = Nodes::on(cassandra, "chaos", 3);
-    let accounts: Vec<Account> = (0..USERS).map(|_| cluster.nodes[0].user()).collect();
+    let form = Form::asked();
+    let cassandra = Box::leak(Box::new(Cassandra::start(form.database_nodes)));
+    let mut cluster = Nodes::on(cassandra, Redis::start(form.redis), "chaos", 3);
+    let accounts: Vec<Account> = (0..form.users).map(|_| cluster.nodes[0].user()).collect();
     let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.address).collect();
     let (count, over, heads) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::default());
     let begun = Instant::now();
+    let is_enough =
+        || count.load(Ordering::Relaxed) >= form.operations && begun.elapsed() >= Duration::from_secs(form.seconds);
     let (cluster, acknowledged, replicas, faults) = std::thread::scope(|scope| {
         let writers: Vec<_> = accounts
             .iter()
             .enumerate()
             .map(|(number, account)| {
-                let (addresses, count) = (&addresses, &count);
-                scope.spawn(move || write(addresses, account, number, count))
+                let (addresses, count, is_enough) = (&addresses, &count, &is_enough);
+                scope.spawn(move || write(addresses, account, number, count, is_enough))
             })
             .collect();
         let followers: Vec<_> = accounts
@@ -278,7 +317,7 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
                 "an acknowledged operation is elsewhere, or nowhere"
             );
         }
-        for replica in [&replicas[number], &replicas[number + USERS]] {
+        for replica in [&replicas[number], &replicas[number + form.users]] {
             for entry in &replica.entries {
                 let seq = entry["seq"].as_u64().unwrap();
                 assert_eq!(*entry, log[seq as usize - 2], "a screen showed something else");
@@ -299,5 +338,5 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
             faults[4]
         );
     }
-    assert!(total as u64 >= OPERATIONS);
+    assert!(total as u64 >= form.operations);
 }

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::Nodes;
 use crate::support::ws::task;
-use crate::support::{Account, ENCODINGS, Encoding, Follower, Server};
+use crate::support::{Account, ENCODINGS, Encoding, Follower, Server, http, json};
 
 /// Accepted in the end; how long that took.
 pub fn accepted(node: &Server, account: &Account) -> Duration {
@@ -83,6 +83,8 @@ fn without_redis_every_node_works_and_shows_what_the_others_do() {
         cluster.redis.signal(0, signal);
         for node in &cluster.nodes {
             node.wait_for_metric("taskflow_bus_up", |up| up == 0.0);
+            let ready = http::request(node.operator, "GET", "/health/ready", &[], b"");
+            assert_eq!((ready.status, &ready.json()["status"]), (200, &json!("degraded")));
         }
         let before = followers[0].replica.position;
         for (number, node) in (1..).zip(&cluster.nodes) {

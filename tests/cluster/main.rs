@@ -28,25 +28,27 @@ pub struct Nodes {
     pub redis: Redis,
     /// Their database.
     pub cassandra: &'static Cassandra,
+    key: Arc<DataDir>,
     flags: Vec<String>,
 }
 
 impl Nodes {
     /// So many, in a keyspace of their own.
     pub fn start(name: &str, count: usize) -> Self {
-        Self::on(Cassandra::shared(), name, count)
+        Self::on(Cassandra::shared(), Redis::start("standalone"), name, count)
     }
 
-    /// The same, on this database.
-    pub fn on(cassandra: &'static Cassandra, name: &str, count: usize) -> Self {
-        let redis = Redis::start("standalone");
+    /// The same, on this database and this Redis.
+    pub fn on(cassandra: &'static Cassandra, redis: Redis, name: &str, count: usize) -> Self {
         let key = DataDir::temporary();
         let flags: Vec<String> = [
             "--store=cql".to_owned(),
             format!("--cql-nodes={}", cassandra.nodes.join(",")),
             format!("--cql-keyspace={name}"),
-            "--cql-replication=1".to_owned(),
+            format!("--cql-replication={}", if cassandra.nodes.len() < 3 { 1 } else { 3 }),
             format!("--redis={}", redis.nodes.join(",")),
+            format!("--redis-mode={}", redis.kind),
+            "--redis-master=taskflow".to_owned(),
             format!("--cluster-name={name}"),
             format!("--key-dir={}", key.path().display()),
         ]
@@ -57,23 +59,30 @@ impl Nodes {
             nodes: Vec::new(),
             redis,
             cassandra,
+            key,
             flags,
         };
-        for number in 0..count {
-            // The first one's folder has the key, so that tokens can be minted with it.
-            let data = if number == 0 { key.clone() } else { DataDir::temporary() };
-            let node = nodes.node(number, data);
-            nodes.nodes.push(node);
+        for _ in 0..count {
+            nodes.add(&[]);
         }
         nodes.meet();
         nodes
     }
 
-    fn node(&self, number: usize, data: Arc<DataDir>) -> Server {
+    /// One more, with these flags beside.
+    pub fn add(&mut self, more: &[&str]) {
+        let number = self.nodes.len();
+        // The first one's folder has the key, so that tokens can be minted with it.
+        let data = if number == 0 {
+            self.key.clone()
+        } else {
+            DataDir::temporary()
+        };
         let name = format!("--node-name=node-{number}");
         let mut flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         flags.push(&name);
-        Server::start_in(data, &flags)
+        flags.extend(more);
+        self.nodes.push(Server::start_in(data, &flags));
     }
 
     /// Waits until each node knows all that run.

@@ -44,6 +44,22 @@ fn what_one_node_takes_is_on_the_screens_of_all_once_and_in_order() {
 }
 
 #[test]
+fn a_node_may_serve_clients_alone_and_another_host_feeds_alone() {
+    let mut cluster = Nodes::start("roles", 0);
+    cluster.add(&["--roles=gateway"]);
+    cluster.add(&["--roles=feeds"]);
+    cluster.meet();
+    let account = cluster.nodes[0].user();
+    let mut follower = Follower::start(&cluster.nodes[0], ENCODINGS[0], &account);
+    for seq in 2..=6 {
+        let outcome = cluster.nodes[0].submit(&account, &task("over there"));
+        assert_eq!(outcome["accepted"]["seq"], seq, "{outcome}");
+        follower.until_seq(seq);
+    }
+    assert!(cluster.nodes[1].metric("taskflow_cluster_requests_total") >= 5.0);
+}
+
+#[test]
 fn whoever_writes_reads_it_at_once_on_every_node() {
     let cluster = Nodes::start("reads", 3);
     let account = cluster.nodes[0].user();

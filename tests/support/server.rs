@@ -191,7 +191,11 @@ impl Server {
                 .and_then(|text| text.parse().ok())
                 .expect("an address")
         };
-        (server.address, server.operator) = (address("address"), address("operator_address"));
+        // A node that serves no clients has no address for them.
+        if !serving["address"].is_null() {
+            server.address = address("address");
+        }
+        server.operator = address("operator_address");
         Ok(server)
     }
 

@@ -116,7 +116,8 @@ pub struct Redis {
     /// The first port.
     pub port: u16,
     folder: PathBuf,
-    kind: &'static str,
+    /// What it was started as.
+    pub kind: &'static str,
     variables: Vec<(&'static str, String)>,
     _reaper: Reaper,
 }
