@@ -1,6 +1,7 @@
 //! The scenarios. Each leaves a [`Record`].
 
 mod backlog_memory;
+mod cluster;
 mod cold_snapshot;
 mod creates;
 mod fanout;
@@ -45,6 +46,8 @@ pub enum Scenario {
     BacklogMemory,
     /// What others notice of a client that does not read.
     SlowReader,
+    /// Two nodes over Redis and a CQL database, beside the bare conditional writes of the same database.
+    Cluster,
 }
 
 impl Scenario {
@@ -74,6 +77,7 @@ impl Scenario {
             Self::Storm => storm::run(bench, &mut record).await,
             Self::BacklogMemory => backlog_memory::run(bench, &mut record).await,
             Self::SlowReader => slow_reader::run(bench, &mut record).await,
+            Self::Cluster => cluster::run(bench, &mut record).await,
         }?;
         record.commands = std::mem::take(&mut bench.commands);
         Ok(record)

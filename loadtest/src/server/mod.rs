@@ -125,7 +125,7 @@ async fn wait_until_listening(address: SocketAddr, process: &mut Process) -> Res
 }
 
 /// What a command prints, or its complaint.
-fn output_of(program: &Path, arguments: &[&str]) -> Result<String> {
+pub fn output_of(program: &Path, arguments: &[&str]) -> Result<String> {
     let output = std::process::Command::new(program)
         .args(arguments)
         .output()

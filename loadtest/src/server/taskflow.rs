@@ -36,6 +36,8 @@ pub struct Setup {
     pub core: Option<usize>,
     /// Keys of the configuration file and their values.
     pub settings: Vec<(&'static str, i64)>,
+    /// The same, where the value is a text or a list of texts: as it stands in the file.
+    pub texts: Vec<(&'static str, String)>,
     /// Every system call that makes data durable is written down, with its time.
     pub trace_syncs: bool,
 }
@@ -65,7 +67,12 @@ pub struct TaskFlow {
 impl TaskFlow {
     /// Starts on an empty data folder.
     pub async fn start(bench: &mut Bench, setup: Setup) -> Result<Self> {
-        let data = bench.folder("taskflow-data")?;
+        Self::start_in(bench, setup, "taskflow-data").await
+    }
+
+    /// The same, where several run: each has a folder of its own.
+    pub async fn start_in(bench: &mut Bench, setup: Setup, folder: &str) -> Result<Self> {
+        let data = bench.folder(folder)?;
         let (address, operator) = (free_address()?, free_address()?);
         let process = Self::launch(bench, &setup, &data, address, operator)?;
         let mut server = Self {
@@ -93,9 +100,10 @@ impl TaskFlow {
         address: SocketAddr,
         operator: SocketAddr,
     ) -> Result<Process> {
-        let config = bench.work.join("taskflow.toml");
-        let lines = setup.settings.iter().map(|(key, value)| format!("{key} = {value}\n"));
-        fs::write(&config, lines.collect::<String>())?;
+        let config = data.with_extension("toml");
+        let numbers = setup.settings.iter().map(|(key, value)| format!("{key} = {value}\n"));
+        let texts = setup.texts.iter().map(|(key, value)| format!("{key} = {value}\n"));
+        fs::write(&config, numbers.chain(texts).collect::<String>())?;
         let mut arguments: Vec<String> = [
             "serve",
             "--listen",

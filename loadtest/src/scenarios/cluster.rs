@@ -1,0 +1,468 @@
+//! Two nodes over a real Redis and a real CQL database, beside the bare conditional writes of the same database.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::process::Command as Program;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use scylla::client::execution_profile::ExecutionProfile;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::policies::retry::FallthroughRetryPolicy;
+use scylla::statement::prepared::PreparedStatement;
+use scylla::value::{CqlValue, Row};
+use uuid::Uuid;
+
+use super::open_many;
+use crate::board::{Board, mark};
+use crate::clock::{self, Pacer};
+use crate::machine::Watch;
+use crate::record::{Better, Measure, Record, Round};
+use crate::server::taskflow::{Author, Setup, TaskFlow, create, next, operation, operations, task_id};
+use crate::server::{Bench, User, output_of};
+use crate::stats;
+
+const CLIENTS: usize = 64;
+const FEEDS: usize = 100;
+const CHANGES_A_SECOND: u64 = 200;
+/// About what one change of a task takes in a log.
+const BODY_BYTES: usize = 300;
+
+/// Redis and the database, started by the project's own scripts and ended with this.
+struct Services {
+    variables: Vec<(&'static str, String)>,
+    database: Vec<String>,
+    redis: String,
+}
+
+impl Services {
+    fn start() -> Result<Self> {
+        let folder = PathBuf::from(if std::path::Path::new("/dev/shm").is_dir() {
+            "/dev/shm"
+        } else {
+            "/tmp"
+        });
+        let folder = folder.join(format!("taskflow-bench-{}", std::process::id()));
+        let mut services = Self {
+            variables: vec![
+                ("CASSANDRA_RUN", folder.join("cassandra").display().to_string()),
+                ("CASSANDRA_PORT", "9742".to_owned()),
+                ("CASSANDRA_GOSSIP", "7742".to_owned()),
+                ("REDIS_RUN", folder.join("redis").display().to_string()),
+                ("REDIS_PORT", "6742".to_owned()),
+            ],
+            database: Vec::new(),
+            redis: String::new(),
+        };
+        services.database = services
+            .script("cassandra-up", "1")?
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        services.redis = services.script("redis-up", "standalone")?.trim().to_owned();
+        Ok(services)
+    }
+
+    fn script(&self, name: &str, argument: &str) -> Result<String> {
+        let variables = self.variables.iter().map(|(name, value)| (*name, value.as_str()));
+        let output = Program::new(format!("scripts/services/{name}"))
+            .arg(argument)
+            .envs(variables)
+            .output()
+            .with_context(|| format!("cannot run scripts/services/{name}: run the bench from the project's folder"))?;
+        if !output.status.success() {
+            bail!("{name}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        for name in ["cassandra-down", "redis-down"] {
+            // There is nobody to tell.
+            let _ = self.script(name, "--wipe");
+        }
+    }
+}
+
+/// The database alone: the statement that an append is.
+struct Bare {
+    session: Session,
+    birth: PreparedStatement,
+    append: PreparedStatement,
+}
+
+impl Bare {
+    async fn connect(services: &Services) -> Result<Self> {
+        let profile = ExecutionProfile::builder()
+            .retry_policy(std::sync::Arc::new(FallthroughRetryPolicy::new()))
+            .build();
+        let session = SessionBuilder::new()
+            .known_nodes(&services.database)
+            .default_execution_profile_handle(profile.into_handle())
+            .build()
+            .await?;
+        session.use_keyspace("bench", false).await?;
+        let set = "base = ?, append_id = ?, time = ?, bytes = ?, body = ? WHERE user_id = ? AND last = ? IF head = ";
+        let birth = session
+            .prepare(format!(
+                "UPDATE feed_log SET head = ?, epoch = 1, first = 1, {set} NULL"
+            ))
+            .await?;
+        let append = session
+            .prepare(format!("UPDATE feed_log SET head = ?, {set} ? AND epoch = 1"))
+            .await?;
+        Ok(Self { session, birth, append })
+    }
+
+    /// One append after `base`.
+    async fn append(&self, user: Uuid, base: i64) -> Result<()> {
+        let (last, body) = (base + 1, vec![b'x'; BODY_BYTES]);
+        let bytes = BODY_BYTES as i32;
+        let done = if base == 0 {
+            let values = (last, base, last, last, bytes, body, user, last);
+            self.session.execute_unpaged(&self.birth, values).await?
+        } else {
+            let values = (last, base, last, last, bytes, body, user, last, base);
+            self.session.execute_unpaged(&self.append, values).await?
+        };
+        let rows = done.into_rows_result()?;
+        match rows.first_row::<Row>()?.columns.first() {
+            Some(Some(CqlValue::Boolean(true))) => Ok(()),
+            other => bail!("a bare append was not applied: {other:?}"),
+        }
+    }
+}
+
+/// Runs the scenario.
+pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
+    let seconds = bench.size(8, 2);
+    record.about = format!(
+        "Two nodes and one client on one machine, over one Cassandra (commitlog_sync: batch, data in memory) and one Redis, all on loopback. \
+         Throughput: {CLIENTS} clients, half on each node, one create under way each, for {seconds} s; beside it as many \
+         writers of the bare conditional update that an append is, {BODY_BYTES} bytes each. Latency: {CHANGES_A_SECOND} \
+         changes a second over {FEEDS} feeds by way of one node, seen at the other, open loop, every time from when the change \
+         was due; beside it the bare updates at the same rate on as many partitions. Kill: one node ends by SIGKILL, and one \
+         operation for each of {FEEDS} feeds is sent to the other at once."
+    );
+    let services = Services::start()?;
+    let key_dir = bench.work.join("taskflow-data").display().to_string();
+    let setup = |name: &str| Setup {
+        settings: vec![("cql_replication", 1)],
+        texts: vec![
+            ("store", "\"cql\"".to_owned()),
+            ("cql_nodes", format!("{:?}", services.database)),
+            ("cql_keyspace", "\"bench\"".to_owned()),
+            ("redis", format!("[{:?}]", services.redis)),
+            ("cluster_name", "\"bench\"".to_owned()),
+            ("node_name", format!("{name:?}")),
+            ("key_dir", format!("{key_dir:?}")),
+        ],
+        ..Setup::default()
+    };
+    let nodes = services.database.join(",");
+    let migrate = [
+        "migrate",
+        "--store=cql",
+        "--cql-keyspace=bench",
+        "--cql-replication=1",
+        "--cql-nodes",
+        &nodes,
+    ];
+    output_of(&bench.server_binary, &migrate)?;
+    let one = Rc::new(TaskFlow::start_in(bench, setup("one"), "taskflow-data").await?);
+    let mut two = TaskFlow::start_in(bench, setup("two"), "taskflow-data-2").await?;
+    let bare = Rc::new(Bare::connect(&services).await?);
+    let users = one.users_with_feeds(bench, FEEDS).await?;
+    meet(&one, &two, 2.0).await?;
+
+    for _ in 0..bench.rounds(3) {
+        for (subject, feeds) in [("one partition each", CLIENTS), ("one partition", 1)] {
+            bench.quiet().await;
+            let watch = Watch::begin(&[]);
+            let done = bare_throughput(&bare, feeds, seconds).await?;
+            record
+                .rounds
+                .push(round(bench, &format!("bare, {subject}"), watch, done, seconds));
+            let watch = Watch::begin(&[one.process.pid(), two.process.pid()]);
+            let done = throughput(&one, &two, &users[..feeds], seconds).await?;
+            let subject = if feeds == 1 {
+                "taskflow, one feed"
+            } else {
+                "taskflow, one feed each"
+            };
+            record.rounds.push(round(bench, subject, watch, done, seconds));
+        }
+        bench.quiet().await;
+        let watch = Watch::begin(&[]);
+        let took_ms = bare_latency(&bare, CHANGES_A_SECOND * seconds).await?;
+        record
+            .rounds
+            .push(latencies(bench, "bare, 200 a second", watch, &took_ms));
+        let watch = Watch::begin(&[one.process.pid(), two.process.pid()]);
+        let (took_ms, missed) = latency(&one, &two, &users, CHANGES_A_SECOND * seconds).await?;
+        let round = latencies(bench, "taskflow, 200 a second", watch, &took_ms);
+        record.rounds.push(round.figure("missed", missed as f64));
+    }
+    let mut taken_ms = Vec::new();
+    for _ in 0..bench.rounds(3) {
+        meet(&one, &two, 2.0).await?;
+        let watch = Watch::begin(&[one.process.pid()]);
+        let took_ms = kill(&one, &mut two, &users).await?;
+        taken_ms.push(stats::quantile(&took_ms, 0.99));
+        let round = Round::new("node killed", watch.end()).samples("until_accepted_ms", &took_ms);
+        record.rounds.push(round);
+        two.start_again(bench)?;
+        two.wait_until_ready().await?;
+    }
+    report(record, &taken_ms);
+    Ok(())
+}
+
+fn round(bench: &Bench, subject: &str, watch: Watch, done: u64, seconds: u64) -> Round {
+    Round::new(subject, watch.end())
+        .figure("a_second", done as f64 / seconds as f64)
+        .void_if_client_was_the_limit()
+        // The database and Redis are no server of the bench's: they count as others.
+        .void_if_others_used_more_than(bench.foreign_percent_max.max(100.0))
+}
+
+fn latencies(bench: &Bench, subject: &str, watch: Watch, took_ms: &[f64]) -> Round {
+    Round::new(subject, watch.end())
+        .figure("p50_ms", stats::median(took_ms))
+        .figure("p99_ms", stats::quantile(took_ms, 0.99))
+        .samples("took_ms", took_ms)
+        .void_if_client_was_the_limit()
+        .void_if_others_used_more_than(bench.foreign_percent_max.max(100.0))
+}
+
+fn report(record: &mut Record, taken_ms: &[f64]) {
+    let of = |subject: &str, figure: &str| -> Vec<f64> {
+        let rounds = record
+            .rounds
+            .iter()
+            .filter(|round| round.subject == subject && round.void.is_none());
+        rounds.map(|round| round.figures[figure]).collect()
+    };
+    let per = |ours: &str, bare: &str| -> Vec<f64> {
+        let pairs = of(ours, "a_second").into_iter().zip(of(bare, "a_second"));
+        pairs.map(|(ours, bare)| ours / bare).collect()
+    };
+    let above: Vec<f64> = of("taskflow, 200 a second", "p99_ms")
+        .into_iter()
+        .zip(of("bare, 200 a second", "p99_ms"))
+        .map(|(ours, bare)| ours - bare)
+        .collect();
+    let missed = record.total("taskflow, 200 a second", "missed");
+    let measures = [
+        Measure::new(
+            "acknowledged creates a second, 64 clients on 64 feeds, against bare conditional writes by 64 writers on 64 partitions",
+            "×",
+            Better::More,
+            &per("taskflow, one feed each", "bare, one partition each"),
+        )
+        .asked(0.75, 0.9),
+        Measure::new(
+            "acknowledged creates a second, 64 clients on one feed, against bare conditional writes one after another on one partition",
+            "×",
+            Better::More,
+            &per("taskflow, one feed", "bare, one partition"),
+        )
+        .asked(12.0, 25.0),
+        Measure::new(
+            "change on one node to a screen on the other, 200 changes a second over 100 feeds: p99 above the bare conditional \
+             write's p99 of the same round",
+            "ms",
+            Better::Less,
+            &above,
+        )
+        .asked(8.0, 3.0),
+        Measure::new("of these missed or doubled", "pushes", Better::Less, &[missed]).asked(0.0, 0.0),
+        Measure::new(
+            "node killed with -9: until the feeds of all take operations again, p99 of 100 feeds",
+            "ms",
+            Better::Less,
+            taken_ms,
+        )
+        .asked(6_000.0, 2_000.0),
+        record.measure("taskflow, one feed each", "creates a second", Better::More, "taskflow, one feed each", "a_second"),
+        record.measure("bare, one partition each", "writes a second", Better::More, "bare, one partition each", "a_second"),
+        record.measure("taskflow, one feed", "creates a second", Better::More, "taskflow, one feed", "a_second"),
+        record.measure("bare, one partition", "writes a second", Better::More, "bare, one partition", "a_second"),
+        record.measure("taskflow, 200 a second", "ms, p99", Better::Less, "taskflow, 200 a second", "p99_ms"),
+        record.measure("bare, 200 a second", "ms, p99", Better::Less, "bare, 200 a second", "p99_ms"),
+    ];
+    record.measures.extend(measures);
+}
+
+/// Waits until both nodes know so many.
+async fn meet(one: &TaskFlow, two: &TaskFlow, members: f64) -> Result<()> {
+    for node in [one, two] {
+        let deadline = clock::now_ns() + 30_000_000_000;
+        while node.metric("taskflow_cluster_members").await? != Some(members) {
+            if clock::now_ns() > deadline {
+                bail!("the nodes do not see each other");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    // Feeds that were hosted elsewhere until now are found by the first operation.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    Ok(())
+}
+
+/// Appends of as many writers as there are clients; with one partition, of one writer.
+async fn bare_throughput(bare: &Rc<Bare>, partitions: usize, seconds: u64) -> Result<u64> {
+    let done = Rc::new(Cell::new(0));
+    let end = clock::now_ns() + seconds * 1_000_000_000;
+    let writers: Vec<_> = (0..partitions)
+        .map(|_| {
+            let (bare, done) = (bare.clone(), done.clone());
+            tokio::task::spawn_local(async move {
+                let (user, mut base) = (Uuid::new_v4(), 0);
+                while clock::now_ns() < end {
+                    bare.append(user, base).await?;
+                    base += 1;
+                    done.set(done.get() + 1);
+                }
+                anyhow::Ok(())
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await??;
+    }
+    Ok(done.get())
+}
+
+/// Creates of all clients, each with one under way, spread over the nodes and the users.
+async fn throughput(one: &TaskFlow, two: &TaskFlow, users: &[User], seconds: u64) -> Result<u64> {
+    let done = Rc::new(Cell::new(0));
+    let mut sockets = Vec::new();
+    for client in 0..CLIENTS {
+        let node = if client % 2 == 0 { one } else { two };
+        sockets.push(node.sign_in(node.dial(client), &users[client % users.len()]).await?);
+    }
+    let end = clock::now_ns() + seconds * 1_000_000_000;
+    let clients: Vec<_> = sockets
+        .into_iter()
+        .map(|mut socket| {
+            let done = done.clone();
+            tokio::task::spawn_local(async move {
+                let writer = socket.writer();
+                while clock::now_ns() < end {
+                    let made = operation(create(task_id(), "a task of the bench".to_owned(), "x".repeat(100)));
+                    writer.send(&operations(vec![made])).await?;
+                    let answer = next(&mut socket).await?;
+                    if memchr::memmem::find(&answer, br#""outcome":{"accepted""#).is_none() {
+                        bail!("not accepted: {}", String::from_utf8_lossy(&answer));
+                    }
+                    done.set(done.get() + 1);
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await??;
+    }
+    Ok(done.get())
+}
+
+/// Appends at a steady rate, each from when it was due.
+async fn bare_latency(bare: &Rc<Bare>, appends: u64) -> Result<Vec<f64>> {
+    let partitions: Vec<Uuid> = (0..FEEDS).map(|_| Uuid::new_v4()).collect();
+    for user in &partitions {
+        bare.append(*user, 0).await?;
+    }
+    let mut pacer = Pacer::new()?;
+    let begin = clock::now_ns() + 1_000_000;
+    let mut under_way = Vec::new();
+    for number in 0..appends {
+        let due = begin + number * 1_000_000_000 / CHANGES_A_SECOND;
+        pacer.until(due).await?;
+        let (bare, user) = (bare.clone(), partitions[number as usize % FEEDS]);
+        let base = 1 + (number as usize / FEEDS) as i64;
+        under_way.push(tokio::task::spawn_local(async move {
+            bare.append(user, base).await?;
+            anyhow::Ok((clock::now_ns() - due) as f64 / 1e6)
+        }));
+    }
+    let mut took_ms = Vec::new();
+    for append in under_way {
+        took_ms.push(append.await??);
+    }
+    Ok(took_ms)
+}
+
+/// Changes at a steady rate on one node, and when each arrived at the other; how many were missed or doubled.
+async fn latency(one: &Rc<TaskFlow>, two: &TaskFlow, users: &[User], changes: u64) -> Result<(Vec<f64>, u64)> {
+    let mut authors = Vec::new();
+    for user in users {
+        authors.push(Author::sign_in(one, user).await?);
+    }
+    let board = Board::of_every_arrival();
+    let mut watched = Vec::new();
+    for (number, user) in users.iter().enumerate() {
+        watched.push(board.watch(two.follow(two.dial(number), user).await?.0));
+    }
+    board.take_every();
+    let mut pacer = Pacer::new()?;
+    let begin = clock::now_ns() + 1_000_000;
+    let mut due_ns = Vec::new();
+    for number in 0..changes {
+        let due = begin + number * 1_000_000_000 / CHANGES_A_SECOND;
+        pacer.until(due).await?;
+        due_ns.push(due);
+        authors[number as usize % FEEDS].change(mark(number as u32)).await?;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let mut counts = vec![0_u64; changes as usize];
+    let mut took_ms = Vec::new();
+    for (number, at_ns) in board.take_every() {
+        if let Some(due) = due_ns.get(number as usize) {
+            counts[number as usize] += 1;
+            took_ms.push(at_ns.saturating_sub(*due) as f64 / 1e6);
+        }
+    }
+    for task in watched {
+        task.abort();
+    }
+    Ok((took_ms, counts.iter().map(|count| count.abs_diff(1)).sum()))
+}
+
+/// Kills the second node, and sends one operation for each feed to the first; how long each took to be accepted.
+async fn kill(one: &Rc<TaskFlow>, two: &mut TaskFlow, users: &[User]) -> Result<Vec<f64>> {
+    let (dialled, all) = (one.clone(), Rc::new(users.to_vec()));
+    let sockets = open_many(users.len(), 16, move |number| {
+        let (server, users) = (dialled.clone(), all.clone());
+        async move { server.sign_in(server.dial(number), &users[number]).await }
+    })
+    .await?;
+    let killed = clock::now_ns();
+    two.process.kill();
+    let asked: Vec<_> = sockets
+        .into_iter()
+        .map(|mut socket| {
+            tokio::task::spawn_local(async move {
+                let made = operations(vec![operation(create(task_id(), "after".to_owned(), String::new()))]);
+                loop {
+                    socket.writer().send(&made).await?;
+                    let answer = next(&mut socket).await?;
+                    if memchr::memmem::find(&answer, br#""outcome":{"accepted""#).is_some() {
+                        return anyhow::Ok((clock::now_ns() - killed) as f64 / 1e6);
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            })
+        })
+        .collect();
+    let mut took_ms = Vec::new();
+    for one in asked {
+        took_ms.push(one.await??);
+    }
+    Ok(took_ms)
+}
