@@ -340,14 +340,8 @@ impl Author {
 
     /// Gives the task a title.
     pub async fn change(&self, title: String) -> Result<()> {
-        let patch = Command::TaskPatch(TaskPatch {
-            task: self.task,
-            set: TaskFields {
-                title: Some(title),
-                ..TaskFields::default()
-            },
-        });
-        Ok(self.writer.send(&operations(vec![operation(patch)])).await?)
+        let patch = operation(rename(self.task, title));
+        Ok(self.writer.send(&operations(vec![patch])).await?)
     }
 
     /// How many changes had another outcome.
@@ -412,6 +406,17 @@ pub fn create(task: TaskId, title: String, notes: String) -> Command {
         labels: Vec::new(),
         parent: None,
         place: Default::default(),
+    })
+}
+
+/// Gives a task a title.
+pub fn rename(task: TaskId, title: String) -> Command {
+    Command::TaskPatch(TaskPatch {
+        task,
+        set: TaskFields {
+            title: Some(title),
+            ..TaskFields::default()
+        },
     })
 }
 
