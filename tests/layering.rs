@@ -63,7 +63,7 @@ const ONLY_UNDER: &[(&str, &[&str])] = &[
     ("rusqlite", &["taskflow"]),
     ("redb", &["taskflow"]),
     ("fjall", &["taskflow"]),
-    ("scylla", &["taskflow"]),
+    ("scylla", &["taskflow", "taskflow-loadtest"]),
     ("redis", &["taskflow"]),
     ("actix-web-actors", &[]),
     ("openssl-sys", &[]),

@@ -7,10 +7,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-/// A port that nobody has now.
+/// A port that nobody has now. Below those that the system gives to connections: a service takes seconds until it
+/// listens, and by then one of those may be somebody's.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
+    loop {
+        let port = 15_000 + rand::random::<u16>() % 7_000;
+        if is_free(port) {
+            return port;
+        }
+    }
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind(("127.0.0.1", port)).is_ok()
 }
 
 fn script(name: &str) -> PathBuf {
@@ -58,14 +67,22 @@ pub struct Cassandra {
     /// Where data, logs and pid files are: `node1/pid` and so on.
     pub folder: PathBuf,
     variables: Vec<(&'static str, String)>,
-    _reaper: Reaper,
+    _reaper: Option<Reaper>,
 }
 
 impl Cassandra {
-    /// The one of this process: started by the first who asks.
+    /// The one of this process: started by the first who asks. `TEST_CQL_NODES` names another database that is there.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cassandra> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(1))
+        SHARED.get_or_init(|| match std::env::var("TEST_CQL_NODES") {
+            Ok(nodes) => Self {
+                nodes: nodes.split(',').map(str::to_owned).collect(),
+                folder: PathBuf::new(),
+                variables: Vec::new(),
+                _reaper: None,
+            },
+            Err(_) => Self::start(1),
+        })
     }
 
     /// So many nodes.
@@ -81,7 +98,7 @@ impl Cassandra {
             nodes: Vec::new(),
             folder,
             variables,
-            _reaper: reaper,
+            _reaper: Some(reaper),
         };
         cassandra.nodes = cassandra.up(nodes);
         cassandra
@@ -128,8 +145,7 @@ impl Redis {
         // Sixteen ports in a row, and as many 10,000 above: those of a cluster's own talk.
         let port = loop {
             let port = free_port();
-            let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-            if port < 50_000 && (0..13).all(|more| is_free(port + more) && is_free(port + 10_000 + more)) {
+            if (0..13).all(|more| is_free(port + more) && is_free(port + 10_000 + more)) {
                 break port;
             }
         };
