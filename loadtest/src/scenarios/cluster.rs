@@ -32,6 +32,7 @@ const BODY_BYTES: usize = 300;
 
 /// Redis and the database, started by the project's own scripts and ended with this.
 struct Services {
+    folder: PathBuf,
     variables: Vec<(&'static str, String)>,
     database: Vec<String>,
     redis: String,
@@ -53,6 +54,7 @@ impl Services {
                 ("REDIS_RUN", folder.join("redis").display().to_string()),
                 ("REDIS_PORT", "6742".to_owned()),
             ],
+            folder,
             database: Vec::new(),
             redis: String::new(),
         };
@@ -85,6 +87,7 @@ impl Drop for Services {
             // There is nobody to tell.
             let _ = self.script(name, "--wipe");
         }
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
