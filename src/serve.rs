@@ -386,6 +386,8 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     // Without this the allocator's idle buffers become resident two megabytes at a time.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let files = raise_file_limit();
+    // Two providers are in the tree: whoever sets up TLS without naming one (the driver of Redis) must find one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let key = Key::open_or_create(config.key_dir())?;
     let telemetry = Telemetry::new();
     let system = actix_rt::System::new();
