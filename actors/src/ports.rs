@@ -189,8 +189,15 @@ pub trait Store: Send + Sync + 'static {
     /// Appends one commit.
     fn append(&self, append: Append) -> BoxFuture<Result<(), AppendError>>;
 
-    /// Where the log stands; `None`: there is no such feed.
+    /// Where the log stands; `None`: there is no such feed. Settles what is under way: an append that this head does not
+    /// hold will not be found before it later.
     fn head(&self, feed: UserId) -> BoxFuture<Result<Option<Head>, ReadError>>;
+
+    /// The same, with every append in it that was answered before, but perhaps without one under way. Cheaper where
+    /// nodes share a store: for those who only want to know whether there is something new.
+    fn peek_head(&self, feed: UserId) -> BoxFuture<Result<Option<Head>, ReadError>> {
+        self.head(feed)
+    }
 
     /// The commits after `after`, up to about `bytes_max` of bodies (at least one commit if there is one).
     fn read_log(&self, feed: UserId, after: Seq, bytes_max: usize) -> BoxFuture<Result<Option<LogPage>, ReadError>>;

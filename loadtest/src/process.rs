@@ -110,6 +110,12 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// SIGTERM, without waiting.
+    pub fn ask_to_stop(&self) {
+        // It is no error if it has ended by itself.
+        let _ = kill(self.pid, Signal::SIGTERM);
+    }
+
     /// SIGTERM, and waits: what the process writes at its end is written.
     pub fn stop(&mut self) {
         if kill(self.pid, Signal::SIGTERM).is_ok() {

@@ -9,7 +9,7 @@
 mod link;
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use taskflow_actors::ports::{Beat, Bus, BusEvent, BusInbox, NodeId};
 use taskflow_protocol::UserId;
 use tokio::sync::{Notify, mpsc, watch};
 
-use self::link::{Incoming, Link};
+use self::link::{Came, Incoming, Link};
 
 /// Messages that wait to be sent. The task sends all of them in one write: as many as this mean that Redis has not
 /// answered for a while. Beyond it messages are dropped, and followers find out by the next one or by comparing.
@@ -127,7 +127,9 @@ struct Out {
 #[derive(Default)]
 struct Wanted {
     feeds: HashSet<UserId>,
-    changed: Vec<(UserId, bool)>,
+    changed: Vec<UserId>,
+    /// Redis ended these subscriptions.
+    ended: Vec<UserId>,
 }
 
 struct Shared {
@@ -140,12 +142,12 @@ struct Shared {
     body: Mutex<Bytes>,
     beat_now: Notify,
     /// Messages come through: while they do not, nothing is queued.
-    up: std::sync::atomic::AtomicBool,
+    up: AtomicBool,
     /// The broker's clock less this node's, in microseconds.
     offset_us: AtomicI64,
     begun: Instant,
-    /// The canary that came back last.
-    canary: AtomicU64,
+    /// The canary that came back last from each server.
+    canaries: Mutex<Vec<u64>>,
     inbox: Arc<dyn BusInbox>,
     observer: Arc<dyn RedisObserver>,
 }
@@ -191,11 +193,29 @@ impl Shared {
             if let Some(message) = self.unstamped(message) {
                 self.inbox.take(BusEvent::Received(message));
             }
-        } else if channel == self.names.canary.as_bytes()
-            && let Some(number) = message.first_chunk()
+        } else if is(&self.names.canary).is_some()
+            && let (Some(number), Some(server)) = (message.first_chunk(), message.last_chunk())
+            && let Some(last) = lock(&self.canaries).get_mut(usize::from(u16::from_be_bytes(*server)))
         {
-            self.canary.store(u64::from_be_bytes(*number), Ordering::Release);
+            *last = u64::from_be_bytes(*number);
         }
+    }
+
+    /// Nothing more comes on a channel. Whether the connection is still worth something.
+    fn ended(&self, channel: &[u8]) -> bool {
+        let Some(rest) = channel.strip_prefix(self.names.feed.as_bytes()) else {
+            return false;
+        };
+        let feed = std::str::from_utf8(rest).ok().and_then(|text| text.parse().ok());
+        if let Some(feed) = feed.map(UserId) {
+            let mut wanted = lock(&self.wanted);
+            if wanted.feeds.contains(&feed) {
+                wanted.ended.push(feed);
+                wanted.changed.push(feed);
+                self.changed.notify_one();
+            }
+        }
+        true
     }
 
     fn unstamped(&self, message: &Bytes) -> Option<Bytes> {
@@ -228,10 +248,10 @@ impl RedisBus {
             changed: Notify::new(),
             body: Mutex::default(),
             beat_now: Notify::new(),
-            up: std::sync::atomic::AtomicBool::new(false),
+            up: AtomicBool::new(false),
             offset_us: AtomicI64::new(0),
             begun: Instant::now(),
-            canary: AtomicU64::new(0),
+            canaries: Mutex::default(),
             inbox,
             observer,
         });
@@ -266,14 +286,14 @@ impl Bus for RedisBus {
     fn subscribe(&self, feed: UserId) {
         let mut wanted = lock(&self.shared.wanted);
         wanted.feeds.insert(feed);
-        wanted.changed.push((feed, true));
+        wanted.changed.push(feed);
         self.shared.changed.notify_one();
     }
 
     fn unsubscribe(&self, feed: UserId) {
         let mut wanted = lock(&self.shared.wanted);
         wanted.feeds.remove(&feed);
-        wanted.changed.push((feed, false));
+        wanted.changed.push(feed);
         self.shared.changed.notify_one();
     }
 
@@ -344,9 +364,10 @@ impl Task {
     async fn connect_and_serve(&mut self) -> End {
         let lost = Arc::new(Notify::new());
         let (shared, gone) = (self.shared.clone(), lost.clone());
-        let incoming: Incoming = Arc::new(move |event| match event {
-            Some((channel, message)) => shared.incoming(channel, &message),
-            None => gone.notify_one(),
+        let incoming: Incoming = Arc::new(move |came| match came {
+            Came::Message(channel, message) => shared.incoming(channel, &message),
+            Came::Ended(channel) if shared.ended(channel) => {}
+            Came::Ended(_) | Came::Gone => gone.notify_one(),
         });
         let connected = tokio::time::timeout(PATIENCE * 2, Link::connect(&self.options, PATIENCE, incoming));
         let mut link = match connected.await {
@@ -370,15 +391,18 @@ impl Task {
 
     async fn serve(&mut self, link: &mut Link, lost: &Notify) -> Result<(), End> {
         let shared = self.shared.clone();
-        let own = [shared.names.node(shared.node), shared.names.canary.clone()];
-        link.subscribe(&own).await?;
+        let mut canary = Canary::new(link.channel_on_each(&shared.names.canary), &shared);
+        let mut own = canary.channels.clone();
+        own.push(shared.names.node(shared.node));
+        in_time(link.subscribe(&own)).await?;
         // First the canary: what is subscribed before it comes back may be worth nothing.
-        let mut canary = Canary::default();
-        canary.send(&shared, link).await?;
+        canary.send(link).await?;
+        let mut replaced = link.replaced(&self.options);
         let mut subscribed = HashSet::new();
         {
             let mut wanted = lock(&shared.wanted);
-            wanted.changed = wanted.feeds.iter().map(|feed| (*feed, true)).collect();
+            wanted.changed = wanted.feeds.iter().copied().collect();
+            wanted.ended.clear();
         }
         let mut beat = tokio::time::interval(Duration::from_millis(BEAT_MS));
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -398,20 +422,21 @@ impl Task {
                     let bytes: usize = out.iter().map(|out| out.message.len() - 8).sum();
                     shared.out_bytes.fetch_sub(bytes, Ordering::AcqRel);
                     shared.observer.sent(count);
-                    link.publish(out.drain(..).map(|out| (out.channel, out.message)).collect()).await?;
+                    let messages = out.drain(..).map(|out| (out.channel, out.message)).collect();
+                    in_time(link.publish(messages)).await?;
                 }
                 () = shared.changed.notified() => {}
                 () = shared.beat_now.notified() => shared.beat(link).await?,
                 _ = beat.tick() => {
-                    link.check_master(&self.options).await?;
                     shared.beat(link).await?;
                     canary.look(&shared)?;
-                    canary.send(&shared, link).await?;
+                    canary.send(link).await?;
                 }
                 // While it is not up, the canary is looked for more often than it is sent.
                 () = tokio::time::sleep(Duration::from_millis(5)), if !shared.up.load(Ordering::Acquire) => {
                     canary.look(&shared)?;
                 }
+                why = &mut replaced => return Err(End::Lost(why)),
                 () = lost.notified() => return Err(End::Lost("the connection was closed".to_owned())),
                 () = is_stopped(&mut self.stopped) => return Err(End::Stopped),
             }
@@ -426,9 +451,11 @@ impl Shared {
             let (begin, end) = {
                 let mut wanted = lock(&self.wanted);
                 let count = wanted.changed.len().min(SUBSCRIBE_MAX);
-                let round: Vec<(UserId, bool)> = wanted.changed.drain(..count).collect();
                 // What was wanted and is not any more, or the other way round, within a round: the present wish counts.
-                let asked: HashSet<UserId> = round.iter().map(|(feed, _)| *feed).collect();
+                let asked: HashSet<UserId> = wanted.changed.drain(..count).collect();
+                for feed in wanted.ended.drain(..) {
+                    subscribed.remove(&feed);
+                }
                 let (begin, end): (Vec<UserId>, Vec<UserId>) =
                     asked.into_iter().partition(|feed| wanted.feeds.contains(feed));
                 (begin, end)
@@ -439,9 +466,9 @@ impl Shared {
             let channels =
                 |feeds: &[UserId]| -> Vec<String> { feeds.iter().map(|feed| self.names.feed(*feed)).collect() };
             let new: Vec<UserId> = begin.iter().copied().filter(|feed| subscribed.insert(*feed)).collect();
-            link.subscribe(&channels(&new)).await?;
+            in_time(link.subscribe(&channels(&new))).await?;
             let old: Vec<UserId> = end.into_iter().filter(|feed| subscribed.remove(feed)).collect();
-            link.unsubscribe(&channels(&old)).await?;
+            in_time(link.unsubscribe(&channels(&old))).await?;
             self.observer.subscriptions(subscribed.len());
             if !begin.is_empty() {
                 self.inbox.take(BusEvent::Subscribed(begin));
@@ -455,7 +482,8 @@ impl Shared {
             return Ok(());
         }
         let asked_us = self.now_us();
-        let (broker_us, records) = link.beat(&self.names.beats, self.node, &body, RECORD_MAX_MS).await?;
+        let beat = link.beat(&self.names.beats, self.node, &body, RECORD_MAX_MS);
+        let (broker_us, records) = in_time(beat).await?;
         // The broker looked at its clock about half way.
         let middle_us = asked_us + (self.now_us() - asked_us) / 2;
         self.offset_us.store(broker_us - middle_us, Ordering::Relaxed);
@@ -479,42 +507,69 @@ async fn is_stopped(stopped: &mut watch::Receiver<bool>) {
     drop(stopped.wait_for(|stopped| *stopped).await);
 }
 
-/// A numbered message to oneself.
-#[derive(Default)]
+/// Redis answers in time, or the connection is worth nothing: while one answer is waited for, everything else waits, too.
+async fn in_time<T>(asked: impl Future<Output = ::redis::RedisResult<T>>) -> Result<T, End> {
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(answered) => Ok(answered?),
+        Err(_) => Err(End::Lost(format!(
+            "Redis has not answered for {} ms",
+            PATIENCE.as_millis()
+        ))),
+    }
+}
+
+/// Numbered messages to oneself, by way of every server that carries messages.
 struct Canary {
+    /// A channel on each of them.
+    channels: Vec<String>,
     /// The last that was sent, and when.
-    sent: Option<(u64, Instant)>,
-    /// The oldest that was not seen back, and when it was sent.
+    sent: (u64, Instant),
+    /// The oldest that was not seen back from all, and when it was sent.
     missing: Option<(u64, Instant)>,
 }
 
 impl Canary {
-    async fn send(&mut self, shared: &Shared, link: &mut Link) -> Result<(), End> {
-        let number = self
-            .sent
-            .map_or_else(|| shared.canary.load(Ordering::Acquire), |(number, _)| number)
-            + 1;
-        let now = Instant::now();
-        self.sent = Some((number, now));
+    /// None was sent. Numbers go on from those of the connection before.
+    fn new(channels: Vec<String>, shared: &Shared) -> Self {
+        let mut canaries = lock(&shared.canaries);
+        let last = canaries.iter().copied().max().unwrap_or(0);
+        *canaries = vec![last; channels.len()];
+        Self {
+            channels,
+            sent: (last, Instant::now()),
+            missing: None,
+        }
+    }
+
+    async fn send(&mut self, link: &mut Link) -> Result<(), End> {
+        let (number, now) = (self.sent.0 + 1, Instant::now());
+        self.sent = (number, now);
         self.missing = self.missing.or(Some((number, now)));
-        let message = Bytes::copy_from_slice(&number.to_be_bytes());
-        link.publish(vec![(shared.names.canary.clone(), message)]).await?;
-        Ok(())
+        let message = |(server, channel): (u16, &String)| {
+            let mut message = BytesMut::with_capacity(10);
+            message.put_u64(number);
+            message.put_u16(server);
+            (channel.clone(), message.freeze())
+        };
+        in_time(link.publish((0..).zip(&self.channels).map(message).collect())).await
+    }
+
+    /// The newest that has come back from all.
+    fn back(shared: &Shared) -> u64 {
+        lock(&shared.canaries).iter().copied().min().unwrap_or(0)
     }
 
     /// Whether one that was sent over this connection has come back.
     fn is_back(&self, shared: &Shared) -> bool {
-        self.missing
-            .is_some_and(|(number, _)| shared.canary.load(Ordering::Acquire) >= number)
-            || self.missing.is_none()
+        self.missing.is_none_or(|(number, _)| Self::back(shared) >= number)
     }
 
     fn look(&mut self, shared: &Shared) -> Result<(), End> {
-        let back = shared.canary.load(Ordering::Acquire);
+        let back = Self::back(shared);
         if let Some((number, at)) = self.missing {
             if back >= number {
                 shared.observer.canary(at.elapsed());
-                self.missing = self.sent.filter(|(sent, _)| *sent > back);
+                self.missing = Some(self.sent).filter(|(sent, _)| *sent > back);
             } else if at.elapsed() > PATIENCE {
                 return Err(End::Lost(format!(
                     "Redis answers but does not deliver: a message to this node itself has not come back for {} ms",

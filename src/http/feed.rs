@@ -75,7 +75,7 @@ pub async fn changes(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, 
     let wait = Duration::from_secs(query.wait.unwrap_or(0).min(LONG_POLL_SECONDS_MAX));
     let changes = match cursor {
         None => {
-            let head = api.store.head(caller.user).await.map_err(read_code)?;
+            let head = api.store.peek_head(caller.user).await.map_err(read_code)?;
             reset_to_snapshot(
                 &api,
                 caller.user,

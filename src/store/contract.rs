@@ -184,8 +184,10 @@ fn head(seq: Seq, first: Seq, rows_upto: Seq) -> Head {
 pub async fn a_feed_is_born_by_its_first_append(bench: &mut impl Bench) {
     let store = bench.store();
     assert_eq!(store.head(feed(1)).await, Ok(None));
+    assert_eq!(store.peek_head(feed(1)).await, Ok(None));
     assert_eq!(store.append(wide(feed(1), 0, 3)).await, Ok(()));
     assert_eq!(store.head(feed(1)).await, Ok(Some(head(3, 1, 0))));
+    assert_eq!(store.peek_head(feed(1)).await, Ok(Some(head(3, 1, 0))));
 }
 
 pub async fn a_feed_is_born_once(bench: &mut impl Bench) {

@@ -183,6 +183,55 @@ async fn a_cluster_that_lost_a_master_carries_all_feeds_again() {
     }
 }
 
+/// Whichever master it is: a node that only listens there would never know from its own messages.
+#[tokio::test]
+async fn any_master_of_a_cluster_that_stands_still_is_noticed() {
+    let redis = Redis::start("cluster");
+    let (_bench, node, feed) = listening(&redis, Mode::Cluster).await;
+    for above in 0..3 {
+        node.heard.forget();
+        let stopped = Instant::now();
+        redis.signal(above, "-STOP");
+        let why = down(&node.heard).await;
+        assert!(stopped.elapsed() < NOTICED, "{:?}: {why}", stopped.elapsed());
+        // Its replica takes over.
+        node.heard.up().await;
+        hears(&node, feed, ["one", "two", "three"][usize::from(above)]).await;
+        redis.signal(above, "-CONT");
+        redis.up();
+    }
+}
+
+#[tokio::test]
+async fn a_feed_whose_slot_goes_to_another_master_is_heard_there() {
+    let redis = Redis::start("cluster");
+    let (bench, node, feed) = listening(&redis, Mode::Cluster).await;
+    node.heard.forget();
+    let channel = format!("taskflow:{}:feed:{}", bench.0.cluster_name, feed.0);
+    let slot = redis.say(0, &["CLUSTER", "KEYSLOT", &channel]).trim().to_owned();
+    let id = |above| redis.say(above, &["CLUSTER", "MYID"]).trim().to_owned();
+    // The three masters have a third of the slots each.
+    let from = (slot.parse::<u32>().unwrap() * 3 / 16_384) as u16;
+    let to = (from + 1) % 3;
+    let moves = [
+        (to, "IMPORTING", id(from)),
+        (from, "MIGRATING", id(to)),
+        (to, "NODE", id(to)),
+        (from, "NODE", id(to)),
+    ];
+    for (above, what, whose) in moves {
+        let said = redis.say(above, &["CLUSTER", "SETSLOT", &slot, what, &whose]);
+        assert_eq!(said.trim(), "OK");
+    }
+    node.heard.subscribed(&[feed]).await;
+    hears(&node, feed, "over there").await;
+    let is_down = |heard: &[BusEvent]| Some(heard.iter().any(|event| matches!(event, BusEvent::Down(_))));
+    assert!(
+        !node.heard.until("", is_down).await,
+        "the others were heard all the time"
+    );
+}
+
 #[tokio::test]
 async fn a_redis_that_is_not_there_is_waited_for() {
     let redis = Redis::start("standalone");

@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::Nodes;
 use crate::faults::accepted;
+use crate::proxy::{Proxy, Weather};
 use crate::services::{Cassandra, Redis};
 use crate::support::ws::{handshake, task};
 use crate::support::{Account, Client, Encoding, Raw, Replica, Server, http};
@@ -21,8 +22,10 @@ struct Form {
     operations: u64,
     /// How long it goes on at least.
     seconds: u64,
-    /// Users, each with a writer and two followers.
+    /// Users, each with a writer.
     users: usize,
+    /// Followers: of the users in turn.
+    followers: usize,
     /// Nodes of the database: three carry three replicas.
     database_nodes: usize,
     /// What kind of Redis.
@@ -38,7 +41,8 @@ impl Form {
         Self {
             operations: number("CHAOS_OPERATIONS", 10_000),
             seconds: number("CHAOS_SECONDS", 0),
-            users: number("CHAOS_form.users", 12) as usize,
+            users: number("CHAOS_USERS", 12) as usize,
+            followers: number("CHAOS_FOLLOWERS", 24) as usize,
             database_nodes: number("CHAOS_DATABASE_NODES", 1) as usize,
             redis: match std::env::var("CHAOS_REDIS").as_deref() {
                 Ok("sentinel") => "sentinel",
@@ -199,47 +203,126 @@ fn history(server: &Server, account: &Account) -> Vec<Value> {
     entries
 }
 
-/// What ends, in turn, and comes back.
-fn faults(cluster: &mut Nodes, over: &AtomicBool) -> [u32; 5] {
-    let mut counts = [0; 5];
-    for round in 0.. {
-        if over.load(Ordering::Relaxed) && counts.iter().all(|count| *count >= 3) {
-            return counts;
+/// What ends, or fails otherwise, and comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    NodeKilled,
+    NodeStopped,
+    RedisKilled,
+    RedisStopped,
+    RedisEmptied,
+    /// A node's messages do not reach Redis, and what others say reaches the node.
+    NothingToRedis,
+    /// The other way round.
+    NothingFromRedis,
+    SlowToRedis,
+    DatabaseStopped,
+    DatabaseKilled,
+}
+
+impl Fault {
+    /// Those that this form can have.
+    fn all(form: &Form) -> Vec<Self> {
+        let mut all = vec![
+            Self::NodeKilled,
+            Self::RedisKilled,
+            Self::NodeStopped,
+            Self::RedisStopped,
+            Self::DatabaseStopped,
+            Self::RedisEmptied,
+        ];
+        if form.redis == "standalone" {
+            // Sentinels and clusters name their servers' own addresses.
+            all.extend([Self::NothingToRedis, Self::NothingFromRedis, Self::SlowToRedis]);
         }
-        let kind = round % 5;
-        match kind {
-            0 => {
-                let node = 1 + round / 5 % 2;
+        if form.database_nodes >= 3 {
+            all.push(Self::DatabaseKilled);
+        }
+        all
+    }
+
+    /// Does it for the time of this round, and undoes it.
+    fn strike(self, round: usize, cluster: &mut Nodes, proxies: &[Proxy], form: &Form) {
+        let wait = |ms| std::thread::park_timeout(Duration::from_millis(ms));
+        // Each server in turn: those that became masters, too.
+        let redis = round as u16
+            % match form.redis {
+                "sentinel" => 2,
+                "cluster" => 6,
+                _ => 1,
+            };
+        let database = 1 + round % form.database_nodes;
+        match self {
+            Self::NodeKilled => {
+                let node = 1 + round % 2;
                 cluster.nodes[node].kill();
-                std::thread::park_timeout(Duration::from_millis(500));
+                wait(500);
                 cluster.nodes[node].restart();
             }
-            1 => {
-                cluster.redis.signal(0, "-KILL");
-                std::thread::park_timeout(Duration::from_millis(700));
-                cluster.redis.up();
-            }
-            2 => {
-                let node = &cluster.nodes[round / 5 % 3];
+            Self::NodeStopped => {
+                let node = &cluster.nodes[round % 3];
                 node.signal(rustix::process::Signal::STOP);
-                std::thread::park_timeout(Duration::from_millis(2_500));
+                wait(2_500);
                 node.signal(rustix::process::Signal::CONT);
             }
-            3 => {
-                cluster.redis.signal(0, "-STOP");
-                std::thread::park_timeout(Duration::from_millis(1_000));
-                cluster.redis.signal(0, "-CONT");
+            Self::RedisKilled => {
+                cluster.redis.signal(redis, "-KILL");
+                // A cluster and sentinels choose another master meanwhile, or not.
+                wait(if round.is_multiple_of(2) { 700 } else { 4_000 });
+                cluster.redis.up();
             }
-            _ => {
-                // Each of them in turn.
-                let node = 1 + round / 5 % cluster.cassandra.nodes.len();
-                cluster.cassandra.signal(node, "-STOP");
-                std::thread::park_timeout(Duration::from_millis(1_500));
-                cluster.cassandra.signal(node, "-CONT");
+            Self::RedisStopped => {
+                cluster.redis.signal(redis, "-STOP");
+                wait(if round.is_multiple_of(2) { 1_000 } else { 4_000 });
+                cluster.redis.signal(redis, "-CONT");
+            }
+            Self::RedisEmptied => drop(cluster.redis.say(redis, &["FLUSHALL"])),
+            Self::NothingToRedis | Self::NothingFromRedis | Self::SlowToRedis => {
+                let proxy = &proxies[round % proxies.len()];
+                proxy.set(match self {
+                    Self::NothingToRedis => Weather::NothingThere,
+                    Self::NothingFromRedis => Weather::NothingBack,
+                    _ => Weather::Slow,
+                });
+                wait(2_500);
+                proxy.set(Weather::Fair);
+            }
+            Self::DatabaseStopped => {
+                cluster.cassandra.signal(database, "-STOP");
+                wait(1_500);
+                cluster.cassandra.signal(database, "-CONT");
+            }
+            Self::DatabaseKilled => {
+                cluster.cassandra.signal(database, "-KILL");
+                wait(1_500);
+                cluster.cassandra.up(form.database_nodes);
             }
         }
-        counts[kind] += 1;
-        std::thread::park_timeout(Duration::from_millis(300));
+    }
+}
+
+/// Rounds of faults that there are at least: one fault of each kind in each.
+const ROUNDS_MIN: usize = 3;
+
+/// Faults in turn, until it is over; how many of each. Says how many rounds are done.
+fn faults(
+    cluster: &mut Nodes,
+    proxies: &[Proxy],
+    form: &Form,
+    rounds: &AtomicUsize,
+    over: &AtomicBool,
+) -> Vec<(Fault, u32)> {
+    let mut counts: Vec<(Fault, u32)> = Fault::all(form).into_iter().map(|fault| (fault, 0)).collect();
+    for round in 0.. {
+        rounds.store(round, Ordering::Relaxed);
+        for (fault, count) in &mut counts {
+            if over.load(Ordering::Relaxed) {
+                return counts;
+            }
+            fault.strike(round, cluster, proxies, form);
+            *count += 1;
+            std::thread::park_timeout(Duration::from_millis(300));
+        }
     }
     counts
 }
@@ -249,13 +332,24 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
     // A database of its own, that may be stopped.
     let form = Form::asked();
     let cassandra = Box::leak(Box::new(Cassandra::start(form.database_nodes)));
-    let mut cluster = Nodes::on(cassandra, Redis::start(form.redis), "chaos", 3);
+    let mut cluster = Nodes::on(cassandra, Redis::start(form.redis), "chaos", 0);
+    let redis = SocketAddr::from(([127, 0, 0, 1], cluster.redis.port));
+    let proxies: Vec<Proxy> = (0..3).map(|_| Proxy::to(redis)).collect();
+    for proxy in &proxies {
+        let behind = format!("--redis=redis://{}", proxy.address);
+        let flags = [behind.as_str()];
+        cluster.add(if form.redis == "standalone" { &flags } else { &[] });
+    }
+    cluster.meet();
     let accounts: Vec<Account> = (0..form.users).map(|_| cluster.nodes[0].user()).collect();
     let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.address).collect();
     let (count, over, heads) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::default());
-    let begun = Instant::now();
-    let is_enough =
-        || count.load(Ordering::Relaxed) >= form.operations && begun.elapsed() >= Duration::from_secs(form.seconds);
+    let (begun, rounds) = (Instant::now(), AtomicUsize::new(0));
+    let is_enough = || {
+        count.load(Ordering::Relaxed) >= form.operations
+            && rounds.load(Ordering::Relaxed) >= ROUNDS_MIN
+            && begun.elapsed() >= Duration::from_secs(form.seconds)
+    };
     let (cluster, acknowledged, replicas, faults) = std::thread::scope(|scope| {
         let writers: Vec<_> = accounts
             .iter()
@@ -267,16 +361,17 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
             .collect();
         let followers: Vec<_> = accounts
             .iter()
-            .chain(&accounts)
+            .cycle()
+            .take(form.followers)
             .enumerate()
             .map(|(number, account)| {
                 let (addresses, heads) = (&addresses, &heads);
                 scope.spawn(move || follow(addresses, account, number, heads))
             })
             .collect();
-        let over_seen = &over;
+        let (over_seen, rounds, proxies, form) = (&over, &rounds, &proxies, &form);
         let faults = scope.spawn(move || {
-            let counts = faults(&mut cluster, over_seen);
+            let counts = faults(&mut cluster, proxies, form, rounds, over_seen);
             (cluster, counts)
         });
         let acknowledged: Vec<HashMap<String, u64>> =
@@ -317,7 +412,7 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
                 "an acknowledged operation is elsewhere, or nowhere"
             );
         }
-        for replica in [&replicas[number], &replicas[number + form.users]] {
+        for replica in replicas.iter().skip(number).step_by(form.users) {
             for entry in &replica.entries {
                 let seq = entry["seq"].as_u64().unwrap();
                 assert_eq!(*entry, log[seq as usize - 2], "a screen showed something else");
@@ -328,15 +423,12 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
     #[allow(clippy::print_stdout, reason = "what a run showed is part of its result")]
     {
         println!(
-            "{total} acknowledged operations, none lost or doubled, in {:.0} s; faults: {} nodes killed, {} Redis killed, \
-             {} nodes stopped, {} Redis stopped, {} databases stopped",
+            "{total} acknowledged operations, none lost or doubled, in {:.0} s, by {} writers before {} followers",
             begun.elapsed().as_secs_f64(),
-            faults[0],
-            faults[1],
-            faults[2],
-            faults[3],
-            faults[4]
+            form.users,
+            form.followers
         );
+        println!("faults: {faults:?}");
     }
     assert!(total as u64 >= form.operations);
 }

@@ -8,6 +8,7 @@
 
 mod chaos;
 mod faults;
+mod proxy;
 #[path = "../support/services.rs"]
 mod services;
 #[path = "../support/mod.rs"]
@@ -69,7 +70,7 @@ impl Nodes {
         nodes
     }
 
-    /// One more, with these flags beside.
+    /// One more, with these flags beside, or instead of those for the same keys.
     pub fn add(&mut self, more: &[&str]) {
         let number = self.nodes.len();
         // The first one's folder has the key, so that tokens can be minted with it.
@@ -79,7 +80,9 @@ impl Nodes {
             DataDir::temporary()
         };
         let name = format!("--node-name=node-{number}");
+        let key = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
         let mut flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        flags.retain(|flag| !more.iter().any(|other| key(other) == key(flag)));
         flags.push(&name);
         flags.extend(more);
         self.nodes.push(Server::start_in(data, &flags));

@@ -220,7 +220,7 @@ impl Cluster {
             Effect::Perform(from, request) => self.perform(from, request),
             Effect::ReadHead(feed) => {
                 self.observer.head_read();
-                let (cluster, read) = (self.clone(), self.store.head(feed));
+                let (cluster, read) = (self.clone(), self.store.peek_head(feed));
                 tokio::spawn(async move { cluster.handle(Event::HeadRead(feed, read.await)) });
             }
             Effect::Deliver(feed, epoch, entries) => self.push.publish(Publication {

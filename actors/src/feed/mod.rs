@@ -47,6 +47,10 @@ pub const FLUSH_AFTER_MS: u64 = 1_000;
 /// How long the feed waits after the store failed before it asks again, in milliseconds.
 pub const RETRY_AFTER_MS: u64 = 200;
 
+/// How long whoever waits is kept waiting while the store says nothing of use, in milliseconds: as long as one who asks
+/// by way of another node. Nothing is given up but the wait: what is on its way to the store is found out all the same.
+const PATIENCE_MS: i64 = crate::cluster::lines::DEADLINE_MS.cast_signed();
+
 /// Who may append to the log of a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writers {
@@ -270,6 +274,8 @@ pub struct Feed {
     checking: bool,
     /// The log is being read for what others appended.
     reading_on: bool,
+    /// Since when the store has said nothing of use to those who wait; `None`: it works.
+    silent_since: Option<UnixMs>,
     /// The read of log or head whose answer counts.
     awaited: Option<ReadId>,
     next_read: u64,
@@ -308,6 +314,7 @@ impl Feed {
             covered: Vec::new(),
             checking: false,
             reading_on: false,
+            silent_since: None,
             awaited: None,
             next_read: 0,
             dirty: BTreeSet::new(),
@@ -392,11 +399,11 @@ impl Feed {
                 if self.awaited != Some(read) => {}
             Message::ReadBack(_, result) => {
                 self.awaited = None;
-                self.read_back(result, &mut effects);
+                self.read_back(result, now, &mut effects);
             }
             Message::HeadRead(_, result) => {
                 self.awaited = None;
-                self.head_read(&result, &mut effects);
+                self.head_read(&result, now, &mut effects);
             }
             Message::ReadOn(_, result) => {
                 self.awaited = None;
@@ -731,6 +738,7 @@ impl Feed {
                 let base = in_flight.append.base;
                 effects.push(Effect::ReadBack(self.ask(), base));
                 self.serve_looks(Err(Code::FeedUnavailable), effects);
+                self.is_silent(now, effects);
             }
             Err(AppendError::Conflict(_)) if is_planted(Bug::NoConditionOnHead) => self.commit(now, effects),
             Err(AppendError::Conflict(_)) => self.judge_anew(),
@@ -744,7 +752,7 @@ impl Feed {
     }
 
     /// Settles an append whose outcome was unknown.
-    fn read_back(&mut self, result: Result<Option<LogPage>, ReadError>, effects: &mut Vec<Effect>) {
+    fn read_back(&mut self, result: Result<Option<LogPage>, ReadError>, now: UnixMs, effects: &mut Vec<Effect>) {
         let Some(in_flight) = &mut self.in_flight else { return };
         if result.is_err() && is_planted(Bug::FailedReadBackIsNotFound) {
             return self.judge_anew();
@@ -752,7 +760,7 @@ impl Feed {
         let Ok(page) = result else {
             // A failed read says nothing about the append: the read is repeated, never the append.
             effects.push(Effect::After(RETRY_AFTER_MS, Timer::Retry));
-            return;
+            return self.is_silent(now, effects);
         };
         let base = in_flight.append.base;
         let (head, rows) = page.map_or((0, Vec::new()), |page| (page.head.seq, page.rows));
@@ -782,8 +790,35 @@ impl Feed {
         }
     }
 
+    /// The store said nothing of use. Whoever has waited too long hears that, and so does whoever comes until it speaks.
+    fn is_silent(&mut self, now: UnixMs, effects: &mut Vec<Effect>) {
+        let since = *self.silent_since.get_or_insert(now);
+        if now - since < PATIENCE_MS {
+            return;
+        }
+        let unknown = || Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown));
+        let mut judged = std::mem::take(&mut self.unverified);
+        for judged in &mut judged {
+            if !matches!(judged.outcome, Outcome::Accepted(_)) {
+                judged.outcome = judged.waiting.not_done(Code::FeedUnavailable);
+            }
+        }
+        // The append stays on its way: who sends one of these again, under its id, hears what became of it.
+        let in_flight = self
+            .in_flight
+            .as_mut()
+            .map(|in_flight| std::mem::take(&mut in_flight.judged));
+        judged.extend(in_flight.into_iter().flatten().map(|Judged { waiting, .. }| Judged {
+            waiting,
+            outcome: unknown(),
+        }));
+        self.settle_now(judged, effects);
+        self.refuse_all(Code::FeedUnavailable, effects);
+    }
+
     /// The head is another than was thought: everything that was judged on it is judged again, on what others did.
     fn judge_anew(&mut self) {
+        self.silent_since = None;
         let judged = match self.in_flight.take() {
             Some(in_flight) => in_flight.judged,
             None => std::mem::take(&mut self.unverified),
@@ -799,13 +834,14 @@ impl Feed {
     }
 
     /// Settles what waits to know whether the memory is the store's.
-    fn head_read(&mut self, result: &Result<Option<Head>, ReadError>, effects: &mut Vec<Effect>) {
+    fn head_read(&mut self, result: &Result<Option<Head>, ReadError>, now: UnixMs, effects: &mut Vec<Effect>) {
         if !self.checking {
             return;
         }
         let Ok(found) = result else {
             // Refusals wait for the store; whoever only looks is told.
             self.serve_looks(Err(Code::FeedUnavailable), effects);
+            self.is_silent(now, effects);
             if self.unverified.is_empty() {
                 self.checking = false;
             } else {
@@ -814,6 +850,7 @@ impl Feed {
             return;
         };
         self.checking = false;
+        self.silent_since = None;
         let here = self.head.map(|head| (head.epoch, head.seq));
         if found.map(|head| (head.epoch, head.seq)) == here {
             let judged = std::mem::take(&mut self.unverified);
@@ -897,6 +934,7 @@ impl Feed {
     /// What was in flight did not happen, and will not.
     fn give_up_in_flight(&mut self, code: Code, effects: &mut Vec<Effect>) {
         let Some(in_flight) = self.in_flight.take() else { return };
+        self.silent_since = None;
         // What was judged after an operation that did not happen was judged on nothing: it gets the same answer.
         let judged = in_flight.judged.into_iter().map(|Judged { waiting, .. }| Judged {
             outcome: waiting.not_done(code),
@@ -917,6 +955,7 @@ impl Feed {
             judged,
             ..
         } = self.in_flight.take().expect("a commit is in flight");
+        self.silent_since = None;
         let head = Head {
             epoch: append.epoch,
             seq: append.last,

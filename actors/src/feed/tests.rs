@@ -316,6 +316,54 @@ fn a_refusal_judged_on_what_is_in_flight_waits_for_it() {
 }
 
 #[test]
+fn who_waits_for_a_store_that_stays_silent_hears_so_and_nothing_is_forgotten() {
+    let mut harness = Harness::new();
+    let (in_flight, first) = harness.submit_message(vec![create(1, "in flight")]);
+    let effects = harness.feed.handle(first, NOW);
+    let [Effect::Append(append)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    let append = append.clone();
+    let (behind, second) = harness.submit_message(vec![create(2, "behind it")]);
+    assert!(harness.feed.handle(second, NOW).is_empty());
+    let silent = || "no answer".to_owned();
+    let failed = Message::Appended(append.append_id, Err(AppendError::Unavailable(silent())));
+    let mut effects = harness.feed.handle(failed, NOW);
+    let read_back_failed = |effects: &[Effect]| match effects {
+        [Effect::ReadBack(id, _), ..] => Message::ReadBack(*id, Err(ReadError::Unavailable(silent()))),
+        other => panic!("{other:?}"),
+    };
+    for now in [NOW + 1, NOW + PATIENCE_MS - 1] {
+        let failed = harness.feed.handle(read_back_failed(&effects), now);
+        assert!(matches!(failed.as_slice(), [Effect::After(..)]), "{failed:?}");
+        effects = harness.feed.handle(Message::Timer(Timer::Retry), now);
+    }
+    let late = NOW + PATIENCE_MS;
+    let told = harness.feed.handle(read_back_failed(&effects), late);
+    harness.carry_out(told);
+    let mut outcomes = |id| harness.results.remove(&id).map(|results| results[0].outcome.clone());
+    assert_eq!(codes(&[outcomes(in_flight).unwrap()]), [Some(Code::OutcomeUnknown)]);
+    assert!(matches!(outcomes(behind), Some(Outcome::Refused(error)) if error.code == Code::FeedUnavailable));
+    // It had been done, and the store speaks again.
+    let done = Harness::now_or_never(harness.store.append(append));
+    assert_eq!(done, Ok(()));
+    harness.now = late;
+    harness.ring(Timer::Retry);
+    assert_eq!(harness.published.last().map(|entry| entry.seq), Some(2));
+    assert_eq!(harness.submit(vec![create(1, "in flight")]), [accepted(2)]);
+    assert_eq!(harness.submit(vec![create(2, "behind it")]), [accepted(3)]);
+    // The next silence is measured from its own beginning.
+    let (_, third) = harness.submit_message(vec![create(3, "third")]);
+    let effects = harness.feed.handle(third, late);
+    let [Effect::Append(append)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    let failed = Message::Appended(append.append_id, Err(AppendError::Unavailable(silent())));
+    let effects = harness.feed.handle(failed, late + PATIENCE_MS);
+    assert!(matches!(effects.as_slice(), [Effect::ReadBack(..)]), "{effects:?}");
+}
+
+#[test]
 fn the_same_operation_gets_the_same_answer_also_after_a_restart() {
     let mut harness = Harness::new();
     assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
@@ -693,8 +741,19 @@ mod two_hosts {
             "{effects:?}"
         );
         let effects = one.feed.handle(Message::Timer(Timer::Retry), NOW);
-        assert!(matches!(effects.as_slice(), [Effect::ReadHead(_)]), "{effects:?}");
+        let [Effect::ReadHead(read)] = effects.as_slice() else {
+            panic!("{effects:?}")
+        };
         assert!(!one.feed.is_idle());
+        // Nobody waits for ever.
+        let failed = Message::HeadRead(*read, Err(ReadError::Unavailable("planted".to_owned())));
+        let effects = one.feed.handle(failed, NOW + PATIENCE_MS);
+        assert!(
+            matches!(effects.as_slice(), [Effect::Settled(_, results)]
+                if codes(&[results[0].outcome.clone()]) == [Some(Code::FeedUnavailable)]),
+            "{effects:?}"
+        );
+        assert!(!one.feed.checking, "nothing is asked any more");
     }
 
     #[test]

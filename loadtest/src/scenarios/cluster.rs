@@ -1,12 +1,10 @@
 //! Two nodes over a real Redis and a real CQL database, beside the bare conditional writes of the same database.
 
 use std::cell::Cell;
-use std::path::PathBuf;
-use std::process::Command as Program;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
@@ -20,8 +18,9 @@ use crate::board::{Board, mark};
 use crate::clock::{self, Pacer};
 use crate::machine::Watch;
 use crate::record::{Better, Measure, Record, Round};
-use crate::server::taskflow::{Author, Setup, TaskFlow, create, next, operation, operations, rename, task_id};
-use crate::server::{Bench, User, output_of};
+use crate::server::services::{Services, meet};
+use crate::server::taskflow::{Author, TaskFlow, create, next, operation, operations, rename, task_id};
+use crate::server::{Bench, User};
 use crate::stats;
 
 const CLIENTS: usize = 64;
@@ -29,67 +28,6 @@ const FEEDS: usize = 100;
 const CHANGES_A_SECOND: u64 = 200;
 /// About what one change of a task takes in a log.
 const BODY_BYTES: usize = 300;
-
-/// Redis and the database, started by the project's own scripts and ended with this.
-struct Services {
-    folder: PathBuf,
-    variables: Vec<(&'static str, String)>,
-    database: Vec<String>,
-    redis: String,
-}
-
-impl Services {
-    fn start() -> Result<Self> {
-        let folder = PathBuf::from(if std::path::Path::new("/dev/shm").is_dir() {
-            "/dev/shm"
-        } else {
-            "/tmp"
-        });
-        let folder = folder.join(format!("taskflow-bench-{}", std::process::id()));
-        let mut services = Self {
-            variables: vec![
-                ("CASSANDRA_RUN", folder.join("cassandra").display().to_string()),
-                ("CASSANDRA_PORT", "9742".to_owned()),
-                ("CASSANDRA_GOSSIP", "7742".to_owned()),
-                ("REDIS_RUN", folder.join("redis").display().to_string()),
-                ("REDIS_PORT", "6742".to_owned()),
-            ],
-            folder,
-            database: Vec::new(),
-            redis: String::new(),
-        };
-        services.database = services
-            .script("cassandra-up", "1")?
-            .lines()
-            .map(str::to_owned)
-            .collect();
-        services.redis = services.script("redis-up", "standalone")?.trim().to_owned();
-        Ok(services)
-    }
-
-    fn script(&self, name: &str, argument: &str) -> Result<String> {
-        let variables = self.variables.iter().map(|(name, value)| (*name, value.as_str()));
-        let output = Program::new(format!("scripts/services/{name}"))
-            .arg(argument)
-            .envs(variables)
-            .output()
-            .with_context(|| format!("cannot run scripts/services/{name}: run the bench from the project's folder"))?;
-        if !output.status.success() {
-            bail!("{name}: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(String::from_utf8(output.stdout)?)
-    }
-}
-
-impl Drop for Services {
-    fn drop(&mut self) {
-        for name in ["cassandra-down", "redis-down"] {
-            // There is nobody to tell.
-            let _ = self.script(name, "--wipe");
-        }
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
 
 /// The database alone: the statement that an append is.
 struct Bare {
@@ -104,7 +42,7 @@ impl Bare {
             .retry_policy(std::sync::Arc::new(FallthroughRetryPolicy::new()))
             .build();
         let session = SessionBuilder::new()
-            .known_nodes(&services.database)
+            .known_nodes(services.database())
             .default_execution_profile_handle(profile.into_handle())
             .build()
             .await?;
@@ -151,36 +89,12 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
          was due; beside it the bare updates at the same rate on as many partitions. Kill: one node ends by SIGKILL, and one \
          operation for each of {FEEDS} feeds is sent to the other at once."
     );
-    let services = Services::start()?;
-    let key_dir = bench.work.join("taskflow-data").display().to_string();
-    let setup = |name: &str| Setup {
-        settings: vec![("cql_replication", 1)],
-        texts: vec![
-            ("store", "\"cql\"".to_owned()),
-            ("cql_nodes", format!("{:?}", services.database)),
-            ("cql_keyspace", "\"bench\"".to_owned()),
-            ("redis", format!("[{:?}]", services.redis)),
-            ("cluster_name", "\"bench\"".to_owned()),
-            ("node_name", format!("{name:?}")),
-            ("key_dir", format!("{key_dir:?}")),
-        ],
-        ..Setup::default()
-    };
-    let nodes = services.database.join(",");
-    let migrate = [
-        "migrate",
-        "--store=cql",
-        "--cql-keyspace=bench",
-        "--cql-replication=1",
-        "--cql-nodes",
-        &nodes,
-    ];
-    output_of(&bench.server_binary, &migrate)?;
-    let one = Rc::new(TaskFlow::start_in(bench, setup("one"), "taskflow-data").await?);
-    let mut two = TaskFlow::start_in(bench, setup("two"), "taskflow-data-2").await?;
+    let services = Services::start(bench, 1)?;
+    let one = Rc::new(services.node(bench, "one").await?);
+    let mut two = services.node(bench, "two").await?;
     let bare = Rc::new(Bare::connect(&services).await?);
     let users = one.users_with_feeds(bench, FEEDS).await?;
-    meet(&one, &two, 2.0).await?;
+    meet(&[&one, &two], 2.0).await?;
 
     for _ in 0..bench.rounds(3) {
         for (subject, feeds) in [("one partition each", CLIENTS), ("one partition", 1)] {
@@ -212,7 +126,7 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
     }
     let mut taken_ms = Vec::new();
     for _ in 0..bench.rounds(3) {
-        meet(&one, &two, 2.0).await?;
+        meet(&[&one, &two], 2.0).await?;
         let watch = Watch::begin(&[one.process.pid()]);
         let took_ms = kill(&one, &mut two, &users).await?;
         taken_ms.push(stats::quantile(&took_ms, 0.99));
@@ -299,22 +213,6 @@ fn report(record: &mut Record, taken_ms: &[f64]) {
         record.measure("bare, 200 a second", "ms, p99", Better::Less, "bare, 200 a second", "p99_ms"),
     ];
     record.measures.extend(measures);
-}
-
-/// Waits until both nodes know so many.
-async fn meet(one: &TaskFlow, two: &TaskFlow, members: f64) -> Result<()> {
-    for node in [one, two] {
-        let deadline = clock::now_ns() + 30_000_000_000;
-        while node.metric("taskflow_cluster_members").await? != Some(members) {
-            if clock::now_ns() > deadline {
-                bail!("the nodes do not see each other");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-    // Feeds that were hosted elsewhere until now are found by the first operation.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    Ok(())
 }
 
 /// Appends of as many writers as there are clients; with one partition, of one writer.

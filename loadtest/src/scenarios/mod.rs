@@ -2,6 +2,7 @@
 
 mod backlog_memory;
 mod cluster;
+mod cluster_faults;
 mod cold_snapshot;
 mod creates;
 mod fanout;
@@ -48,6 +49,8 @@ pub enum Scenario {
     SlowReader,
     /// Two nodes over Redis and a CQL database, beside the bare conditional writes of the same database.
     Cluster,
+    /// What users notice when a part of a cluster goes, or is taken away.
+    ClusterFaults,
 }
 
 impl Scenario {
@@ -78,6 +81,7 @@ impl Scenario {
             Self::BacklogMemory => backlog_memory::run(bench, &mut record).await,
             Self::SlowReader => slow_reader::run(bench, &mut record).await,
             Self::Cluster => cluster::run(bench, &mut record).await,
+            Self::ClusterFaults => cluster_faults::run(bench, &mut record).await,
         }?;
         record.commands = std::mem::take(&mut bench.commands);
         Ok(record)

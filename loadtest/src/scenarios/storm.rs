@@ -60,7 +60,13 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
         change_each(&server, users.clone(), round).await?;
         bench.quiet().await;
         let watch = Watch::begin(&[server.process.pid()]);
-        let returned = come_back(server.clone(), users.clone(), Rc::new(cursors.clone())).await?;
+        let returned = come_back(
+            Rc::new(vec![server.clone()]),
+            users.clone(),
+            Rc::new(cursors.clone()),
+            LOST_AFTER,
+        )
+        .await?;
         let seen = watch.end();
         let current_s: Vec<f64> = returned.iter().map(|client| client.current_s).collect();
         let mut wrong = 0;
@@ -114,8 +120,8 @@ fn number(client: usize, round: usize, change: usize) -> u32 {
     (client * 64 + round * MISSED + change) as u32
 }
 
-/// Each user makes tasks while nobody is connected.
-async fn change_each(server: &Rc<TaskFlow>, users: Rc<Vec<User>>, round: usize) -> Result<()> {
+/// Each user makes tasks.
+pub(super) async fn change_each(server: &Rc<TaskFlow>, users: Rc<Vec<User>>, round: usize) -> Result<()> {
     let next = Rc::new(Cell::new(0));
     let authors: Vec<_> = (0..32)
         .map(|author| {
@@ -145,19 +151,26 @@ async fn change_each(server: &Rc<TaskFlow>, users: Rc<Vec<User>>, round: usize) 
 }
 
 /// A client that is back and current.
-struct Returned {
+pub(super) struct Returned {
     number: usize,
     socket: Socket,
     /// What it was sent, undecoded: decoding is not what is measured.
     messages: Vec<Vec<u8>>,
     /// Since the first dial.
-    current_s: f64,
+    pub(super) current_s: f64,
 }
 
-async fn come_back(server: Rc<TaskFlow>, users: Rc<Vec<User>>, cursors: Rc<Vec<String>>) -> Result<Vec<Returned>> {
+/// All of them, by turns to each of the servers.
+pub(super) async fn come_back(
+    servers: Rc<Vec<Rc<TaskFlow>>>,
+    users: Rc<Vec<User>>,
+    cursors: Rc<Vec<String>>,
+    lost_after: Duration,
+) -> Result<Vec<Returned>> {
     let begin = clock::now_ns();
     open_many(users.len(), DIALLING, move |number| {
-        let (server, users, cursors) = (server.clone(), users.clone(), cursors.clone());
+        let (users, cursors) = (users.clone(), cursors.clone());
+        let server = servers[number % servers.len()].clone();
         async move {
             let (mut messages, mut missed) = (Vec::new(), 0);
             let current = async {
@@ -171,9 +184,9 @@ async fn come_back(server: Rc<TaskFlow>, users: Rc<Vec<User>>, cursors: Rc<Vec<S
                 }
                 Ok::<_, std::io::Error>(socket)
             };
-            let socket = tokio::time::timeout(LOST_AFTER, current)
+            let socket = tokio::time::timeout(lost_after, current)
                 .await
-                .with_context(|| format!("client {number} is not current after {LOST_AFTER:?}"))??;
+                .with_context(|| format!("client {number} is not current after {lost_after:?}"))??;
             Ok(Returned {
                 number,
                 socket,
@@ -187,7 +200,7 @@ async fn come_back(server: Rc<TaskFlow>, users: Rc<Vec<User>>, cursors: Rc<Vec<S
 
 impl Returned {
     /// Exactly the entries that it missed, and the cursor after them.
-    fn check(&self, round: usize) -> Result<String> {
+    pub(super) fn check(&self, round: usize) -> Result<String> {
         let (mut head, mut seqs, mut cursor) = (0, Vec::new(), None);
         let mut texts = Vec::new();
         for message in &self.messages {

@@ -2,6 +2,7 @@
 
 pub mod pocketbase;
 pub mod reference;
+pub mod services;
 pub mod taskflow;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

@@ -1,13 +1,15 @@
 //! One connection to Redis, of whatever kind, over which everything goes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::{BoxFuture, try_join_all};
 use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::Slot;
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo as _, ProtocolVersion, PushInfo, PushKind, RedisError,
     RedisResult, Value,
@@ -16,8 +18,18 @@ use taskflow_actors::ports::NodeId;
 
 use super::{Mode, Options};
 
-/// Takes channel and message of what was published; `None`: the connection is gone.
-pub(super) type Incoming = Arc<dyn Fn(Option<(&[u8], Bytes)>) + Send + Sync>;
+/// Takes what comes in.
+pub(super) type Incoming = Arc<dyn Fn(Came<'_>) + Send + Sync>;
+
+/// What comes in.
+pub(super) enum Came<'a> {
+    /// What was published, on this channel.
+    Message(&'a [u8], Bytes),
+    /// Nothing more comes on this channel: it was unsubscribed, or its slot is with another node of the cluster now.
+    Ended(&'a [u8]),
+    /// The connection is gone.
+    Gone,
+}
 
 /// Writes this node's record with the broker's time in front, drops old ones, and returns the time and all of them.
 /// Numbers are written as eight bytes, most significant first.
@@ -44,24 +56,32 @@ pub(super) type Records = Vec<(Vec<u8>, Vec<u8>)>;
 pub(super) enum Link {
     /// To one server.
     One(MultiplexedConnection),
-    /// To the server that the sentinels name; its address, and when they were asked.
-    Named(MultiplexedConnection, String, std::time::Instant),
-    /// To all nodes of a cluster.
-    Many(ClusterConnection),
+    /// To the server that the sentinels name; its address.
+    Named(MultiplexedConnection, String),
+    /// To all nodes of a cluster; its masters.
+    Many(ClusterConnection, Masters),
 }
 
-/// How often the sentinels are asked whether the server is still the one.
-const ASK_SENTINELS: Duration = Duration::from_secs(2);
+/// The masters of a cluster by their ids, each with a range of its slots.
+pub(super) type Masters = BTreeMap<Vec<u8>, (u16, u16)>;
+
+/// How often it is asked whether the servers are still the ones.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 fn handler(incoming: Incoming) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
     move |info: PushInfo| {
         match info.kind {
             PushKind::Message | PushKind::SMessage => {
                 if let [Value::BulkString(channel), Value::BulkString(message)] = info.data.as_slice() {
-                    incoming(Some((channel, Bytes::copy_from_slice(message))));
+                    incoming(Came::Message(channel, Bytes::copy_from_slice(message)));
                 }
             }
-            PushKind::Disconnection => incoming(None),
+            PushKind::SUnsubscribe => {
+                if let Some(Value::BulkString(channel)) = info.data.first() {
+                    incoming(Came::Ended(channel));
+                }
+            }
+            PushKind::Disconnection => incoming(Came::Gone),
             _ => {}
         }
         Ok(())
@@ -119,6 +139,23 @@ async fn master(options: &Options, name: &str, patience: Duration) -> RedisResul
     Err(last)
 }
 
+/// The masters, as whichever node is asked knows them.
+async fn masters(connection: &mut ClusterConnection) -> RedisResult<Masters> {
+    let slots: Vec<Vec<Value>> = redis::cmd("CLUSTER").arg("SLOTS").query_async(connection).await?;
+    let mut masters = Masters::new();
+    for range in slots {
+        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = range.as_slice() else {
+            continue;
+        };
+        if let (Some(Value::BulkString(id)), Ok(first), Ok(last)) =
+            (master.get(2), u16::try_from(*first), u16::try_from(*last))
+        {
+            masters.entry(id.clone()).or_insert((first, last));
+        }
+    }
+    Ok(masters)
+}
+
 impl Link {
     pub async fn connect(options: &Options, patience: Duration, incoming: Incoming) -> RedisResult<Self> {
         match &options.mode {
@@ -138,9 +175,7 @@ impl Link {
                 // A sentinel that was away may name a server that is the master no more.
                 let role: Vec<Value> = redis::cmd("ROLE").query_async(&mut connection).await?;
                 match role.first() {
-                    Some(Value::BulkString(role)) if role == b"master" => {
-                        Ok(Self::Named(connection, address, std::time::Instant::now()))
-                    }
+                    Some(Value::BulkString(role)) if role == b"master" => Ok(Self::Named(connection, address)),
                     _ => Err(RedisError::from((
                         ErrorKind::InvalidClientConfig,
                         "the server that the sentinels name is no master",
@@ -155,41 +190,74 @@ impl Link {
                     .retries(1)
                     .push_sender(handler(incoming))
                     .build()?;
-                Ok(Self::Many(client.get_async_connection().await?))
+                let mut connection = client.get_async_connection().await?;
+                let masters = masters(&mut connection).await?;
+                Ok(Self::Many(connection, masters))
             }
         }
     }
 
-    /// Fails if the sentinels name another server by now.
-    pub async fn check_master(&mut self, options: &Options) -> RedisResult<()> {
-        let (Self::Named(_, address, asked), Mode::Sentinel(name)) = (self, &options.mode) else {
-            return Ok(());
+    /// Ends when other servers are the ones to talk to; says what changed. A server that was replaced may still answer
+    /// those who talk to it, and deliver nothing of what the others publish.
+    pub fn replaced(&self, options: &Options) -> BoxFuture<'static, String> {
+        let options = options.clone();
+        match (self, options.mode.clone()) {
+            (Self::Named(_, address), Mode::Sentinel(name)) => {
+                let address = address.clone();
+                Box::pin(async move {
+                    loop {
+                        tokio::time::sleep(ASK_AGAIN).await;
+                        // Sentinels that are away change nothing: the server may be well.
+                        let named = master(&options, &name, super::PATIENCE).await;
+                        if named.is_ok_and(|named| named != address) {
+                            return "the sentinels name another server now".to_owned();
+                        }
+                    }
+                })
+            }
+            (Self::Many(connection, before), _) => {
+                let (mut connection, before) = (connection.clone(), before.clone());
+                Box::pin(async move {
+                    loop {
+                        tokio::time::sleep(ASK_AGAIN).await;
+                        let now = masters(&mut connection).await;
+                        if now.is_ok_and(|now| !now.keys().eq(before.keys())) {
+                            return "the cluster has other masters now".to_owned();
+                        }
+                    }
+                })
+            }
+            _ => Box::pin(std::future::pending()),
+        }
+    }
+
+    /// Channels that begin like this, one on each server that carries messages.
+    pub fn channel_on_each(&self, beginning: &str) -> Vec<String> {
+        let Self::Many(_, masters) = self else {
+            return vec![beginning.to_owned()];
         };
-        if asked.elapsed() < ASK_SENTINELS {
-            return Ok(());
-        }
-        *asked = std::time::Instant::now();
-        // Sentinels that are away change nothing: the server may be well.
-        match master(options, name, super::PATIENCE).await {
-            Ok(now) if now != *address => Err(RedisError::from((
-                ErrorKind::Client,
-                "the sentinels name another server now",
-            ))),
-            _ => Ok(()),
-        }
+        let on = |(first, last): (u16, u16)| {
+            let mut names = (0_u32..).map(|number| format!("{beginning}:{number}"));
+            let within = |name: &String| {
+                let slot = Slot::for_key(name);
+                (first..=last).any(|number| Slot::new(number) == Some(slot))
+            };
+            names.find(within).expect("every slot has names without end")
+        };
+        masters.values().copied().map(on).collect()
     }
 
     /// Sends messages; those of one channel in order.
     pub async fn publish(&mut self, messages: Vec<(String, Bytes)>) -> RedisResult<()> {
         match self {
-            Self::One(connection) | Self::Named(connection, ..) => {
+            Self::One(connection) | Self::Named(connection, _) => {
                 let mut pipe = redis::pipe();
                 for (channel, message) in messages {
                     pipe.cmd("PUBLISH").arg(channel).arg(&message[..]).ignore();
                 }
                 pipe.query_async(connection).await
             }
-            Self::Many(connection) => {
+            Self::Many(connection, _) => {
                 let mut channels: Vec<(String, Vec<Bytes>)> = Vec::new();
                 let mut places = std::collections::HashMap::new();
                 for (channel, message) in messages {
@@ -224,8 +292,8 @@ impl Link {
             return Ok(());
         }
         match self {
-            Self::One(connection) | Self::Named(connection, ..) => connection.subscribe(channels).await,
-            Self::Many(connection) => {
+            Self::One(connection) | Self::Named(connection, _) => connection.subscribe(channels).await,
+            Self::Many(connection, _) => {
                 let each = channels.iter().map(|channel| {
                     let mut connection = connection.clone();
                     async move { connection.ssubscribe(channel).await }
@@ -241,8 +309,8 @@ impl Link {
             return Ok(());
         }
         match self {
-            Self::One(connection) | Self::Named(connection, ..) => connection.unsubscribe(channels).await,
-            Self::Many(connection) => {
+            Self::One(connection) | Self::Named(connection, _) => connection.unsubscribe(channels).await,
+            Self::Many(connection, _) => {
                 let each = channels.iter().map(|channel| {
                     let mut connection = connection.clone();
                     async move { connection.sunsubscribe(channel).await }
@@ -269,8 +337,8 @@ impl Link {
             .arg(&body[..])
             .arg(record_max_ms);
         let (seconds, micros, flat): (i64, i64, Vec<Vec<u8>>) = match self {
-            Self::One(connection) | Self::Named(connection, ..) => command.query_async(connection).await?,
-            Self::Many(connection) => command.query_async(connection).await?,
+            Self::One(connection) | Self::Named(connection, _) => command.query_async(connection).await?,
+            Self::Many(connection, _) => command.query_async(connection).await?,
         };
         let mut records = Vec::with_capacity(flat.len() / 2);
         let mut flat = flat.into_iter();
@@ -285,8 +353,8 @@ impl Link {
         let mut command = redis::cmd("HDEL");
         command.arg(key).arg(format!("{:016x}", node.0));
         match self {
-            Self::One(connection) | Self::Named(connection, ..) => command.query_async(connection).await,
-            Self::Many(connection) => command.query_async(connection).await,
+            Self::One(connection) | Self::Named(connection, _) => command.query_async(connection).await,
+            Self::Many(connection, _) => command.query_async(connection).await,
         }
     }
 }

@@ -224,6 +224,15 @@ impl Cql {
         Ok(Some(head.with(rows_upto?)))
     }
 
+    pub(super) async fn peek(&self, feed: UserId) -> Result<Option<Head>, ReadError> {
+        let head = &self.0.session.statements().head;
+        let (head, rows_upto) = tokio::join!(self.read_log_head(feed, head), self.rows_upto(feed));
+        Ok(match head? {
+            Some(head) => Some(head.with(rows_upto?)),
+            None => None,
+        })
+    }
+
     /// Whether the next read of the log has to settle an append. Given back by [`Cql::settled`].
     pub(super) fn is_unsettled(&self, feed: UserId) -> bool {
         lock(&self.0.unsettled).contains(&feed)

@@ -262,6 +262,11 @@ impl Store for Cql {
         Box::pin(async move { cql.read_head(feed).await })
     }
 
+    fn peek_head(&self, feed: UserId) -> BoxFuture<Result<Option<Head>, ReadError>> {
+        let cql = self.clone();
+        Box::pin(async move { cql.peek(feed).await })
+    }
+
     fn read_log(&self, feed: UserId, after: Seq, bytes_max: usize) -> BoxFuture<Result<Option<LogPage>, ReadError>> {
         let cql = self.clone();
         Box::pin(async move { cql.read_page(feed, after, bytes_max).await })

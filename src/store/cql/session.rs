@@ -30,6 +30,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A read that was not answered by then is sent to another replica as well, twice at most.
 const SPECULATE_AFTER: Duration = Duration::from_millis(100);
 
+/// The same for a read that settles what is under way: two of those at once compete, so a second one is sent only where
+/// the first is as good as lost, and once.
+const SPECULATE_SERIAL_AFTER: Duration = Duration::from_millis(700);
+
 /// How long a statement about the schema may take: a table on a fresh node takes two seconds.
 const SCHEMA_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -213,25 +217,24 @@ impl Session {
         prepared.set_page_size(PAGE_ROWS);
         match kind {
             Kind::Conditional => prepared.set_request_timeout(Some(options.append_timeout)),
-            Kind::Serial => {
-                prepared.set_consistency(Consistency::LocalSerial);
-                prepared.set_request_timeout(Some(options.read_timeout));
-            }
-            Kind::Read(consistency) => {
-                prepared.set_consistency(consistency);
-                prepared.set_request_timeout(Some(options.read_timeout));
-                prepared.set_is_idempotent(true);
-                let profile = self.driver.get_default_execution_profile_handle().to_profile();
-                let speculative = SimpleSpeculativeExecutionPolicy {
-                    max_retry_count: 2,
-                    retry_interval: SPECULATE_AFTER,
+            Kind::Serial | Kind::Read(_) => {
+                let (consistency, max_retry_count, retry_interval) = match kind {
+                    Kind::Read(consistency) => (consistency, 2, SPECULATE_AFTER),
+                    _ => (Consistency::LocalSerial, 1, SPECULATE_SERIAL_AFTER),
                 };
+                let speculative = SimpleSpeculativeExecutionPolicy {
+                    max_retry_count,
+                    retry_interval,
+                };
+                let profile = self.driver.get_default_execution_profile_handle().to_profile();
                 let profile = profile
                     .to_builder()
                     .retry_policy(Arc::new(DefaultRetryPolicy::new()))
                     .speculative_execution_policy(Some(Arc::new(speculative)))
                     .build();
                 prepared.set_execution_profile_handle(Some(profile.into_handle()));
+                prepared.set_consistency(consistency);
+                prepared.set_is_idempotent(true);
                 prepared.set_request_timeout(Some(options.read_timeout));
             }
             Kind::Write => {
@@ -314,10 +317,10 @@ impl Session {
                 QUORUM,
             )
             .await?,
-            // A value that is too low is safe wherever this is asked.
+            // One replica is enough: a value that is too low is safe wherever this is asked.
             read_rows_upto: prepare(
                 "SELECT rows_upto FROM feed_rows WHERE user_id = ? LIMIT 1".to_owned(),
-                QUORUM,
+                Kind::Read(Consistency::LocalOne),
             )
             .await?,
             account_insert: prepare(
