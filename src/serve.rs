@@ -353,16 +353,20 @@ impl Running {
     /// Takes the server down: no new clients; everyone is told to come back; what is under way is finished.
     pub async fn stop(self) {
         self.operator.drain();
-        if let Some((cluster, _)) = &self.cluster {
-            // Others host its feeds from now on; what is under way here is finished below.
-            cluster.leave();
-        }
         let _ = self.closing.send(true);
         self.hub.drain();
         let deadline = tokio::time::Instant::now() + DRAIN;
-        while self.hub.connections.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let clients = async {
+            while self.hub.connections.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let others = async {
+            if let Some((cluster, _)) = &self.cluster {
+                cluster.leave(deadline).await;
+            }
+        };
+        tokio::join!(clients, others);
         for server in &self.servers {
             server.stop(true).await;
         }

@@ -5,6 +5,7 @@
 mod contract;
 mod races;
 mod schema;
+mod secured;
 #[path = "../support/services.rs"]
 mod services;
 
@@ -85,6 +86,9 @@ impl Store for Salted {
     }
     fn head(&self, feed: UserId) -> BoxFuture<Result<Option<Head>, ReadError>> {
         self.cql.head(self.user(feed))
+    }
+    fn peek_head(&self, feed: UserId) -> BoxFuture<Result<Option<Head>, ReadError>> {
+        self.cql.peek_head(self.user(feed))
     }
     fn read_log(&self, feed: UserId, after: Seq, bytes_max: usize) -> BoxFuture<Result<Option<LogPage>, ReadError>> {
         self.cql.read_log(self.user(feed), after, bytes_max)

@@ -13,7 +13,7 @@ use crate::{migrated, open};
 
 const EPOCH: Epoch = Epoch(7);
 
-fn append(feed: UserId, base: u64, id: u64) -> Append {
+pub fn append(feed: UserId, base: u64, id: u64) -> Append {
     Append {
         feed,
         epoch: EPOCH,

@@ -87,12 +87,18 @@ impl Cassandra {
 
     /// So many nodes.
     pub fn start(nodes: usize) -> Self {
+        Self::start_with(nodes, &[])
+    }
+
+    /// The same, with more settings of the script.
+    pub fn start_with(nodes: usize, more: &[(&'static str, &str)]) -> Self {
         let folder = folder(&format!("cassandra-{}", free_port()));
-        let variables = vec![
+        let mut variables = vec![
             ("CASSANDRA_RUN", folder.display().to_string()),
             ("CASSANDRA_PORT", free_port().to_string()),
             ("CASSANDRA_GOSSIP", free_port().to_string()),
         ];
+        variables.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let reaper = Reaper::of("cassandra-down", &variables);
         let mut cassandra = Self {
             nodes: Vec::new(),

@@ -13,6 +13,7 @@ use taskflow_protocol::{Code, UserId};
 use tokio::sync::oneshot;
 
 use super::lines;
+use super::members::BEAT_MS;
 use super::node::{Effect, Event, Node, Report, SUBSCRIBE_WAIT_MS, Submitted};
 use super::wire::{FeedMessage, Item, NodeMessage, Reply, Request};
 use super::{Member, Placement};
@@ -21,6 +22,9 @@ use crate::supervisor::{ReplyTo, Router, Settled, Submission};
 
 /// How often a node looks at what is due: repeats, deadlines, reads of heads.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How long a node that leaves goes on serving: by then every other one has looked at the beats, twice.
+const LEAVE_AFTER: Duration = Duration::from_millis(3 * BEAT_MS);
 
 /// Who counts what happens between nodes. All methods may do nothing.
 pub trait Observer: Send + Sync + 'static {
@@ -44,6 +48,8 @@ pub struct Cluster {
     placement: RwLock<Arc<Placement>>,
     /// Feeds with operations that wait for a host: while there are none, nobody needs the lock to know.
     lines: AtomicUsize,
+    /// Requests of other nodes that are being performed.
+    performing: AtomicUsize,
     waiting: Mutex<HashMap<UserId, Vec<oneshot::Sender<()>>>>,
     begun: Instant,
     store: Arc<dyn Store>,
@@ -70,6 +76,7 @@ impl Cluster {
             node: Mutex::new(Node::new(me, first_request)),
             placement: RwLock::new(Arc::new(Placement::alone())),
             lines: AtomicUsize::new(0),
+            performing: AtomicUsize::new(0),
             waiting: Mutex::default(),
             begun: Instant::now(),
             store,
@@ -97,9 +104,18 @@ impl Cluster {
         });
     }
 
-    /// Tells the others that this node is about to end, so that they host its feeds from now on.
-    pub fn leave(self: &Arc<Self>) {
+    /// Tells the others that this node is about to end, so that they host its feeds from now on. What they still send is
+    /// done and answered: ends when they know, and no request of theirs is under way, or at the deadline.
+    pub async fn leave(self: &Arc<Self>, deadline: tokio::time::Instant) {
         self.handle(Event::Leave);
+        if !self.status().0 {
+            // There is nobody to tell.
+            return;
+        }
+        tokio::time::sleep_until(deadline.min(tokio::time::Instant::now() + LEAVE_AFTER)).await;
+        while self.performing.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(TICK).await;
+        }
     }
 
     /// This life of this node.
@@ -284,6 +300,7 @@ impl Cluster {
             })
             .collect();
         let cluster = self.clone();
+        self.performing.fetch_add(1, Ordering::AcqRel);
         tokio::spawn(async move {
             let mut results = Vec::with_capacity(asked.len());
             for (ids, receiver) in asked {
@@ -305,6 +322,7 @@ impl Cluster {
                 (Some(from), Some(bus)) => bus.send(from, NodeMessage::Reply(reply).encode()),
                 _ => cluster.handle(Event::Replied(reply)),
             }
+            cluster.performing.fetch_sub(1, Ordering::AcqRel);
         });
     }
 }

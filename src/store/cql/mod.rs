@@ -81,7 +81,9 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No node answers, or none lets us in.
-    #[error("cannot reach the database at {nodes}: {cause}. Check cql_nodes, the login and the network")]
+    #[error(
+        "cannot reach the database at {nodes}: {cause}. Check cql_nodes, cql_user, cql_password_file, cql_tls_ca and the network"
+    )]
     Unreachable {
         /// Who was asked.
         nodes: String,
