@@ -687,7 +687,7 @@ impl cluster::shell::Observer for ClusterFigures {
             }
             Report::Up => self.0.bus_up.set(1.0),
             Report::Down(_) => self.0.bus_up.set(0.0),
-            Report::Clash(problem) => tracing::error!(problem, "another cluster is on the same Redis"),
+            Report::Clash(problem) => tracing::error!(problem, "the cluster is set up wrongly"),
             Report::Garbled => self.0.cluster_garbled.increment(1),
         }
     }

@@ -109,7 +109,8 @@ impl Key {
         Ok(Self::new(signing))
     }
 
-    /// Written beside, synced, then renamed: a crash leaves no half key.
+    /// Written beside, synced, then put in its place: a crash leaves no half key, and of two nodes that share the folder
+    /// and start at once one makes the key of both.
     fn create(data_dir: &Path) -> Result<(), KeyError> {
         let path = Self::path(data_dir);
         let folder = data_dir.join(FOLDER);
@@ -128,12 +129,7 @@ impl Key {
             .create(&folder)
             .map_err(fail)?;
         fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(fail)?;
-        let beside = path.with_extension("pem.new");
-        // What a crash left; its mode may be another, and `mode` below holds for new files only.
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-            _ => {}
-        }
+        let beside = path.with_extension(format!("pem.new-{:016x}", rand::random::<u64>()));
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -142,7 +138,13 @@ impl Key {
             .map_err(fail)?;
         file.write_all(pem.as_bytes()).map_err(fail)?;
         file.sync_all().map_err(fail)?;
-        fs::rename(&beside, &path).map_err(fail)?;
+        // Unlike a rename this never replaces a key that is there.
+        let placed = fs::hard_link(&beside, &path);
+        fs::remove_file(&beside).map_err(fail)?;
+        match placed {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(fail(error)),
+            _ => {}
+        }
         fs::File::open(&folder)
             .and_then(|folder| folder.sync_all())
             .map_err(fail)
@@ -215,6 +217,25 @@ mod tests {
         assert_eq!(again.id, first.id);
         assert_eq!(again.pkcs8_der(), first.pkcs8_der());
         assert_ne!(Key::random().id, first.id);
+    }
+
+    #[test]
+    fn those_who_start_at_once_get_the_same_key() {
+        for _ in 0..20 {
+            let data = tempfile::tempdir().expect("a folder");
+            let together = std::sync::Barrier::new(8);
+            let open = || {
+                together.wait();
+                Key::open_or_create(data.path()).expect("made or read").id
+            };
+            let ids: std::collections::HashSet<String> = std::thread::scope(|scope| {
+                let started: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+                started.into_iter().map(|node| node.join().expect("a key")).collect()
+            });
+            assert_eq!(ids.len(), 1);
+            let left = fs::read_dir(data.path().join("keys")).expect("there").count();
+            assert_eq!(left, 1, "nothing else is left");
+        }
     }
 
     #[test]

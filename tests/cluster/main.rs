@@ -82,8 +82,8 @@ impl Nodes {
         let name = format!("--node-name=node-{number}");
         let key = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
         let mut flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        flags.retain(|flag| !more.iter().any(|other| key(other) == key(flag)));
         flags.push(&name);
+        flags.retain(|flag| !more.iter().any(|other| key(other) == key(flag)));
         flags.extend(more);
         self.nodes.push(Server::start_in(data, &flags));
     }

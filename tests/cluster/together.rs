@@ -126,8 +126,9 @@ fn a_token_of_one_node_is_good_on_all_and_an_account_is_everywhere() {
 }
 
 #[test]
-fn two_clusters_that_share_a_redis_by_mistake_are_named() {
+fn two_clusters_that_share_a_redis_by_mistake_are_named_and_keep_apart() {
     let cluster = Nodes::start("mistake", 1);
+    let accounts: Vec<_> = (0..8).map(|_| cluster.nodes[0].user()).collect();
     let other_keyspace = format!("--cql-keyspace=other{}", &id().replace('-', "")[..8]);
     let mut flags: Vec<String> = cluster.flags.clone();
     flags.retain(|flag| !flag.starts_with("--cql-keyspace"));
@@ -140,7 +141,27 @@ fn two_clusters_that_share_a_redis_by_mistake_are_named() {
     for node in [&cluster.nodes[0], &stranger] {
         eventually("a clash in the log", || {
             let text = node.log.text();
-            (text.contains("another cluster is on the same Redis") && text.contains("cluster_name")).then_some(())
+            (text.contains("works on another store") && text.contains("cluster_name")).then_some(())
         });
     }
+    // The stranger does not know these users: whatever it were asked it would refuse.
+    for account in &accounts {
+        let outcome = cluster.nodes[0].submit(account, &task("mine"));
+        assert!(outcome.get("accepted").is_some(), "{outcome}");
+    }
+}
+
+#[test]
+fn two_nodes_of_one_name_are_named() {
+    let mut cluster = Nodes::start("namesakes", 2);
+    cluster.add(&["--node-name=node-1"]);
+    for node in &cluster.nodes[1..] {
+        eventually("a namesake in the log", || {
+            let text = node.log.text();
+            (text.contains("two nodes are called node-1") && text.contains("node_name")).then_some(())
+        });
+    }
+    let account = cluster.nodes[0].user();
+    let outcome = cluster.nodes[2].submit(&account, &task("all the same"));
+    assert!(outcome.get("accepted").is_some(), "{outcome}");
 }

@@ -16,6 +16,10 @@ pub const BEAT_MS: u64 = 500;
 /// its next beat; meanwhile two hosts are harmless.
 pub const GONE_AFTER_MS: u64 = 4 * BEAT_MS;
 
+/// Beats in a row with which a namesake must be heard before it counts as one: the record of the life before this one, of
+/// a node that was killed and started again at once, is as old as that life soon.
+const NAMESAKE_BEATS: u32 = 6;
+
 #[derive(Debug)]
 struct Seen {
     member: Member,
@@ -26,6 +30,10 @@ struct Seen {
 #[derive(Debug)]
 pub struct Members {
     me: NodeId,
+    name: String,
+    cluster: u64,
+    /// How many times in a row another node of this name was heard.
+    namesake_heard: u32,
     seen: BTreeMap<NodeId, Seen>,
     /// Messages come through.
     up: bool,
@@ -35,9 +43,12 @@ pub struct Members {
 
 impl Members {
     /// Nobody is known yet.
-    pub fn new(me: NodeId) -> Self {
+    pub fn new(me: &Member) -> Self {
         Self {
-            me,
+            me: me.node,
+            name: me.name.clone(),
+            cluster: me.cluster,
+            namesake_heard: 0,
             seen: BTreeMap::new(),
             up: false,
             version: 0,
@@ -64,6 +75,17 @@ impl Members {
             self.seen.insert(beat.node, Seen { member, heard_at });
         }
         self.forget(now);
+        let is_namesake = |seen: &Seen| {
+            let Member {
+                node, cluster, name, ..
+            } = &seen.member;
+            let is_heard = now.saturating_sub(seen.heard_at) < BEAT_MS * 3 / 2;
+            *node != self.me && *cluster == self.cluster && *name == self.name && is_heard
+        };
+        self.namesake_heard = match self.seen.values().any(is_namesake) {
+            true => self.namesake_heard.saturating_add(1),
+            false => 0,
+        };
     }
 
     /// Messages come through, or not.
@@ -80,22 +102,26 @@ impl Members {
         self.version += u64::from(self.seen.len() != before);
     }
 
-    /// Everyone who is there.
+    /// Everyone who is there and works on the same store.
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
-        self.seen.values().map(|seen| &seen.member)
+        let all = self.seen.values().map(|seen| &seen.member);
+        all.filter(|member| member.cluster == self.cluster)
     }
 
-    /// Another node of another cluster, or one with the name of another: neither may go on.
-    pub fn clash(&self, me: &Member) -> Option<String> {
-        self.iter().filter(|other| other.node != self.me).find_map(|other| {
-            if other.cluster != me.cluster {
-                Some(format!(
-                    "the node {} on this broker works on another store: give each cluster a name of its own (cluster_name)",
-                    other.name
-                ))
-            } else {
-                None
-            }
+    /// What is wrong with who is there, for an operator. Nodes of another store are never asked for anything.
+    pub fn clash(&self) -> Option<String> {
+        let stranger = self.seen.values().find(|seen| seen.member.cluster != self.cluster);
+        if let Some(Seen { member, .. }) = stranger {
+            let name = &member.name;
+            return Some(format!(
+                "the node {name} on this Redis works on another store: give each cluster a name of its own (cluster_name)"
+            ));
+        }
+        (self.namesake_heard >= NAMESAKE_BEATS).then(|| {
+            let name = &self.name;
+            format!(
+                "two nodes are called {name}, and one of them hosts nothing: give each a name of its own (node_name)"
+            )
         })
     }
 
@@ -141,7 +167,7 @@ mod tests {
     }
 
     fn two() -> Members {
-        let mut members = Members::new(NodeId(1));
+        let mut members = Members::new(&member(1));
         members.set_up(true);
         members.beats(&[beat(1, 0), beat(2, 100)], 10_000);
         members
@@ -169,7 +195,7 @@ mod tests {
 
     #[test]
     fn an_old_record_of_a_dead_node_is_nobody() {
-        let mut members = Members::new(NodeId(1));
+        let mut members = Members::new(&member(1));
         members.set_up(true);
         members.beats(&[beat(1, 0), beat(2, 30_000)], 10_000);
         assert_eq!(names(&members), [1]);
@@ -189,7 +215,7 @@ mod tests {
     #[test]
     fn a_node_of_another_cluster_is_named() {
         let mut members = two();
-        assert_eq!(members.clash(&member(1)), None);
+        assert_eq!(members.clash(), None);
         let stranger = Member {
             cluster: 2,
             ..member(9)
@@ -198,8 +224,35 @@ mod tests {
             body: stranger.encode(),
             ..beat(9, 0)
         };
+        let before = members.placement();
         members.beats(&[beat], 10_000);
-        let clash = members.clash(&member(1)).expect("a clash");
+        let clash = members.clash().expect("a clash");
         assert!(clash.contains("node-9") && clash.contains("cluster_name"), "{clash}");
+        assert!(!names(&members).contains(&9), "it would refuse what this store has");
+        assert_eq!(members.placement(), before);
+    }
+
+    #[test]
+    fn a_namesake_is_named_if_it_is_no_former_life() {
+        let mut members = two();
+        let namesake = |age_ms| Beat {
+            body: Member {
+                name: "node-1".to_owned(),
+                ..member(7)
+            }
+            .encode(),
+            ..beat(7, age_ms)
+        };
+        // A life that ended grows older.
+        for round in 0..20 {
+            members.beats(&[beat(1, 0), namesake(round * BEAT_MS)], 10_000 + round * BEAT_MS);
+            assert_eq!(members.clash(), None);
+        }
+        for round in 20..20 + u64::from(NAMESAKE_BEATS) {
+            assert_eq!(members.clash(), None);
+            members.beats(&[beat(1, 0), namesake(100)], 10_000 + round * BEAT_MS);
+        }
+        let clash = members.clash().expect("a clash");
+        assert!(clash.contains("node-1") && clash.contains("node_name"), "{clash}");
     }
 }

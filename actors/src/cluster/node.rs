@@ -115,7 +115,7 @@ pub enum Report {
     Up,
     /// They do not, because of this.
     Down(String),
-    /// Another cluster is on this broker: this node must not go on.
+    /// The cluster is set up wrongly: the text says what to do.
     Clash(String),
     /// A message was not understood.
     Garbled,
@@ -134,6 +134,8 @@ struct Following {
 pub struct Node<T> {
     me: Member,
     members: Members,
+    /// What was reported of them last.
+    clash: Option<String>,
     placement: Arc<Placement>,
     /// The members' version that the placement was made for.
     placed: u64,
@@ -169,8 +171,9 @@ impl<T> Node<T> {
     pub fn new(me: Member, first_request: u64) -> Self {
         let node = me.node;
         Self {
+            members: Members::new(&me),
             me,
-            members: Members::new(node),
+            clash: None,
             placement: Arc::new(Placement::alone()),
             placed: 0,
             lines: Lines::new(node, first_request, WAITING_MAX),
@@ -335,8 +338,10 @@ impl<T> Node<T> {
             }
             BusEvent::Beats(beats) => {
                 self.members.beats(&beats, now);
-                if let Some(clash) = self.members.clash(&self.me) {
-                    effects.push(Effect::Report(Report::Clash(clash)));
+                let clash = self.members.clash();
+                if clash != self.clash {
+                    self.clash.clone_from(&clash);
+                    effects.extend(clash.map(|clash| Effect::Report(Report::Clash(clash))));
                 }
                 self.place(now, busy, effects);
             }
