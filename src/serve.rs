@@ -6,7 +6,7 @@ use std::cell::OnceCell;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -282,7 +282,11 @@ async fn join(
     let (sender, receiver) = tokio::sync::oneshot::channel();
     arbiter.spawn(async move {
         let inbox = Arc::new(Inbox(cluster.clone()));
-        let bus = RedisBus::start(options, cluster.node(), inbox, Arc::new(BusFigures(metrics)));
+        let figures = BusFigures {
+            metrics,
+            told: AtomicBool::new(false),
+        };
+        let bus = RedisBus::start(options, cluster.node(), inbox, Arc::new(figures));
         cluster.join(Arc::new(bus.clone()), router);
         drop(sender.send(bus));
     });
@@ -630,6 +634,14 @@ impl CqlObserver for CqlFigures {
         self.0.cql_errors.of(class).increment(1);
         self.0.store_errors.increment(1);
     }
+    fn retry(&self, may: bool) {
+        let counted = if may {
+            &self.0.cql_retries
+        } else {
+            &self.0.cql_retries_refused
+        };
+        counted.increment(1);
+    }
     fn unknown(&self) {
         self.0.cql_unknown.increment(1);
     }
@@ -638,30 +650,48 @@ impl CqlObserver for CqlFigures {
     }
 }
 
+/// A clock that is this far from Redis' is worth a word, in milliseconds: tokens are good for minutes, and NTP keeps clocks
+/// within a tenth of a second.
+const CLOCK_OFF_MS: i64 = 5_000;
+
 /// Puts what Redis does into the figures.
-struct BusFigures(Arc<Metrics>);
+struct BusFigures {
+    metrics: Arc<Metrics>,
+    /// The operator was told that the clock is off.
+    told: AtomicBool,
+}
 
 impl RedisObserver for BusFigures {
     fn sent(&self, messages: usize) {
-        self.0.bus_sent.increment(messages as u64);
+        self.metrics.bus_sent.increment(messages as u64);
     }
     fn received(&self, _bytes: usize) {
-        self.0.bus_received.increment(1);
+        self.metrics.bus_received.increment(1);
     }
     fn lag(&self, lag: Duration) {
-        self.0.bus_lag.record(lag.as_secs_f64());
+        self.metrics.bus_lag.record(lag.as_secs_f64());
     }
     fn dropped(&self) {
-        self.0.bus_dropped.increment(1);
+        self.metrics.bus_dropped.increment(1);
     }
     fn connected(&self) {
-        self.0.bus_connects.increment(1);
+        self.metrics.bus_connects.increment(1);
     }
     fn canary(&self, took: Duration) {
-        self.0.bus_canary.record(took.as_secs_f64());
+        self.metrics.bus_canary.record(took.as_secs_f64());
+    }
+    fn clock_ahead(&self, ms: i64) {
+        self.metrics.clock_ahead.set(ms as f64 / 1000.0);
+        let is_off = ms.abs() >= CLOCK_OFF_MS;
+        if self.told.swap(is_off, Ordering::Relaxed) != is_off && is_off {
+            tracing::warn!(
+                seconds_ahead = ms as f64 / 1000.0,
+                "this node's clock and that of Redis differ: sign-ins of one node may be refused by another; look at NTP on both"
+            );
+        }
     }
     fn subscriptions(&self, feeds: usize) {
-        self.0.bus_subscriptions.set(feeds as f64);
+        self.metrics.bus_subscriptions.set(feeds as f64);
     }
 }
 

@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use rand::Rng as _;
 use taskflow_actors::cluster::members::BEAT_MS;
-use taskflow_actors::ports::{Beat, Bus, BusEvent, BusInbox, NodeId};
+use taskflow_actors::ports::{Beat, Bus, BusEvent, BusInbox, Clock as _, NodeId};
 use taskflow_protocol::UserId;
 use tokio::sync::{Notify, mpsc, watch};
+
+use crate::clock::SystemClock;
 
 use self::link::{Came, Incoming, Link};
 
@@ -83,6 +85,8 @@ pub trait RedisObserver: Send + Sync + 'static {
     fn connected(&self) {}
     /// How long a canary took.
     fn canary(&self, _took: Duration) {}
+    /// This node's clock is so far ahead of the broker's, in milliseconds; behind it, less than 0.
+    fn clock_ahead(&self, _ms: i64) {}
     /// So many feeds are subscribed.
     fn subscriptions(&self, _feeds: usize) {}
 }
@@ -488,6 +492,9 @@ impl Shared {
         let middle_us = asked_us + (self.now_us() - asked_us) / 2;
         self.offset_us.store(broker_us - middle_us, Ordering::Relaxed);
         let broker_ms = broker_us / 1000;
+        // The answer took as long as the time since the middle: what is left is the difference of the clocks.
+        let since_ms = (self.now_us() - middle_us) / 1000;
+        self.observer.clock_ahead(SystemClock.now_ms() - since_ms - broker_ms);
         let beats = records.into_iter().filter_map(|(node, record)| {
             let node = u64::from_str_radix(std::str::from_utf8(&node).ok()?, 16).ok()?;
             let (at_ms, body) = (record.first_chunk::<8>()?, &record[8..]);

@@ -300,6 +300,10 @@ metrics! {
     cql_errors: Family<CqlError> = "taskflow_cql_errors_total";
     /// Appends of which the database did not say what became of them; they were read back.
     cql_unknown: Counter = "taskflow_cql_unknown_appends_total";
+    /// Requests that were sent again because they had certainly not been sent.
+    cql_retries: Counter = "taskflow_cql_retries_total";
+    /// Requests that were not, because too many had been already.
+    cql_retries_refused: Counter = "taskflow_cql_retries_refused_total";
 
     /// Whether Redis carries messages: 1 or 0. Without Redis in the settings, 0.
     bus_up: Gauge = "taskflow_bus_up";
@@ -315,6 +319,8 @@ metrics! {
     bus_lag: Histogram = "taskflow_bus_lag_duration_seconds";
     /// Seconds that a message of this node to itself took.
     bus_canary: Histogram = "taskflow_bus_canary_duration_seconds";
+    /// Seconds by which this node's clock is ahead of that of Redis; behind it, below 0.
+    clock_ahead: Gauge = "taskflow_clock_ahead_seconds";
     /// Feeds that this node is subscribed to.
     bus_subscriptions: Gauge = "taskflow_bus_subscriptions";
     /// Nodes of the cluster that this node knows of, itself included. Without Redis in the settings, 0.

@@ -34,6 +34,10 @@ fn what_one_node_takes_is_on_the_screens_of_all_once_and_in_order() {
         assert_eq!(follower.replica.rows, Replica::of(&cluster.nodes[1], &account).rows);
     }
     assert!(cluster.sum("taskflow_cluster_forwards_total") > 0.0);
+    for node in &cluster.nodes {
+        let ahead = node.metric("taskflow_clock_ahead_seconds");
+        assert!(ahead.abs() < 1.0, "one machine has one clock: {ahead}");
+    }
     // Each change went out once, and came in at each node with a follower, the host itself included.
     let (changes, received) = (30.0, cluster.sum("taskflow_bus_received_total"));
     let requests = cluster.sum("taskflow_cluster_forwards_total") * 2.0;

@@ -214,7 +214,7 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use taskflow_protocol::OperationId;
-    use taskflow_protocol::message::{Command, Undo};
+    use taskflow_protocol::message::{Accepted, Command, Outcome, Undo};
     use uuid::Uuid;
 
     use super::*;
@@ -263,6 +263,60 @@ mod tests {
         for end in 0..message.len() {
             assert_eq!(FeedMessage::decode(&message[..end]), None);
         }
+    }
+
+    /// Nodes of the version before read and write exactly this: what changes here needs another format number.
+    #[test]
+    fn messages_look_as_the_last_version_knows_them() {
+        let id = Uuid::from_u128(0x11);
+        let request = NodeMessage::Request(Request {
+            from: 1,
+            id: 2,
+            attempt: 3,
+            feed: UserId(id),
+            items: vec![Item {
+                author: UserId(id),
+                operations: vec![Operation {
+                    id: OperationId(id),
+                    base: None,
+                    command: Command::Undo(Undo { seq: 9 }),
+                }],
+            }],
+        });
+        let reply = NodeMessage::Reply(Reply {
+            id: 2,
+            attempt: 3,
+            feed: UserId(id),
+            results: vec![vec![OperationResult {
+                id: OperationId(id),
+                outcome: Outcome::Accepted(Accepted { seq: 4 }),
+            }]],
+        });
+        let member = Member {
+            node: NodeId(1),
+            name: "one".to_owned(),
+            hosts_feeds: true,
+            leaving: false,
+            cluster: 7,
+        };
+        let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        let uuid = r"\xc4\x10\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x11";
+        let items = format!(
+            r"\xa5items\x91\x82\xa6author{uuid}\xaaoperations\x91\x82\xa2id{uuid}\xa7command\x81\xa4undo\x81\xa3seq\t"
+        );
+        assert_eq!(
+            text(&request.encode()),
+            format!(r"\x01\x81\xa1q\x85\xa4from\x01\xa2id\x02\xa7attempt\x03\xa4feed{uuid}{items}")
+        );
+        let results = format!(r"\xa7results\x91\x91\x82\xa2id{uuid}\xa7outcome\x81\xa8accepted\x81\xa3seq\x04");
+        assert_eq!(
+            text(&reply.encode()),
+            format!(r"\x01\x81\xa1r\x84\xa2id\x02\xa7attempt\x03\xa4feed{uuid}{results}")
+        );
+        assert_eq!(
+            text(&member.encode()),
+            r"\x01\x84\xa4name\xa3one\xabhosts_feeds\xc3\xa7leaving\xc2\xa7cluster\x07"
+        );
     }
 
     #[test]

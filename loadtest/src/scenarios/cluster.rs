@@ -82,7 +82,7 @@ impl Bare {
 pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
     let seconds = bench.size(8, 2);
     record.about = format!(
-        "Two nodes and one client on one machine, over one Cassandra (commitlog_sync: batch, data in memory) and one Redis, all on loopback. \
+        "Two nodes and one client on one machine, over one Cassandra (commitlog_sync: batch, data in memory) and one Redis, all on loopback; each node with one thread for sockets and one for feeds. \
          Throughput: {CLIENTS} clients, half on each node, one change of a task under way each, for {seconds} s; beside it as many \
          writers of the bare conditional update that an append is, {BODY_BYTES} bytes each. Latency: {CHANGES_A_SECOND} \
          changes a second over {FEEDS} feeds by way of one node, seen at the other, open loop, every time from when the change \

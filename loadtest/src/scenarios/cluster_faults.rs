@@ -29,7 +29,7 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
     let feeds = bench.size(10_000, 500);
     let clients = bench.size(10_000, 500);
     record.about = format!(
-        "Nodes and one client on one machine, over Cassandra (commitlog_sync: batch, data in memory) and Redis, all on loopback. \
+        "Nodes and one client on one machine, over Cassandra (commitlog_sync: batch, data in memory) and Redis, all on loopback; each node with one thread for sockets and one for feeds. \
          Every load is open loop, {CHANGES_A_SECOND} changes a second, times from when each was due. Redis gone: it is killed, \
          or stopped, under a load on 100 feeds by way of one of two nodes, seen at the other; noticed when both nodes say so in \
          their metrics; pushes flow when every feed has shown a change that was made after the fault. Planned leave: one of two \

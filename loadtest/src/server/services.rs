@@ -79,7 +79,12 @@ impl Services {
                 ("node_name", format!("{name:?}")),
                 ("key_dir", format!("{:?}", self.key_dir)),
             ],
-            settings: vec![("cql_replication", self.database.len() as i64)],
+            settings: vec![
+                ("cql_replication", self.database.len() as i64),
+                // Nodes, client, Redis and database share the cores: threads beyond them are switches and nothing else.
+                ("workers", 1),
+                ("feed_arbiters", 1),
+            ],
             ..Setup::default()
         };
         TaskFlow::start_in(bench, setup, &format!("taskflow-{name}")).await

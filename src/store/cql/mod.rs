@@ -145,6 +145,8 @@ pub trait CqlObserver: Send + Sync + 'static {
     fn request(&self, _took: Duration) {}
     /// A request failed.
     fn error(&self, _class: CqlError) {}
+    /// A request that was certainly not sent is sent again; `false`: it is not, too many were.
+    fn retry(&self, _may: bool) {}
     /// An append was not applied: another was there before.
     fn conflict(&self) {}
     /// Nobody knows what became of an append.

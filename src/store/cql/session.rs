@@ -1,6 +1,7 @@
 //! The driver: its settings, the prepared statements, and what its errors mean.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use scylla::client::execution_profile::ExecutionProfile;
@@ -41,6 +42,34 @@ const SCHEMA_TIMEOUT: Duration = Duration::from_secs(20);
 const RETRIES: u32 = 3;
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
+/// Of a hundred requests ten may be sent again, and so many at once before that: a database that refuses everything is not
+/// asked four times as often.
+const RETRIES_PERCENT: i64 = 10;
+const RETRIES_AT_ONCE: i64 = 100;
+
+/// How many requests may be sent again now, in hundredths.
+struct RetryBudget(AtomicI64);
+
+impl RetryBudget {
+    fn full() -> Self {
+        Self(AtomicI64::new(RETRIES_AT_ONCE * 100))
+    }
+
+    /// A request was sent for the first time.
+    fn earn(&self) {
+        // A little more or less than full, by those who do the same at once, is nothing.
+        if self.0.load(Ordering::Relaxed) < RETRIES_AT_ONCE * 100 {
+            self.0.fetch_add(RETRIES_PERCENT, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one may be sent again; it counts.
+    fn spend(&self) -> bool {
+        let spent = |left: i64| (left >= 100).then_some(left - 100);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).is_ok()
+    }
+}
+
 /// The statements. Each is prepared once, with the consistency that it needs.
 pub(super) struct Statements {
     pub birth: PreparedStatement,
@@ -74,6 +103,7 @@ pub(super) struct Session {
     /// `None` until the schema is there.
     statements: Option<Statements>,
     permits: Semaphore,
+    retries: RetryBudget,
     patience: Duration,
     observer: Arc<dyn CqlObserver>,
 }
@@ -186,6 +216,7 @@ impl Session {
             driver,
             statements: None,
             permits: Semaphore::new(options.requests_max),
+            retries: RetryBudget::full(),
             patience: options.append_timeout,
             observer,
         })
@@ -384,6 +415,7 @@ impl Session {
         values: impl SerializeRow,
     ) -> Result<QueryResult, Failed> {
         let _permit = self.permit().await?;
+        self.retries.earn();
         let mut tries = 0;
         loop {
             let begun = Instant::now();
@@ -396,7 +428,14 @@ impl Session {
             };
             tries += 1;
             match error {
-                Failed::NotSent(_) if tries <= RETRIES => tokio::time::sleep(RETRY_AFTER * tries * tries).await,
+                Failed::NotSent(_) if tries <= RETRIES => {
+                    let may = self.retries.spend();
+                    self.observer.retry(may);
+                    if !may {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(RETRY_AFTER * tries * tries).await;
+                }
                 error => return Err(error),
             }
         }
@@ -470,4 +509,23 @@ enum Kind {
     Read(Consistency),
     /// A write that may be sent twice.
     Write,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_are_a_tenth_of_what_is_asked_and_a_hundred_at_once() {
+        let budget = RetryBudget::full();
+        let rush = (0..1_000).filter(|_| budget.spend()).count();
+        assert_eq!(rush, 100);
+        let steady = (0..1_000).filter(|_| {
+            budget.earn();
+            budget.spend()
+        });
+        assert_eq!(steady.count(), 100);
+        (0..100_000).for_each(|_| budget.earn());
+        assert_eq!((0..1_000).filter(|_| budget.spend()).count(), 100);
+    }
 }
