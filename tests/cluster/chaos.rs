@@ -2,7 +2,7 @@
 //! shows it. The short form, on every run of the tests.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -77,6 +77,14 @@ fn connect(addresses: &[SocketAddr], first: usize, account: &Account, follow: &V
         std::thread::park_timeout(Duration::from_millis(20));
     }
     unreachable!("there is always a next one")
+}
+
+/// A port that nobody has now, and that the system gives to no connection while its server is away.
+fn port_of_its_own() -> SocketAddr {
+    let addresses =
+        std::iter::repeat_with(|| SocketAddr::from(([127, 0, 0, 1], 22_000 + rand::random::<u16>() % 10_000)));
+    let free = addresses.take(100).find(|address| TcpListener::bind(address).is_ok());
+    free.expect("a free port")
 }
 
 /// To a server that may be gone.
@@ -338,7 +346,8 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
     for proxy in &proxies {
         let behind = format!("--redis=redis://{}", proxy.address);
         let flags = [behind.as_str()];
-        cluster.add(if form.redis == "standalone" { &flags } else { &[] });
+        let behind: &[&str] = if form.redis == "standalone" { &flags } else { &[] };
+        cluster.add_at([port_of_its_own(), port_of_its_own()], behind);
     }
     cluster.meet();
     let accounts: Vec<Account> = (0..form.users).map(|_| cluster.nodes[0].user()).collect();

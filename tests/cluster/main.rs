@@ -15,6 +15,7 @@ mod services;
 mod support;
 mod together;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use services::{Cassandra, Redis};
@@ -72,6 +73,12 @@ impl Nodes {
 
     /// One more, with these flags beside, or instead of those for the same keys.
     pub fn add(&mut self, more: &[&str]) {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        self.add_at([any, any], more);
+    }
+
+    /// The same, at these addresses for clients and operators.
+    pub fn add_at(&mut self, [listen, operator]: [SocketAddr; 2], more: &[&str]) {
         let number = self.nodes.len();
         // The first one's folder has the key, so that tokens can be minted with it.
         let data = if number == 0 {
@@ -85,7 +92,10 @@ impl Nodes {
         flags.push(&name);
         flags.retain(|flag| !more.iter().any(|other| key(other) == key(flag)));
         flags.extend(more);
-        self.nodes.push(Server::start_in(data, &flags));
+        match Server::try_start(data, listen, operator, &flags) {
+            Ok(server) => self.nodes.push(server),
+            Err((status, log)) => panic!("the server did not start: {status:?}\n{log}"),
+        }
     }
 
     /// Waits until each node knows all that run.

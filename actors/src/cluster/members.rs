@@ -62,7 +62,8 @@ impl Members {
 
     /// The beats that the broker holds now.
     pub fn beats(&mut self, beats: &[Beat], now: u64) {
-        for beat in beats {
+        // The broker keeps the records of nodes that are gone for a while.
+        for beat in beats.iter().filter(|beat| beat.age_ms < GONE_AFTER_MS) {
             // What a newer version says that this one does not know is skipped; what is no member at all is nobody.
             let Some(member) = Member::decode(beat.node, &beat.body) else {
                 continue;
@@ -210,6 +211,22 @@ mod tests {
         assert_eq!(members.placement(), Placement::alone());
         members.set_up(true);
         assert_eq!(members.placement(), together);
+    }
+
+    #[test]
+    fn the_record_of_a_node_that_is_gone_changes_nothing() {
+        let mut members = two();
+        members.beats(&[beat(1, 0), beat(2, 0), beat(3, 10)], 20_000);
+        members.beats(
+            &[beat(1, 0), beat(2, 0), beat(3, GONE_AFTER_MS)],
+            20_000 + GONE_AFTER_MS,
+        );
+        let version = members.version();
+        for round in 1..20 {
+            let age = GONE_AFTER_MS + round * BEAT_MS;
+            members.beats(&[beat(1, 0), beat(2, 0), beat(3, age)], 20_000 + age);
+        }
+        assert_eq!((names(&members), members.version()), (vec![1, 2], version));
     }
 
     #[test]

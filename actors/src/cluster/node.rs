@@ -265,7 +265,7 @@ impl<T> Node<T> {
                 }
             }
             Event::HeadRead(feed, result) => {
-                self.watch.read(feed, result.is_ok(), now);
+                self.watch.read(feed, result.as_ref().ok().copied(), now);
                 if let Ok(Some(head)) = result {
                     effects.push(Effect::Announce(feed, head));
                 }
@@ -307,7 +307,8 @@ impl<T> Node<T> {
         match event {
             BusEvent::Published(feed, message) => match FeedMessage::decode(&message) {
                 // The node's own followers had it before it went out.
-                Some(FeedMessage::Entries(from, ..) | FeedMessage::Head(from, ..)) if from == self.me.node => {}
+                Some(FeedMessage::Entries(from, ..)) if from == self.me.node => self.watch.changed(feed, now),
+                Some(FeedMessage::Head(from, _)) if from == self.me.node => {}
                 Some(FeedMessage::Entries(_, epoch, entries)) => {
                     self.watch.changed(feed, now);
                     effects.push(Effect::Deliver(feed, epoch, entries));
@@ -434,5 +435,60 @@ fn here<'a>(me: &Member, placement: &'a Placement, busy: &'a dyn Fn(UserId) -> b
         me: me.node,
         placement,
         busy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use taskflow_protocol::OperationId;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::Entry;
+    use crate::ports::Epoch;
+
+    /// A feed that this node hosts changes by what it publishes itself. When messages stop coming through, another node may
+    /// go on with it at once.
+    #[test]
+    fn what_this_node_published_lately_is_compared_often_when_messages_stop() {
+        let me = Member {
+            node: NodeId(1),
+            name: "one".to_owned(),
+            hosts_feeds: true,
+            leaving: false,
+            cluster: 1,
+        };
+        let (feed, mut node) = (UserId(Uuid::from_u128(7)), Node::<()>::new(me, 1));
+        let mut reads = 0;
+        let mut handle = |event, now| {
+            for effect in node.handle(event, now, &|_| false) {
+                if let Effect::ReadHead(read) = effect {
+                    reads += usize::from(read == feed && now >= 115_000);
+                    node.handle(Event::HeadRead(read, Ok(None)), now, &|_| false);
+                }
+            }
+        };
+        handle(Event::Bus(BusEvent::Up), 0);
+        handle(Event::Followed(feed), 0);
+        // Among many others, that are quiet.
+        for number in 1_000..16_000 {
+            handle(Event::Followed(UserId(Uuid::from_u128(number))), 0);
+        }
+        let entry = Entry {
+            seq: 1,
+            time: 1,
+            author: feed,
+            operation: OperationId(feed.0),
+            operation_hash: 1,
+            changes: Vec::new(),
+            refused: None,
+        };
+        let message = FeedMessage::entries(NodeId(1), Epoch(1), &[entry]);
+        handle(Event::Bus(BusEvent::Published(feed, message)), 100_000);
+        handle(Event::Bus(BusEvent::Down("cut".to_owned())), 110_000);
+        for now in (110_000..145_000).step_by(20) {
+            handle(Event::Tick, now);
+        }
+        assert!((18..=22).contains(&reads), "{reads} in 30 s");
     }
 }

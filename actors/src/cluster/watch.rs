@@ -3,15 +3,17 @@
 //! A message that was lost shows as a hole with the next one, but a lost *last* message shows nothing. So every followed
 //! feed is compared with its head in the store now and then, and at once after anything that may have lost a message.
 //! While no messages come through at all, this is how changes are found: feeds that changed or were opened lately every
-//! second or two, the others twice a minute, within a budget of reads under way.
+//! second or two, the others as often if they are few, and twice a minute at least, within a budget of reads under way.
 //!
 //! Times are milliseconds of this node's own monotonic clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use taskflow_protocol::UserId;
+use taskflow_protocol::values::Seq;
 
 use crate::planted::{Bug, is_planted};
+use crate::ports::{Epoch, Head};
 
 /// While messages come through: a feed is compared once a minute.
 const QUIET_MS: u64 = 60_000;
@@ -19,7 +21,11 @@ const QUIET_MS: u64 = 60_000;
 /// While they do not: feeds that changed or were opened lately.
 const LATELY_MS: u64 = 1_500;
 
-/// While they do not: all others.
+/// While they do not: all others, together so many a second. A read is a tenth of a millisecond of the database's time, and
+/// most of them find nothing.
+const OTHERS_A_SECOND: u64 = 500;
+
+/// The longest time between two reads of one of them.
 const OTHERS_MS: u64 = 30_000;
 
 /// What is lately.
@@ -33,6 +39,8 @@ pub const READS_MAX: usize = 64;
 struct Watched {
     due: u64,
     changed_at: u64,
+    /// Where it stood when it was read last.
+    head: Option<(Epoch, Seq)>,
     reading: bool,
     /// It came into doubt while it was being read: what is read may be older than what was lost.
     again: bool,
@@ -55,6 +63,7 @@ impl Watch {
         let watched = Watched {
             due,
             changed_at: now,
+            head: None,
             reading: false,
             again: false,
         };
@@ -88,7 +97,7 @@ impl Watch {
         self.feeds.keys().copied()
     }
 
-    /// The feed changed: a publication came, or a read of its head showed it.
+    /// The feed changed: a publication came, of this node or of another.
     pub fn changed(&mut self, feed: UserId, now: u64) {
         if let Some(watched) = self.feeds.get_mut(&feed) {
             watched.changed_at = now;
@@ -131,6 +140,7 @@ impl Watch {
         if is_planted(Bug::LastMessageNeverMissed) {
             return feeds;
         }
+        let others = (self.feeds.len() as u64 * 1_000 / OTHERS_A_SECOND).clamp(LATELY_MS, OTHERS_MS);
         while self.reading < READS_MAX
             && let Some((_, feed)) = self.due.first().copied().filter(|(due, _)| *due <= now)
         {
@@ -143,7 +153,7 @@ impl Watch {
             } else if now - watched.changed_at < LATELY_WITHIN_MS {
                 LATELY_MS
             } else {
-                OTHERS_MS
+                others
             };
             watched.due = now + interval;
             self.due.insert((watched.due, feed));
@@ -156,16 +166,24 @@ impl Watch {
         feeds
     }
 
-    /// A read ended. One that failed is due again soon: until it succeeds nobody knows what the feed missed.
-    pub fn read(&mut self, feed: UserId, succeeded: bool, now: u64) {
+    /// A read ended; `None`: it failed, and is due again soon, for until it succeeds nobody knows what the feed missed. A
+    /// feed that has moved since the read before has changed.
+    pub fn read(&mut self, feed: UserId, found: Option<Option<Head>>, now: u64) {
         let Some(watched) = self.feeds.get_mut(&feed).filter(|watched| watched.reading) else {
             return;
         };
         watched.reading = false;
         self.reading -= 1;
+        if let Some(found) = found {
+            let found = found.map(|head| (head.epoch, head.seq));
+            let before = std::mem::replace(&mut watched.head, found);
+            if before.is_some() && before != found {
+                watched.changed_at = now;
+            }
+        }
         if std::mem::take(&mut watched.again) {
             self.set_due(feed, now);
-        } else if !succeeded {
+        } else if found.is_none() {
             self.set_due(feed, now + LATELY_MS);
         }
     }
@@ -201,7 +219,7 @@ mod tests {
         for now in (from..to).step_by(20) {
             for feed in watch.tick(now) {
                 count += 1;
-                watch.read(feed, true, now);
+                watch.read(feed, Some(None), now);
             }
         }
         count
@@ -216,14 +234,45 @@ mod tests {
 
     #[test]
     fn without_messages_what_changed_lately_is_read_often_and_the_rest_seldom() {
-        let mut watch = watch(10, false);
+        let mut watch = watch(20_000, false);
         reads(&mut watch, 0, 60_000);
         let quiet = reads(&mut watch, 90_000, 120_000);
-        assert!(quiet <= 10, "{quiet}");
+        assert!(quiet <= 20_000, "{quiet}");
         watch.changed(feed(3), 120_000);
         watch.doubt([feed(3)], 120_000);
         let busy = reads(&mut watch, 120_000, 150_000);
-        assert!((20..=31).contains(&busy), "{busy}");
+        assert!((20_015..=20_022).contains(&busy), "{busy}");
+    }
+
+    #[test]
+    fn without_messages_few_feeds_are_all_read_often() {
+        let mut watch = watch(100, false);
+        reads(&mut watch, 0, 120_000);
+        let quiet = reads(&mut watch, 120_000, 150_000);
+        assert!((1_900..=2_100).contains(&quiet), "{quiet}");
+    }
+
+    #[test]
+    fn a_feed_that_moves_between_two_reads_is_read_often_however_long_there_were_no_messages() {
+        let head = |seq| {
+            Some(Some(Head {
+                epoch: Epoch(1),
+                seq,
+                first: 1,
+                rows_upto: 0,
+            }))
+        };
+        let mut watch = watch(20_000, false);
+        let mut reads = 0;
+        for now in (0..300_000).step_by(20) {
+            for feed in watch.tick(now) {
+                let moves = feed == self::feed(1);
+                // One change every 45 s.
+                watch.read(feed, head(if moves { 1 + now / 45_000 } else { 1 }), now);
+                reads += usize::from(moves && now >= 90_000);
+            }
+        }
+        assert!(reads >= 130, "{reads}, where a quiet one has 7");
     }
 
     #[test]
@@ -234,7 +283,7 @@ mod tests {
         assert_eq!(first.len(), READS_MAX);
         assert_eq!(watch.tick(101), []);
         for feed in first {
-            watch.read(feed, true, 105);
+            watch.read(feed, Some(None), 105);
         }
         assert_eq!(watch.tick(105).len(), READS_MAX);
     }
@@ -244,7 +293,7 @@ mod tests {
         let mut watch = watch(1, true);
         watch.doubt([feed(0)], 50);
         assert_eq!(watch.tick(50), [feed(0)]);
-        watch.read(feed(0), false, 60);
+        watch.read(feed(0), None, 60);
         assert_eq!(watch.tick(60 + LATELY_MS - 1), []);
         assert_eq!(watch.tick(60 + LATELY_MS), [feed(0)]);
     }
@@ -256,9 +305,9 @@ mod tests {
         assert_eq!(watch.tick(50), [feed(0)]);
         watch.doubt([feed(0)], 51);
         assert_eq!(watch.tick(51), [], "one read of a feed at a time");
-        watch.read(feed(0), true, 52);
+        watch.read(feed(0), Some(None), 52);
         assert_eq!(watch.tick(52), [feed(0)]);
-        watch.read(feed(0), true, 53);
+        watch.read(feed(0), Some(None), 53);
         assert_eq!(watch.tick(54), []);
     }
 
@@ -271,7 +320,7 @@ mod tests {
             watch.unfollow(feed(number));
         }
         assert!(watch.is_empty() && watch.due.is_empty() && watch.reading == 0);
-        watch.read(feed(1), true, 2);
+        watch.read(feed(1), Some(None), 2);
         assert_eq!(watch.reading, 0);
     }
 }

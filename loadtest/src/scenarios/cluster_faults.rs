@@ -226,6 +226,10 @@ async fn redis_gone(bench: &mut Bench, record: &mut Record) -> Result<()> {
                     "missed_or_doubled",
                     seen.iter().map(|count| f64::from(count.abs_diff(1))).sum(),
                 )
+                .figure(
+                    "not_accepted",
+                    authors.iter().map(Author::not_accepted).sum::<u64>() as f64,
+                )
                 .samples("first_push_of_each_feed_ms", &flows_ms)
                 .void_if_client_was_the_limit(),
         );

@@ -107,9 +107,17 @@ impl Bench {
     }
 }
 
-/// An address on loopback that nobody listens on.
+/// An address on loopback that nobody listens on. Below those that the system gives to connections: a server that is
+/// started again needs its own.
 fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    let mut error = None;
+    for port in std::iter::repeat_with(|| 12_000 + rand::random::<u16>() % 3_000).take(1_000) {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(listener) => return Ok(listener.local_addr()?),
+            Err(taken) => error = Some(taken),
+        }
+    }
+    Err(error.context("no port was tried")?.into())
 }
 
 /// Waits until somebody listens.
