@@ -61,8 +61,8 @@ CHAOS := cargo test --locked --test cluster chaos -- --nocapture
 
 .PHONY: chaos
 chaos: setup ## The real cluster under real faults, with a verdict: three database nodes, Redis with Sentinels and as a Cluster
-	CHAOS_SECONDS=200 CHAOS_USERS=64 CHAOS_FOLLOWERS=200 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=sentinel $(CHAOS)
-	CHAOS_SECONDS=200 CHAOS_USERS=64 CHAOS_FOLLOWERS=200 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=cluster $(CHAOS)
+	CHAOS_SECONDS=150 CHAOS_USERS=64 CHAOS_FOLLOWERS=200 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=sentinel $(CHAOS)
+	CHAOS_SECONDS=150 CHAOS_USERS=64 CHAOS_FOLLOWERS=200 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=cluster $(CHAOS)
 
 .PHONY: verify
 verify: setup ## The slow proofs that `make test` has no time for

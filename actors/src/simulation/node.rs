@@ -8,6 +8,7 @@ use taskflow_protocol::message::OperationResult;
 use super::broker::Link;
 use super::plan::Time;
 use crate::cluster::Node;
+use crate::cursor::Cursor;
 use crate::feed::{Feed, SubmissionId};
 use crate::follow::Follower;
 use crate::ports::NodeId;
@@ -65,6 +66,8 @@ pub struct Served {
     pub feed: UserId,
     /// How far it is.
     pub at: Follower,
+    /// From where it follows, as its hello said.
+    pub cursor: Option<Cursor>,
     /// The log is being read for it.
     pub is_reading: bool,
     /// It waits for the subscription, until then.

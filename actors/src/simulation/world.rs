@@ -1090,12 +1090,11 @@ impl World {
             number,
             feed,
             at: Follower::default(),
+            cursor,
             is_reading: true,
             waits: false,
         };
         self.nodes[index].served.insert(client, served);
-        // Kept until the reading begins.
-        self.clients[client].cursor = cursor;
         if is_first {
             self.hear(index, Heard::Followed(feed));
         }
@@ -1123,7 +1122,10 @@ impl World {
     }
 
     fn begin(&mut self, index: usize, client: usize, number: u32, feed: UserId) {
-        match self.clients[client].cursor {
+        let Some(served) = self.served(index, client, number) else {
+            return;
+        };
+        match served.cursor {
             None => {
                 self.model.counts.count("followers that began anew");
                 self.ask_store(index, feed, StoreWhat::Whole(client, number));
