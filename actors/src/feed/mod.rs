@@ -844,6 +844,8 @@ impl Feed {
             self.is_silent(now, effects);
             if self.unverified.is_empty() {
                 self.checking = false;
+                // Nobody waits any more: the next silence begins with who comes next.
+                self.silent_since = None;
             } else {
                 effects.push(Effect::After(RETRY_AFTER_MS, Timer::Retry));
             }

@@ -754,6 +754,16 @@ mod two_hosts {
             "{effects:?}"
         );
         assert!(!one.feed.checking, "nothing is asked any more");
+        // Who comes an hour later waits as long.
+        let late = NOW + 3_600_000;
+        let (_, refused) = one.submit_message(vec![complete(6, 9)]);
+        let effects = one.feed.handle(refused, late);
+        let [Effect::ReadHead(read)] = effects.as_slice() else {
+            panic!("{effects:?}")
+        };
+        let failed = Message::HeadRead(*read, Err(ReadError::Unavailable("planted".to_owned())));
+        let effects = one.feed.handle(failed, late);
+        assert!(matches!(effects.as_slice(), [Effect::After(..)]), "{effects:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use memchr::memmem;
 use nix::sys::signal::Signal;
 
 use super::open_many;
-use super::storm::{change_each, come_back};
+use super::storm::{change_each, come_back, follow_all};
 use crate::board::{Board, mark};
 use crate::clock::{self, Pacer};
 use crate::machine::Watch;
@@ -305,21 +305,7 @@ async fn come_back_to_two(bench: &mut Bench, record: &mut Record, clients: usize
     for round in 0..bench.rounds(3) {
         meet(&[&one, &two, &three], 3.0).await?;
         let third = Rc::new(three);
-        let (dialled, follower) = (third.clone(), users.clone());
-        let opened = open_many(clients, 64, move |number| {
-            let (server, users) = (dialled.clone(), follower.clone());
-            async move {
-                let (socket, cursor) = server.follow(server.dial(number), &users[number]).await?;
-                Ok((number, socket, cursor))
-            }
-        })
-        .await?;
-        let mut cursors = vec![String::new(); clients];
-        let mut sockets = Vec::with_capacity(clients);
-        for (number, socket, cursor) in opened {
-            cursors[number] = cursor;
-            sockets.push(socket);
-        }
+        let (sockets, cursors) = follow_all(&third, &users).await?;
         let board = Board::new();
         let watching = board.watch_all(sockets)?;
         change_each(&one, users.clone(), round).await?;

@@ -39,21 +39,7 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
     );
     let server = Rc::new(TaskFlow::start(bench, Setup::default()).await?);
     let users = Rc::new(server.users(bench, clients)?);
-    let (dialled, follower) = (server.clone(), users.clone());
-    let opened = open_many(clients, 64, move |number| {
-        let (server, users) = (dialled.clone(), follower.clone());
-        async move {
-            let (socket, cursor) = server.follow(server.dial(number), &users[number]).await?;
-            Ok((number, socket, cursor))
-        }
-    })
-    .await?;
-    let mut cursors = vec![String::new(); clients];
-    let mut sockets = Vec::with_capacity(clients);
-    for (number, socket, cursor) in opened {
-        cursors[number] = cursor;
-        sockets.push(socket);
-    }
+    let (mut sockets, mut cursors) = follow_all(&server, &users).await?;
     for round in 0..bench.rounds(5) {
         drop(sockets);
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -118,6 +104,26 @@ fn every_tenth(samples: &[f64]) -> Vec<f64> {
 /// The number of a change, so that it is known again.
 fn number(client: usize, round: usize, change: usize) -> u32 {
     (client * 64 + round * MISSED + change) as u32
+}
+
+/// Each user follows the own feed: the connections, in no order, and the cursors in that of the users.
+pub(super) async fn follow_all(server: &Rc<TaskFlow>, users: &Rc<Vec<User>>) -> Result<(Vec<Socket>, Vec<String>)> {
+    let (dialled, follower) = (server.clone(), users.clone());
+    let opened = open_many(users.len(), 64, move |number| {
+        let (server, users) = (dialled.clone(), follower.clone());
+        async move {
+            let (socket, cursor) = server.follow(server.dial(number), &users[number]).await?;
+            Ok((number, socket, cursor))
+        }
+    })
+    .await?;
+    let mut cursors = vec![String::new(); users.len()];
+    let mut sockets = Vec::with_capacity(users.len());
+    for (number, socket, cursor) in opened {
+        cursors[number] = cursor;
+        sockets.push(socket);
+    }
+    Ok((sockets, cursors))
 }
 
 /// Each user makes tasks.
