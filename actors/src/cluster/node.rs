@@ -305,10 +305,11 @@ impl<T> Node<T> {
 
     fn bus(&mut self, event: BusEvent, now: u64, busy: &dyn Fn(UserId) -> bool, effects: &mut Vec<Effect<T>>) {
         match event {
+            // The node's own followers had it before it went out.
+            BusEvent::Published(feed, message) if FeedMessage::sender(&message) == Some(self.me.node) => {
+                self.watch.changed(feed, now);
+            }
             BusEvent::Published(feed, message) => match FeedMessage::decode(&message) {
-                // The node's own followers had it before it went out.
-                Some(FeedMessage::Entries(from, ..)) if from == self.me.node => self.watch.changed(feed, now),
-                Some(FeedMessage::Head(from, _)) if from == self.me.node => {}
                 Some(FeedMessage::Entries(_, epoch, entries)) => {
                     self.watch.changed(feed, now);
                     effects.push(Effect::Deliver(feed, epoch, entries));

@@ -161,6 +161,12 @@ impl FeedMessage {
         message.into()
     }
 
+    /// Who published it, without reading the rest.
+    pub fn sender(message: &[u8]) -> Option<NodeId> {
+        let (_, rest) = message.split_first_chunk::<2>()?;
+        rest.first_chunk().map(|from| NodeId(u64::from_be_bytes(*from)))
+    }
+
     /// As it came over the bus. Entries are dense, and there is one at least.
     pub fn decode(message: &[u8]) -> Option<Self> {
         let (&[format, kind], mut rest) = message.split_first_chunk::<2>()?;
@@ -260,6 +266,9 @@ mod tests {
         };
         let message = FeedMessage::head(NodeId(1), head);
         assert_eq!(FeedMessage::decode(&message), Some(FeedMessage::Head(NodeId(1), head)));
+        for message in [&message, &entries] {
+            assert_eq!(FeedMessage::sender(message), Some(NodeId(1)));
+        }
         for end in 0..message.len() {
             assert_eq!(FeedMessage::decode(&message[..end]), None);
         }
