@@ -57,12 +57,21 @@ sim: setup ## Whole clusters in virtual time: make sim SCHEDULES=2000 SEED=1; th
 sim-planted: setup ## Plants each deliberate bug in turn; the simulation must find all of them
 	$(SIM) planted $(SCHEDULES) $(SEED)
 
-CHAOS := cargo test --locked --test cluster chaos -- --nocapture
+# In a network of its own, where packets can be made to vanish.
+CHAOS := scripts/apart cargo test --locked --offline --test cluster chaos -- --nocapture
 
 .PHONY: chaos
 chaos: setup ## The real cluster under real faults, with a verdict: three database nodes, Redis with Sentinels and as a Cluster
+	cargo test --locked --test cluster --no-run
 	CHAOS_SECONDS=150 CHAOS_USERS=64 CHAOS_FOLLOWERS=200 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=sentinel $(CHAOS)
 	CHAOS_SECONDS=150 CHAOS_USERS=64 CHAOS_FOLLOWERS=200 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=cluster $(CHAOS)
+
+# The older version: a tag or a commit.
+FROM ?=
+
+.PHONY: rolling
+rolling: setup ## A rolling update under load from an older version (FROM=commit) to this one and back
+	scripts/rolling $(FROM)
 
 .PHONY: verify
 verify: setup ## The slow proofs that `make test` has no time for
@@ -70,6 +79,7 @@ verify: setup ## The slow proofs that `make test` has no time for
 	scripts/fuzz 600
 	$(SIM) 10000 $(SEED)
 	$(SIM) planted 2000 $(SEED)
+	$(MAKE) rolling
 	$(MAKE) chaos
 
 bench: setup ## Measure: the load scenarios against a node of their own, a table and a JSON file at the end

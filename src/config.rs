@@ -175,7 +175,7 @@ settings! {
     /// Threads that serve connections; 0: as many as there are cores.
     workers: usize = 0;
 
-    /// Threads that run feeds; 0: as many as there are cores.
+    /// Threads that run feeds; 0: as many as there are cores; 1: the main thread, where the driver of the database is.
     feed_arbiters: usize = 0;
 
     /// The least important messages that are logged: error, warn, info, debug or trace.

@@ -117,9 +117,18 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     let metrics = telemetry.metrics.clone();
     let workers = config.worker_count();
     let hub = Arc::new(Hub::new(workers));
-    let arbiters: Vec<Arbiter> = (0..config.feed_arbiter_count()).map(|_| Arbiter::new()).collect();
-    for arbiter in &arbiters {
-        arbiter.spawn(async {
+    // One thread for feeds is this one, where the driver of the database is: a message to another thread wakes it.
+    let arbiters: Vec<Arbiter> = match config.feed_arbiter_count() {
+        1 => Vec::new(),
+        count => (0..count).map(|_| Arbiter::new()).collect(),
+    };
+    let handles: Vec<ArbiterHandle> = if arbiters.is_empty() {
+        vec![Arbiter::current()]
+    } else {
+        arbiters.iter().map(Arbiter::handle).collect()
+    };
+    for handle in &handles {
+        handle.spawn(async {
             let mut tick = tokio::time::interval(allocator::COLLECT_EVERY);
             loop {
                 tick.tick().await;
@@ -157,7 +166,6 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         new_epoch: Box::new(|| Epoch(rand::random())),
         feed_idle: Duration::from_secs(config.feed_idle_seconds),
     };
-    let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
     let mut router = Supervisor::start(ports, &handles, rand::random);
     let cluster = match (cluster, config.redis()) {
         (Some(cluster), Some(options)) => {

@@ -1,12 +1,14 @@
 //! One thing ends, and the others go on.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::Nodes;
+use crate::support::server::PASSWORD;
 use crate::support::ws::task;
 use crate::support::{Account, ENCODINGS, Encoding, Follower, Server, http, json};
+use crate::{Nodes, clock};
 
 /// Accepted in the end; how long that took.
 pub fn accepted(node: &Server, account: &Account) -> Duration {
@@ -105,4 +107,50 @@ fn without_redis_every_node_works_and_shows_what_the_others_do() {
         cluster.meet();
         accepted(&cluster.nodes[1], &account);
     }
+}
+
+#[test]
+fn clocks_ten_minutes_apart_are_named_and_change_nothing() {
+    let mut cluster = Nodes::start("clocks", 1);
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    for seconds in [-600, 600] {
+        cluster.add_as(&clock::ahead(seconds), [any, any], &[]);
+    }
+    cluster.meet();
+    for (node, seconds) in cluster.nodes.iter().zip([0.0, -600.0, 600.0]) {
+        node.wait_for_metric("taskflow_clock_ahead_seconds", |ahead: f64| {
+            (ahead - seconds).abs() < 5.0
+        });
+    }
+    for node in &cluster.nodes[1..] {
+        node.log.wait(|line| {
+            line.contains("this node's clock and that of Redis differ")
+                .then_some(())
+        });
+    }
+    assert!(!cluster.nodes[0].log.text().contains("differ"));
+    // Whichever node hosts them: the feeds of some users are on each.
+    for _ in 0..9 {
+        let account = cluster.nodes[0].register();
+        // Access tokens are good for minutes, by the clock of the node that made them.
+        let on_each: Vec<Account> = cluster.nodes.iter().map(|node| signed_in(node, &account)).collect();
+        let stale = cluster.nodes[1].get("/api/v1/snapshot", &on_each[2]);
+        assert_eq!((stale.status, &stale.json()["name"]), (401, &json!("token_expired")));
+        let mut follower = Follower::start(&cluster.nodes[2], Encoding::Json, &on_each[2]);
+        for (node, account) in cluster.nodes.iter().zip(&on_each).cycle().take(6) {
+            let outcome = node.submit(account, &task("at some time"));
+            assert!(outcome.get("accepted").is_some(), "{outcome}");
+        }
+        follower.until_seq(7);
+        let entries = &follower.replica.entries;
+        assert!(entries.is_sorted_by_key(|entry| entry["time"].as_u64()), "{entries:?}");
+    }
+}
+
+/// The same account with a token of this node.
+fn signed_in(node: &Server, account: &Account) -> Account {
+    let body = json!({ "email": account.email, "password": PASSWORD });
+    let response = http::post(node.address, "/api/v1/auth/login", &[], &body);
+    assert_eq!(response.status, 200, "{response:?}");
+    Account::of(&response, account.email.clone())
 }

@@ -7,8 +7,12 @@
 )]
 
 mod chaos;
+mod clock;
 mod faults;
+mod load;
+mod network;
 mod proxy;
+mod rolling;
 #[path = "../support/services.rs"]
 mod services;
 #[path = "../support/mod.rs"]
@@ -20,7 +24,7 @@ use std::sync::Arc;
 
 use services::{Cassandra, Redis};
 use support::Server;
-use support::server::{DataDir, binary};
+use support::server::{DataDir, Program, binary};
 
 /// Nodes that share a database, a Redis and a key.
 pub struct Nodes {
@@ -74,11 +78,11 @@ impl Nodes {
     /// One more, with these flags beside, or instead of those for the same keys.
     pub fn add(&mut self, more: &[&str]) {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        self.add_at([any, any], more);
+        self.add_as(&Program::default(), [any, any], more);
     }
 
-    /// The same, at these addresses for clients and operators.
-    pub fn add_at(&mut self, [listen, operator]: [SocketAddr; 2], more: &[&str]) {
+    /// The same, by this program, at these addresses for clients and operators.
+    pub fn add_as(&mut self, program: &Program, [listen, operator]: [SocketAddr; 2], more: &[&str]) {
         let number = self.nodes.len();
         // The first one's folder has the key, so that tokens can be minted with it.
         let data = if number == 0 {
@@ -92,7 +96,7 @@ impl Nodes {
         flags.push(&name);
         flags.retain(|flag| !more.iter().any(|other| key(other) == key(flag)));
         flags.extend(more);
-        match Server::try_start(data, listen, operator, &flags) {
+        match Server::try_start_as(program, data, listen, operator, &flags) {
             Ok(server) => self.nodes.push(server),
             Err((status, log)) => panic!("the server did not start: {status:?}\n{log}"),
         }

@@ -81,7 +81,37 @@ pub struct Server {
     pub log: Arc<Log>,
     /// What must outlive the process.
     pub data: Arc<DataDir>,
+    /// What is run when it is started again.
+    pub program: Program,
     flags: Vec<String>,
+}
+
+/// Which binary, and what it finds in its environment.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub binary: PathBuf,
+    pub environment: Vec<(&'static str, String)>,
+}
+
+impl Default for Program {
+    fn default() -> Self {
+        Self {
+            binary: PathBuf::from(env!("CARGO_BIN_EXE_taskflow")),
+            environment: Vec::new(),
+        }
+    }
+}
+
+impl Program {
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        // What a developer has set must not reach the server under test.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TASKFLOW_")) {
+            command.env_remove(name);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (*name, value.as_str())));
+        command
+    }
 }
 
 /// A data folder: a temporary one, or one inside of something that the test made.
@@ -113,12 +143,7 @@ impl DataDir {
 
 /// The binary under test.
 pub fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_taskflow"));
-    // What a developer has set must not reach the server under test.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TASKFLOW_")) {
-        command.env_remove(name);
-    }
-    command
+    Program::default().command()
 }
 
 /// The processes in a test are one at a time per core anyway; two workers are enough to cross threads.
@@ -146,7 +171,18 @@ impl Server {
         operator: SocketAddr,
         flags: &[&str],
     ) -> Result<Self, (ExitStatus, String)> {
-        let mut command = binary();
+        Self::try_start_as(&Program::default(), data, listen, operator, flags)
+    }
+
+    /// The same, by this program.
+    pub fn try_start_as(
+        program: &Program,
+        data: Arc<DataDir>,
+        listen: SocketAddr,
+        operator: SocketAddr,
+        flags: &[&str],
+    ) -> Result<Self, (ExitStatus, String)> {
+        let mut command = program.command();
         command
             .arg("serve")
             .arg(format!("--listen={listen}"))
@@ -154,7 +190,9 @@ impl Server {
             .arg(format!("--data-dir={}", data.path.display()))
             .args(FLAGS)
             .args(flags);
-        Self::spawn(command, data, flags)
+        let mut server = Self::spawn(command, data, flags)?;
+        server.program = program.clone();
+        Ok(server)
     }
 
     /// Starts a command that becomes a server.
@@ -175,6 +213,7 @@ impl Server {
             operator: any,
             log: log.clone(),
             data,
+            program: Program::default(),
             flags,
         };
         let serving = log.wait(|line| {
@@ -242,7 +281,7 @@ impl Server {
     pub fn restart(&mut self) {
         self.kill();
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        match Self::try_start(self.data.clone(), self.address, self.operator, &flags) {
+        match Self::try_start_as(&self.program, self.data.clone(), self.address, self.operator, &flags) {
             Ok(again) => *self = again,
             Err((status, log)) => panic!("the server did not start again: {status:?}\n{log}"),
         }

@@ -37,9 +37,19 @@ fn folder(name: &str) -> PathBuf {
 
 /// To the process whose pid is in the folder.
 fn signal_to(folder: &Path, signal: &str) {
+    assert!(
+        is_signalled(folder, signal),
+        "kill {signal}: no process of {}",
+        folder.display()
+    );
+}
+
+/// The same; `false` if it has ended.
+fn is_signalled(folder: &Path, signal: &str) -> bool {
     let pid = std::fs::read_to_string(folder.join("pid")).expect("a pid");
-    let sent = Command::new("kill").args([signal, pid.trim()]).status().expect("kill");
-    assert!(sent.success(), "kill {signal} {pid}");
+    let mut kill = Command::new("kill");
+    kill.args([signal, pid.trim()]).stderr(Stdio::null());
+    kill.status().expect("kill").success()
 }
 
 /// Ends a service when this process ends, however that happens: it reads from a pipe whose other end only this process
@@ -66,6 +76,10 @@ pub struct Cassandra {
     pub nodes: Vec<String>,
     /// Where data, logs and pid files are: `node1/pid` and so on.
     pub folder: PathBuf,
+    /// Where clients ask, at each of the addresses.
+    pub port: u16,
+    /// Where the nodes talk with each other.
+    pub gossip: u16,
     variables: Vec<(&'static str, String)>,
     _reaper: Option<Reaper>,
 }
@@ -78,6 +92,8 @@ impl Cassandra {
             Ok(nodes) => Self {
                 nodes: nodes.split(',').map(str::to_owned).collect(),
                 folder: PathBuf::new(),
+                port: 0,
+                gossip: 0,
                 variables: Vec::new(),
                 _reaper: None,
             },
@@ -93,16 +109,19 @@ impl Cassandra {
     /// The same, with more settings of the script.
     pub fn start_with(nodes: usize, more: &[(&'static str, &str)]) -> Self {
         let folder = folder(&format!("cassandra-{}", free_port()));
+        let (port, gossip) = (free_port(), free_port());
         let mut variables = vec![
             ("CASSANDRA_RUN", folder.display().to_string()),
-            ("CASSANDRA_PORT", free_port().to_string()),
-            ("CASSANDRA_GOSSIP", free_port().to_string()),
+            ("CASSANDRA_PORT", port.to_string()),
+            ("CASSANDRA_GOSSIP", gossip.to_string()),
         ];
         variables.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let reaper = Reaper::of("cassandra-down", &variables);
         let mut cassandra = Self {
             nodes: Vec::new(),
             folder,
+            port,
+            gossip,
             variables,
             _reaper: Some(reaper),
         };
@@ -113,6 +132,27 @@ impl Cassandra {
     /// Sends a signal to the node of this number, from 1.
     pub fn signal(&self, node: usize, signal: &str) {
         signal_to(&self.folder.join(format!("node{node}")), signal);
+    }
+
+    /// Ends the node of this number, if it has not ended by itself: whether it had not.
+    pub fn end(&self, node: usize) -> bool {
+        is_signalled(&self.folder.join(format!("node{node}")), "-KILL")
+    }
+
+    /// Fills the disk of this node, which is its own (CASSANDRA_DISK), to the last byte.
+    pub fn fill_disk(&self, node: usize) {
+        let mut file = std::fs::File::create(self.ballast(node)).expect("a file");
+        let full = std::io::copy(&mut std::io::repeat(0), &mut file).expect_err("a disk of a size");
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
+    }
+
+    /// Makes room again.
+    pub fn free_disk(&self, node: usize) {
+        std::fs::remove_file(self.ballast(node)).expect("it was filled");
+    }
+
+    fn ballast(&self, node: usize) -> PathBuf {
+        self.folder.join(format!("node{node}/ballast"))
     }
 
     /// Starts what does not run of so many nodes; their addresses.
