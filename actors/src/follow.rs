@@ -105,6 +105,8 @@ pub struct Follower {
     position: Seq,
     /// The newest entry that is known to be there.
     noted: Seq,
+    /// The same when the read that is under way began.
+    asked: Seq,
     live: bool,
 }
 
@@ -115,6 +117,7 @@ impl Default for Follower {
             epoch: Epoch(0),
             position: 0,
             noted: 0,
+            asked: 0,
             live: false,
         }
     }
@@ -177,6 +180,7 @@ impl Follower {
     /// After which entry the log is to be read next; `None`: it is live from here on.
     pub fn read_next(&mut self) -> Option<Seq> {
         self.live = self.position >= self.noted || is_planted(Bug::LiveTooEarly);
+        self.asked = self.noted;
         (!self.live).then_some(self.position)
     }
 
@@ -185,8 +189,11 @@ impl Follower {
         self.noted = if has_entries {
             // A page holds only so many bytes: up to the head there may be more, whether or not it is published now.
             self.noted.max(head)
+        } else if self.noted > self.asked && !is_planted(Bug::NotedIsForgotten) {
+            // It came while the log was being read, which may have been before it was written.
+            self.noted
         } else {
-            // The log ends where the follower is; what was published above it was read already.
+            // What was noted before the log was read, and is not in it, is not there.
             self.position
         };
     }
@@ -315,6 +322,35 @@ mod tests {
     fn a_feed_that_keeps_everything_takes_a_cursor_of_zero() {
         let head = Head { first: 1, ..HEAD };
         assert_eq!(decide(at(7, 0), &head), Decision::Entries(0));
+    }
+
+    #[test]
+    fn what_is_published_while_the_log_is_being_read_is_read_next() {
+        let mut follower = Follower::default();
+        follower.stands(Epoch(7), 5);
+        // The log was read, it ended at 5, and before that is known here the next entry is committed and published.
+        assert_eq!(follower.published(Epoch(7), 6, 6), Wanted::Not);
+        follower.read(false, 5);
+        assert_eq!(follower.read_next(), Some(5));
+        assert!(!follower.announced(Epoch(7), 7));
+        follower.read(true, 6);
+        follower.sent(6);
+        assert_eq!(follower.read_next(), Some(6));
+        follower.read(true, 7);
+        follower.sent(7);
+        assert_eq!(follower.read_next(), None);
+        assert_eq!(follower.published(Epoch(7), 8, 8), Wanted::Now);
+    }
+
+    #[test]
+    fn what_was_noted_before_a_read_that_does_not_show_it_is_not_there() {
+        let mut follower = Follower::default();
+        follower.stands(Epoch(7), 5);
+        assert_eq!(follower.read_next(), None);
+        assert!(follower.announced(Epoch(7), 9));
+        assert_eq!(follower.read_next(), Some(5));
+        follower.read(false, 5);
+        assert_eq!(follower.read_next(), None);
     }
 
     #[test]

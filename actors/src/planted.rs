@@ -54,6 +54,8 @@ bugs! {
     HoleIgnored,
     /// A follower is live before the log has been read to its end.
     LiveTooEarly,
+    /// What is published while a follower's log is being read is forgotten when the read finds nothing.
+    NotedIsForgotten,
     /// Followed feeds are never compared with the log.
     LastMessageNeverMissed,
     /// What was lost while no messages came through is not looked for.

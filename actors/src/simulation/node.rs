@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use taskflow_protocol::UserId;
 use taskflow_protocol::message::OperationResult;
+use taskflow_protocol::values::Seq;
 
 use super::broker::Link;
 use super::plan::Time;
@@ -66,6 +67,8 @@ pub struct Served {
     pub feed: UserId,
     /// How far it is.
     pub at: Follower,
+    /// The newest entry that this node was told of while it served the follower.
+    pub told: Seq,
     /// From where it follows, as its hello said.
     pub cursor: Option<Cursor>,
     /// The log is being read for it.

@@ -793,7 +793,12 @@ impl World {
             return self.later(patience, Event::Node(node, life, given_up));
         }
         if !is_lost {
-            let back = self.rng.between(100, 1_500);
+            // Now and then an answer waits for a thread, while what came later is taken.
+            let back = if self.rng.permille(60) {
+                self.rng.between(5, 100) * MS
+            } else {
+                self.rng.between(100, 1_500)
+            };
             self.later(back, Event::Node(node, life, answer));
         }
     }
@@ -1090,6 +1095,7 @@ impl World {
             number,
             feed,
             at: Follower::default(),
+            told: 0,
             cursor,
             is_reading: true,
             waits: false,
@@ -1198,6 +1204,11 @@ impl World {
             Some(position) => self.ask_store(index, feed, StoreWhat::Page(client, number, None, position)),
             None => {
                 served.is_reading = false;
+                if served.at.position() < served.told {
+                    let (at, told) = (served.at.position(), served.told);
+                    let what = format!("client {client} goes live at {at}, and its node was told of {told}");
+                    return self.model.fail(what);
+                }
                 self.tell_client(index, (client, number), ToClient::Current);
             }
         }
@@ -1241,6 +1252,7 @@ impl World {
             let Some(served) = self.served(index, client, number) else {
                 continue;
             };
+            served.told = served.told.max(last);
             match served.at.published(epoch, first, last) {
                 Wanted::Now => self.tell_client(index, (client, number), ToClient::Entries(epoch, entries.to_vec())),
                 Wanted::Not => {}
@@ -1259,6 +1271,7 @@ impl World {
             let Some(served) = self.served(index, client, number) else {
                 continue;
             };
+            served.told = served.told.max(head.seq);
             if served.at.announced(head.epoch, head.seq) {
                 served.is_reading = true;
                 self.model.counts.count("followers that had missed something");
