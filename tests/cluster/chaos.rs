@@ -2,7 +2,7 @@
 //! shows it. The short form, on every run of the tests.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::load::{Load, Told, port_of_its_own};
@@ -195,21 +195,19 @@ impl Fault {
 /// Rounds of faults that there are at least: one fault of each kind in each.
 const ROUNDS_MIN: usize = 3;
 
-/// Faults in turn, until it is over; how many of each. Says how many rounds are done.
+/// Faults in turn, until it is enough; how many of each.
 fn faults(
     cluster: &mut Nodes,
     proxies: &[Proxy],
     form: &Form,
-    rounds: &AtomicUsize,
-    over: &AtomicBool,
     told: &Told,
+    is_enough: impl Fn() -> bool,
 ) -> Vec<(Fault, u32)> {
     let mut counts: Vec<(Fault, u32)> = Fault::all(form).into_iter().map(|fault| (fault, 0)).collect();
     for round in 0.. {
-        rounds.store(round, Ordering::Relaxed);
         for (fault, count) in &mut counts {
             told.go_on();
-            if over.load(Ordering::Relaxed) {
+            if round >= ROUNDS_MIN && is_enough() {
                 return counts;
             }
             fault.strike(round, cluster, proxies, form);
@@ -244,17 +242,13 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
         );
     }
     cluster.meet();
-    let (told, over) = (Told::default(), AtomicBool::new(false));
-    let (begun, rounds) = (Instant::now(), AtomicUsize::new(0));
+    let (told, begun) = (Told::default(), Instant::now());
     let is_enough = || {
-        let is_enough = told.acknowledged.load(Ordering::Relaxed) >= form.operations
-            && rounds.load(Ordering::Relaxed) >= ROUNDS_MIN
-            && begun.elapsed() >= Duration::from_secs(form.seconds);
-        over.fetch_or(is_enough, Ordering::Relaxed);
-        is_enough
+        told.acknowledged.load(Ordering::Relaxed) >= form.operations
+            && begun.elapsed() >= Duration::from_secs(form.seconds)
     };
-    let strike = |cluster: &mut Nodes| faults(cluster, &proxies, &form, &rounds, &over, &told);
-    let (_cluster, total, faults) = form.load.during(cluster, &told, strike, is_enough);
+    let strike = |cluster: &mut Nodes| faults(cluster, &proxies, &form, &told, is_enough);
+    let (_cluster, total, faults) = form.load.during(cluster, &told, strike);
     let refused = told.refused.load(Ordering::Relaxed);
     #[allow(clippy::print_stdout, reason = "what a run showed is part of its result")]
     {

@@ -1,7 +1,7 @@
 //! An update in the middle of the day: nodes of two versions together, one way and back.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::Nodes;
@@ -35,7 +35,7 @@ fn a_rolling_update_and_the_way_back_cost_no_client_an_error() {
         users: 12,
         followers: 24,
     };
-    let (told, is_over) = (Told::default(), AtomicBool::new(false));
+    let told = Told::default();
     let update = |cluster: &mut Nodes| {
         let mut next = BETWEEN;
         for program in [&new, &old] {
@@ -52,9 +52,8 @@ fn a_rolling_update_and_the_way_back_cost_no_client_an_error() {
                 cluster.meet();
             }
         }
-        is_over.store(true, Ordering::Relaxed);
     };
-    let (_cluster, total, ()) = load.during(cluster, &told, update, || is_over.load(Ordering::Relaxed));
+    let (_cluster, total, ()) = load.during(cluster, &told, update);
     let again = told.again.load(Ordering::Relaxed);
     #[allow(clippy::print_stdout, reason = "what a run showed is part of its result")]
     {
