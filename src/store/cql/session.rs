@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session as Driver;
 use scylla::client::session_builder::SessionBuilder;
-use scylla::errors::{DbError, ExecutionError, NewSessionError, RequestAttemptError};
+use scylla::errors::{DbError, ExecutionError, NewSessionError, RequestAttemptError, UseKeyspaceError};
 use scylla::policies::load_balancing::DefaultPolicy;
 use scylla::policies::retry::{DefaultRetryPolicy, FallthroughRetryPolicy};
 use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
@@ -210,8 +210,18 @@ impl Session {
     /// Connects to a keyspace that is there, without its statements.
     pub async fn bare(options: &Options, observer: Arc<dyn CqlObserver>) -> Result<Self, OpenError> {
         let driver = connect(options).await?;
-        let missing = |_| OpenError::Keyspace(options.keyspace.clone());
-        driver.use_keyspace(&options.keyspace, false).await.map_err(missing)?;
+        // A database that is too busy to answer has not said that there is none.
+        let why = |error| match error {
+            UseKeyspaceError::BadKeyspaceName(_)
+            | UseKeyspaceError::RequestError(RequestAttemptError::DbError(DbError::Invalid, _)) => {
+                OpenError::Keyspace(options.keyspace.clone())
+            }
+            other => OpenError::Unreachable {
+                nodes: options.nodes.join(", "),
+                cause: other.to_string(),
+            },
+        };
+        driver.use_keyspace(&options.keyspace, false).await.map_err(why)?;
         Ok(Self {
             driver,
             statements: None,
