@@ -116,10 +116,19 @@ impl Fault {
         let database = 1 + round % form.database_nodes;
         match self {
             Self::NodeKilled => {
-                let node = 1 + round % 2;
-                cluster.nodes[node].kill();
+                let node = &mut cluster.nodes[1 + round % 2];
+                node.kill();
                 wait(500);
-                cluster.nodes[node].restart();
+                // A node that finds its database too busy ends, and is started again by whoever watches over it.
+                let started = (0..4).find_map(|_| match node.try_restart() {
+                    Ok(()) => Some(Ok(())),
+                    Err((_, log)) if log.contains("cannot reach the database") => None,
+                    Err((status, log)) => Some(Err((status, log))),
+                });
+                match started {
+                    Some(Ok(())) => {}
+                    other => panic!("the node did not start again: {other:?}"),
+                }
             }
             Self::NodeStopped => {
                 let node = &cluster.nodes[round % 3];

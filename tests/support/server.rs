@@ -279,12 +279,17 @@ impl Server {
 
     /// Starts it again: same folder, same addresses, same flags.
     pub fn restart(&mut self) {
+        if let Err((status, log)) = self.try_restart() {
+            panic!("the server did not start again: {status:?}\n{log}");
+        }
+    }
+
+    /// The same, or what the process said when it refused.
+    pub fn try_restart(&mut self) -> Result<(), (ExitStatus, String)> {
         self.kill();
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        match Self::try_start_as(&self.program, self.data.clone(), self.address, self.operator, &flags) {
-            Ok(again) => *self = again,
-            Err((status, log)) => panic!("the server did not start again: {status:?}\n{log}"),
-        }
+        *self = Self::try_start_as(&self.program, self.data.clone(), self.address, self.operator, &flags)?;
+        Ok(())
     }
 
     /// A new account with a password, signed in.
