@@ -5,18 +5,14 @@ use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::Nodes;
 use crate::faults::accepted;
 use crate::support::ws::{handshake, task};
-use crate::support::{Account, Client, Encoding, Raw, Replica, Server, http};
-
-/// How long a follower hears nothing of a feed that is being written. A last message that was lost unseen is found within a
-/// minute (docs/operations.md); before and after it, a database node may be away for as long as it takes to start it.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
+use crate::support::{Account, Client, Encoding, Raw, Replica, http};
 
 /// How many writers, one a user, and how many followers, of the users in turn.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +28,8 @@ pub struct Told {
     pub acknowledged: AtomicU64,
     /// Operations that were refused for now, or whose outcome was not known.
     pub again: AtomicU64,
+    /// Operations that were on their way when their connection ended.
+    pub cut: AtomicU64,
     /// Feeds that somebody asked for who has no right to them, and was refused.
     pub refused: AtomicU64,
     /// Something was found: nobody goes on.
@@ -142,7 +140,7 @@ fn compare<'a>(
     acknowledged: &HashMap<String, u64>,
     shown: impl Iterator<Item = &'a Replica>,
 ) {
-    let log = history(&cluster.nodes[0], account);
+    let log = cluster.nodes[0].history(account);
     let now = Replica::of(&cluster.nodes[1], account);
     let mut places: HashMap<&str, u64> = HashMap::new();
     for (entry, seq) in log.iter().zip(2_u64..) {
@@ -269,6 +267,8 @@ fn write(
                 }
             }
             if is_over {
+                told.cut
+                    .fetch_add(if is_welcome { waiting as u64 } else { 0 }, Ordering::Relaxed);
                 break;
             }
             if is_welcome && !pending.is_empty() && waiting == 0 {
@@ -308,9 +308,7 @@ fn follow(
                 return replica;
             }
             told.go_on();
-            let Ok(message) = client.next_until(Instant::now() + SILENCE_MAX) else {
-                break;
-            };
+            let Ok(message) = client.next() else { break };
             if let Some(following) = message.get("following") {
                 if replica.cursor.is_some() {
                     assert_ne!(following["mode"], "reset", "a cursor survives everything: {following}");
@@ -355,17 +353,4 @@ fn pry(addresses: &[SocketAddr], stranger: &Account, owner: &Account, told: &Tol
         told.refused.fetch_add(refusals, Ordering::Relaxed);
         std::thread::park_timeout(Duration::from_millis(100));
     }
-}
-
-/// The whole log after the birth.
-fn history(server: &Server, account: &Account) -> Vec<Value> {
-    let newest = Replica::of(server, account).cursor.expect("a cursor");
-    let mut cursor = format!("{}{:016x}", &newest[..16], 1);
-    let mut entries = Vec::new();
-    while cursor != newest {
-        let answer = server.get(&format!("/api/v1/changes?cursor={cursor}"), account).json();
-        entries.extend(answer["entries"].as_array().expect("entries").clone());
-        cursor = answer["cursor"].as_str().expect("a cursor").to_owned();
-    }
-    entries
 }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use services::{Cassandra, Redis};
 use support::Server;
-use support::server::{DataDir, Program, binary};
+use support::server::{DataDir, Program, binary, key_of};
 
 /// Nodes that share a database, a Redis and a key.
 pub struct Nodes {
@@ -91,10 +91,9 @@ impl Nodes {
             DataDir::temporary()
         };
         let name = format!("--node-name=node-{number}");
-        let key = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
         let mut flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         flags.push(&name);
-        flags.retain(|flag| !more.iter().any(|other| key(other) == key(flag)));
+        flags.retain(|flag| !more.iter().any(|other| key_of(other) == key_of(flag)));
         flags.extend(more);
         match Server::try_start_as(program, data, listen, operator, &flags) {
             Ok(server) => self.nodes.push(server),

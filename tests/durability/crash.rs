@@ -131,19 +131,6 @@ fn follow(
     }
 }
 
-/// The whole log after the birth.
-fn history(server: &Server, account: &Account) -> Vec<Value> {
-    let newest = Replica::of(server, account).cursor.expect("a cursor");
-    let mut cursor = format!("{}{:016x}", &newest[..16], 1);
-    let mut entries = Vec::new();
-    while cursor != newest {
-        let answer = server.get(&format!("/api/v1/changes?cursor={cursor}"), account).json();
-        entries.extend(answer["entries"].as_array().expect("entries").clone());
-        cursor = answer["cursor"].as_str().expect("a cursor").to_owned();
-    }
-    entries
-}
-
 #[test]
 fn nothing_acknowledged_is_lost_or_doubled_by_kill_9_under_load() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
@@ -214,7 +201,7 @@ fn nothing_acknowledged_is_lost_or_doubled_by_kill_9_under_load() {
             assert_eq!(operations.len(), count, "an operation was done twice");
         }
         // Everything that was acknowledged is there, as the entry that was named; what came before a follower began, too.
-        let history = history(&server, account);
+        let history = server.history(account);
         let mut all = 0;
         for (_, operations) in acknowledged.iter().filter(|(other, _)| mine(other)) {
             for (operation, seq) in operations {

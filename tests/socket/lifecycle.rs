@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::ws::{FIN, PING, PONG, closing, masked, task};
 use crate::support::{
-    Account, Client, DEADLINE, ENCODINGS, Encoding, Ended, EventStream, Follower, Raw, Server, eventually, http,
-    in_parallel, json,
+    Account, Client, DEADLINE, ENCODINGS, Encoding, Ended, EventStream, Follower, Raw, Replica, Server, eventually,
+    http, in_parallel, json,
 };
 
 fn closed(code: u16, name: &str) -> Ended {
@@ -578,4 +578,33 @@ fn many_connections_come_and_go_and_none_stays() {
         });
         client.wait_for("following");
     }
+}
+
+/// The server's arbiters: threads for connections, that of the operator's port, and those for feeds.
+fn arbiters(server: &Server) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid().as_raw_nonzero())).unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("actix-rt")).count()
+}
+
+#[test]
+fn one_thread_for_feeds_is_the_main_one_and_two_are_their_own() {
+    let [mut one, two] = ["--feed-arbiters=1", "--feed-arbiters=2"].map(|flag| Server::start(&[flag]));
+    // Threads name themselves, once they run.
+    eventually("two for connections, one for operators, two for feeds", || {
+        (arbiters(&two) == 5).then_some(())
+    });
+    let account = one.user();
+    let mut follower = Follower::start(&one, Encoding::Json, &account);
+    for _ in 0..20 {
+        let outcome = one.submit(&account, &task("on the main thread"));
+        assert!(outcome.get("accepted").is_some(), "{outcome}");
+    }
+    follower.until_seq(21);
+    assert_eq!(arbiters(&one), 3);
+    let shown = follower.replica;
+    drop(follower.client);
+    assert!(one.stop().success());
+    one.restart();
+    assert_eq!(Replica::of(&one, &account).rows, shown.rows);
 }

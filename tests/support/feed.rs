@@ -149,6 +149,21 @@ impl Replica {
     }
 }
 
+impl Server {
+    /// The whole log after the birth.
+    pub fn history(&self, account: &Account) -> Vec<Value> {
+        let newest = Replica::of(self, account).cursor.expect("a cursor");
+        let mut cursor = format!("{}{:016x}", &newest[..16], 1);
+        let mut entries = Vec::new();
+        while cursor != newest {
+            let answer = self.get(&format!("/api/v1/changes?cursor={cursor}"), account).json();
+            entries.extend(answer["entries"].as_array().expect("entries").clone());
+            cursor = answer["cursor"].as_str().expect("a cursor").to_owned();
+        }
+        entries
+    }
+}
+
 /// A connection that follows its user's own feed.
 pub struct Follower {
     pub client: Client,

@@ -149,6 +149,11 @@ pub fn binary() -> Command {
 /// The processes in a test are one at a time per core anyway; two workers are enough to cross threads.
 const FLAGS: [&str; 2] = ["--workers=2", "--feed-arbiters=2"];
 
+/// What is set by a flag.
+pub fn key_of(flag: &str) -> &str {
+    flag.split('=').next().unwrap_or(flag)
+}
+
 impl Server {
     /// With the settings of a server, and these flags beside.
     pub fn start(flags: &[&str]) -> Self {
@@ -188,7 +193,11 @@ impl Server {
             .arg(format!("--listen={listen}"))
             .arg(format!("--operator-listen={operator}"))
             .arg(format!("--data-dir={}", data.path.display()))
-            .args(FLAGS)
+            .args(
+                FLAGS
+                    .iter()
+                    .filter(|flag| !flags.iter().any(|other| key_of(other) == key_of(flag))),
+            )
             .args(flags);
         let mut server = Self::spawn(command, data, flags)?;
         server.program = program.clone();
