@@ -107,6 +107,8 @@ pub struct Follower {
     noted: Seq,
     /// The same when the read that is under way began.
     asked: Seq,
+    /// Something was lost on its way here since the read that is under way began: nobody knows what.
+    lost: bool,
     live: bool,
 }
 
@@ -118,6 +120,7 @@ impl Default for Follower {
             position: 0,
             noted: 0,
             asked: 0,
+            lost: false,
             live: false,
         }
     }
@@ -179,7 +182,8 @@ impl Follower {
 
     /// After which entry the log is to be read next; `None`: it is live from here on.
     pub fn read_next(&mut self) -> Option<Seq> {
-        self.live = self.position >= self.noted || is_planted(Bug::LiveTooEarly);
+        let lost = std::mem::take(&mut self.lost);
+        self.live = self.position >= self.noted && !lost || is_planted(Bug::LiveTooEarly);
         self.asked = self.noted;
         (!self.live).then_some(self.position)
     }
@@ -208,8 +212,10 @@ impl Follower {
         self.noted = 0;
     }
 
-    /// Publications were lost on the way: whether it has to read the log from its position.
+    /// Publications were lost on the way: whether it has to read the log from its position. If it is being read to, it is
+    /// read to again, for the read that is under way may have been before what was lost.
     pub fn lost_some(&mut self) -> bool {
+        self.lost = !is_planted(Bug::LostIsForgotten);
         std::mem::replace(&mut self.live, false)
     }
 }
@@ -348,6 +354,33 @@ mod tests {
         follower.stands(Epoch(7), 5);
         assert_eq!(follower.read_next(), None);
         assert!(follower.announced(Epoch(7), 9));
+        assert_eq!(follower.read_next(), Some(5));
+        follower.read(false, 5);
+        assert_eq!(follower.read_next(), None);
+    }
+
+    #[test]
+    fn what_was_lost_on_the_way_is_read() {
+        let mut follower = Follower::default();
+        follower.stands(Epoch(7), 5);
+        assert_eq!(follower.read_next(), None);
+        assert!(follower.lost_some());
+        assert_eq!(follower.read_next(), Some(5), "nobody knows what it was");
+        follower.read(true, 6);
+        follower.sent(6);
+        assert_eq!(follower.read_next(), Some(6));
+        follower.read(false, 6);
+        assert_eq!(follower.read_next(), None);
+        assert_eq!(follower.published(Epoch(7), 7, 7), Wanted::Now);
+    }
+
+    #[test]
+    fn what_was_lost_while_the_log_was_being_read_is_read_next() {
+        let mut follower = Follower::default();
+        follower.stands(Epoch(7), 5);
+        // The log was read, and before that is known here the next entry is committed, and lost on its way here.
+        assert!(!follower.lost_some(), "it is being read to");
+        follower.read(false, 5);
         assert_eq!(follower.read_next(), Some(5));
         follower.read(false, 5);
         assert_eq!(follower.read_next(), None);

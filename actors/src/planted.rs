@@ -56,8 +56,20 @@ bugs! {
     LiveTooEarly,
     /// What is published while a follower's log is being read is forgotten when the read finds nothing.
     NotedIsForgotten,
+    /// A follower whose node's queue was full goes on as if nothing had been lost.
+    LostIsForgotten,
     /// Followed feeds are never compared with the log.
     LastMessageNeverMissed,
+    /// A feed that comes into doubt while its head is being read is not read again.
+    DoubtForgotten,
+    /// What was published before a subscription that came late is not looked for.
+    LateSubscriptionTrusted,
+    /// What an old host may not have published is not looked for.
+    MovedFeedTrusted,
+    /// A request that the broker doubled is judged twice.
+    DoubledIsNew,
+    /// An append of which nobody knows whether it was done is refused when the wait is over.
+    SilentIsRefused,
     /// What was lost while no messages came through is not looked for.
     LossForgotten,
     /// A look at the memory is answered without a look at the head.

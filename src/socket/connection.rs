@@ -417,18 +417,16 @@ impl Connection {
         self.state().follows.iter_mut().find(same).map(change)
     }
 
-    /// Ends what is live, to be read again after a loss.
-    pub fn end_live(&self) -> Vec<FollowId> {
+    /// Publications were lost on the way here: what is to be read again. What is being read already reads on by itself.
+    pub fn lost_some(&self) -> Vec<FollowId> {
         let mut state = self.state();
-        let live = state.follows.iter_mut().filter(|followed| followed.at.is_live());
-        live.map(|followed| {
-            followed.at.lost_some();
-            FollowId {
+        let lost = state.follows.iter_mut().filter_map(|followed| {
+            followed.at.lost_some().then_some(FollowId {
                 feed: followed.feed,
                 number: followed.number,
-            }
-        })
-        .collect()
+            })
+        });
+        lost.collect()
     }
 
     pub fn stop_following(&self, worker: &Worker, feed: UserId) -> bool {

@@ -376,7 +376,7 @@ impl Worker {
             .filter_map(|(_, slot)| slot.connection.clone())
             .collect();
         for connection in all {
-            for id in connection.end_live() {
+            for id in connection.lost_some() {
                 spawn(catch_up::resume(connection.clone(), self.clone(), id));
             }
         }
