@@ -89,14 +89,15 @@ fn planted(most: u64, seed: u64, name: Option<&str>) -> ExitCode {
     for bug in &bugs {
         plant(Some(*bug));
         let first = (0..most).find_map(|index| {
-            let outcome = run(&Plan::of(seed_of(seed, index)));
-            outcome.violations.into_iter().next().map(|what| (index + 1, what))
+            let seed = seed_of(seed, index);
+            let what = run(&Plan::of(seed)).violations.into_iter().next()?;
+            Some((index + 1, seed, what))
         });
         plant(None);
         match first {
-            Some((schedules, what)) => {
+            Some((schedules, seed, what)) => {
                 found += 1;
-                println!("{bug:?}: found by schedule {schedules}: {what}");
+                println!("{bug:?}: found by schedule {schedules} (seed {seed}): {what}");
             }
             None => println!("{bug:?}: NOT FOUND in {most} schedules:{}", bug.about()),
         }

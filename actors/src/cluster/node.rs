@@ -330,7 +330,8 @@ impl<T> Node<T> {
                 for feed in &feeds {
                     if let Some(following) = self.following.get_mut(feed) {
                         let again = std::mem::replace(&mut following.confirmed, true);
-                        if again || now.saturating_sub(following.since) > SUBSCRIBE_LATE_MS {
+                        let is_late = again || now.saturating_sub(following.since) > SUBSCRIBE_LATE_MS;
+                        if is_late && !is_planted(Bug::LateSubscriptionTrusted) {
                             late.push(*feed);
                         }
                     }
@@ -379,7 +380,7 @@ impl<T> Node<T> {
             self.taken.remove(&key);
         }
         let key = (request.from, request.id, request.attempt);
-        let is_new = self.taken.insert(key);
+        let is_new = self.taken.insert(key) || is_planted(Bug::DoubledIsNew);
         if is_new {
             self.taken_order.push_back((now, key));
         }
@@ -404,7 +405,7 @@ impl<T> Node<T> {
         let moved = self
             .watch
             .feeds()
-            .filter(|feed| placement.differs(&self.placement, *feed));
+            .filter(|feed| placement.differs(&self.placement, *feed) && !is_planted(Bug::MovedFeedTrusted));
         let moved: Vec<UserId> = moved.collect();
         self.watch.doubt(moved, now);
         self.placement = Arc::new(placement);

@@ -111,7 +111,7 @@ impl Watch {
                 continue;
             }
             if let Some(watched) = self.feeds.get_mut(&feed) {
-                watched.again |= watched.reading;
+                watched.again |= watched.reading && !is_planted(Bug::DoubtForgotten);
             }
             self.set_due(feed, now);
         }

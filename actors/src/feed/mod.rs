@@ -796,7 +796,11 @@ impl Feed {
         if now - since < PATIENCE_MS {
             return;
         }
-        let unknown = || Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown));
+        let unknown = if is_planted(Bug::SilentIsRefused) {
+            Outcome::Refused(ErrorBody::new(Code::FeedUnavailable))
+        } else {
+            Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown))
+        };
         let mut judged = std::mem::take(&mut self.unverified);
         for judged in &mut judged {
             if !matches!(judged.outcome, Outcome::Accepted(_)) {
@@ -810,7 +814,7 @@ impl Feed {
             .map(|in_flight| std::mem::take(&mut in_flight.judged));
         judged.extend(in_flight.into_iter().flatten().map(|Judged { waiting, .. }| Judged {
             waiting,
-            outcome: unknown(),
+            outcome: unknown.clone(),
         }));
         self.settle_now(judged, effects);
         self.refuse_all(Code::FeedUnavailable, effects);

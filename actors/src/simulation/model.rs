@@ -25,7 +25,11 @@ pub const COUNTED: &[&str] = &[
     "followers that had missed something",
     "messages lost",
     "looks at a feed",
+    "changes that were undone",
+    "feeds that began at two nodes at once",
+    "followers of queues that were full",
     "fault: crash",
+    "fault: crash at an append",
     "fault: leave",
     "fault: pause",
     "fault: cut from the broker",
@@ -37,6 +41,9 @@ pub const COUNTED: &[&str] = &[
     "fault: lossy broker",
     "fault: broker forgets",
     "fault: broker down",
+    "fault: late subscriptions",
+    "fault: a node's queues are full",
+    "feeds let go of",
     "fault: connection lost",
     "fault: client forgets",
     "node knows that messages do not come through",
@@ -182,7 +189,11 @@ impl Model {
             if let Some(entry) = self.entry(feed, seq).filter(|_| seq > head_when_sent) {
                 state.apply(entry);
             }
-            if Draft::new(&state).judge(feed, 0, operation, None).is_err() {
+            let undone = match &operation.command {
+                Command::Undo(undo) => self.entry(feed, undo.seq).filter(|_| undo.seq <= seq),
+                _ => None,
+            };
+            if seq == 0 || Draft::new(&state).judge(feed, 0, operation, undone).is_err() {
                 return;
             }
         }
@@ -206,6 +217,9 @@ impl Model {
         match outcome {
             Outcome::Accepted(accepted) => {
                 self.counts.count("operations accepted");
+                if matches!(pending.operation.command, Command::Undo(_)) {
+                    self.counts.count("changes that were undone");
+                }
                 let entry = self
                     .entry(feed, accepted.seq)
                     .map(|entry| (entry.operation, entry.refused));

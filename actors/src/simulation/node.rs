@@ -1,6 +1,6 @@
 //! A node of a simulated cluster: the components, and what the shells around them would remember.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use taskflow_protocol::UserId;
 use taskflow_protocol::message::OperationResult;
@@ -26,6 +26,8 @@ pub enum Asked {
     Item(RequestKey, usize),
     /// A client that looks, and how far the feed was when it asked.
     Look(Token, u64),
+    /// Somebody who needs the feed to be there.
+    Birth,
 }
 
 /// Who asked (`None`: this node), the number, the attempt.
@@ -54,7 +56,8 @@ pub struct Hosted {
 impl Hosted {
     /// Whether operations wait.
     pub fn is_busy(&self) -> bool {
-        self.asked.values().any(|asked| !matches!(asked, Asked::Look(..)))
+        let operates = |asked: &Asked| matches!(asked, Asked::Client(..) | Asked::Item(..));
+        self.asked.values().any(operates)
     }
 }
 
@@ -75,6 +78,8 @@ pub struct Served {
     pub is_reading: bool,
     /// It waits for the subscription, until then.
     pub waits: bool,
+    /// Since when there is something that it was not sent.
+    pub behind_since: Option<Time>,
 }
 
 /// See the module.
@@ -106,4 +111,10 @@ pub struct SimNode {
     pub is_told_down: bool,
     /// The store hears it.
     pub has_store: bool,
+    /// It ends at its next append, and starts again after so long.
+    pub ends_at_append: Option<Time>,
+    /// How many faults fill its queues.
+    pub overflow: u32,
+    /// What it asked the broker to subscribe it to, and did not take back.
+    pub wants: BTreeSet<UserId>,
 }

@@ -1,12 +1,12 @@
 //! Carries out a plan: one queue of events in virtual time, and the shells around the components.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
 use taskflow_protocol::limits::CATCH_UP_BYTES;
 use taskflow_protocol::message::{
-    Command, ErrorBody, Operation, OperationResult, Outcome as Became, TaskCreate, TaskPatch, TaskRef,
+    Command, ErrorBody, Operation, OperationResult, Outcome as Became, TaskCreate, TaskPatch, TaskRef, Undo,
 };
 use taskflow_protocol::values::{Priority, Seq, Status};
 use taskflow_protocol::{OperationId, TaskId, UserId};
@@ -35,6 +35,14 @@ const CALM: Time = 14 * SECOND;
 
 /// The same where messages were lost and nobody was told: then a feed is compared once a minute.
 const CALM_LOSSY: Time = 75 * SECOND;
+
+/// How long a screen may be behind while nothing is wrong anywhere: a node that ended is missed after two seconds, and a read
+/// that failed is repeated after one and a half.
+const STALE: Time = 5 * SECOND;
+
+/// How long an operation may wait for an answer of some kind: the patience with a silent store begins anew when it has said
+/// something, and here it is silent for longer than that once.
+const ANSWER: Time = 2 * lines::DEADLINE_MS * MS;
 
 /// The clock of the store, when virtual time begins.
 const BEGINNING_MS: i64 = 1_800_000_000_000;
@@ -103,6 +111,10 @@ enum Event {
     /// The client sends again what is not known.
     Resend(usize),
     TellDown(usize, u32),
+    /// The broker subscribes a node.
+    Subscribe(usize, u32, UserId),
+    /// Somebody needs the feed to be there, and asks at this node.
+    Birth(usize, UserId),
 }
 
 #[derive(Clone, Copy)]
@@ -114,6 +126,9 @@ enum Mend {
     StoreDown,
     Lossy,
     Broker,
+    Late,
+    Overflow(usize),
+    Disarm(usize),
 }
 
 struct StoreRequest {
@@ -196,7 +211,16 @@ struct World {
     store_down: u32,
     lossy: u32,
     down: u32,
-    /// Appends by id: the feed's answer counts only once.
+    late: u32,
+    /// Since when nothing is wrong anywhere.
+    whole_since: Time,
+    /// Whether whoever is not told of a loss must find it.
+    tells: bool,
+    /// Operations that a node took over a connection, and has not answered there.
+    unanswered: BTreeMap<(Token, OperationId), Time>,
+    /// Tasks that somebody named before they were made.
+    early: BTreeMap<UserId, Vec<TaskId>>,
+    /// When the last message on each way arrives.
     last_delivery: BTreeMap<(usize, usize), Time>,
     /// No more faults: what is sent arrives.
     is_calm: bool,
@@ -246,11 +270,22 @@ impl World {
             store_down: 0,
             lossy: 0,
             down: 0,
+            late: 0,
+            whole_since: 0,
+            tells: !plan.loses_quietly(),
+            unanswered: BTreeMap::new(),
+            early: BTreeMap::new(),
             last_delivery: BTreeMap::new(),
             is_calm: false,
         };
         for feed in feeds {
-            world.give_birth(feed);
+            if plan.twins && world.rng.permille(500) {
+                let (one, two) = (world.rng.below(2) as usize, 2);
+                world.later(SECOND / 4, Event::Birth(one, feed));
+                world.later(SECOND / 4 + MS, Event::Birth(two, feed));
+            } else {
+                world.give_birth(feed);
+            }
         }
         for index in 0..plan.nodes {
             let member = world.member(index);
@@ -268,6 +303,9 @@ impl World {
                 link: Link::Up,
                 is_told_down: false,
                 has_store: true,
+                ends_at_append: None,
+                overflow: 0,
+                wants: BTreeSet::new(),
             });
             world.later(world_start(index), Event::Start(index));
         }
@@ -372,6 +410,16 @@ impl World {
             Event::Reconnect(client) => self.reconnect(client),
             Event::Resend(client) => self.send_pending(client),
             Event::TellDown(node, life) => self.tell_down(node, life),
+            Event::Subscribe(node, life, feed) => {
+                let there = &self.nodes[node];
+                if there.life == life && there.wants.contains(&feed) && self.hears_broker(node) {
+                    self.broker.subscribe(node, feed);
+                    let back = self.rng.between(100, 3_000);
+                    let subscribed = ToNode::Bus(BusEvent::Subscribed(vec![feed]));
+                    self.later(back, Event::Node(node, life, subscribed));
+                }
+            }
+            Event::Birth(node, feed) => self.need(node, feed),
         }
     }
 
@@ -381,7 +429,7 @@ impl World {
         self.note(1);
         let kind = match fault {
             // Counted where it really ends a node.
-            Fault::Crash(..) => None,
+            Fault::Crash(..) | Fault::CrashAtAppend(..) | Fault::Retire(_) => None,
             Fault::Leave(..) => Some("fault: leave"),
             Fault::Pause(..) => Some("fault: pause"),
             Fault::CutBroker(..) => Some("fault: cut from the broker"),
@@ -393,12 +441,34 @@ impl World {
             Fault::Lossy(_) => Some("fault: lossy broker"),
             Fault::Flush => Some("fault: broker forgets"),
             Fault::BrokerDown(_) => Some("fault: broker down"),
+            Fault::LateSubscriptions(_) => Some("fault: late subscriptions"),
+            Fault::Overflow(..) => Some("fault: a node's queues are full"),
             Fault::Drop(_) => Some("fault: connection lost"),
             Fault::Forget(_) => Some("fault: client forgets"),
         };
         kind.into_iter().for_each(|kind| self.model.counts.count(kind));
         match fault {
             Fault::Crash(node, back) => self.crash(node, back),
+            Fault::CrashAtAppend(node, back) => {
+                self.nodes[node].ends_at_append = Some(back);
+                self.later(3 * SECOND, Event::Mend(Mend::Disarm(node)));
+            }
+            Fault::LateSubscriptions(length) => {
+                self.late += 1;
+                self.later(length, Event::Mend(Mend::Late));
+            }
+            Fault::Overflow(node, length) => {
+                self.nodes[node].overflow += 1;
+                self.later(length, Event::Mend(Mend::Overflow(node)));
+            }
+            Fault::Retire(node) => {
+                let before = self.nodes[node].feeds.len();
+                let used = |hosted: &Hosted| !hosted.feed.is_idle() || !hosted.asked.is_empty();
+                self.nodes[node].feeds.retain(|_, hosted| used(hosted));
+                for _ in self.nodes[node].feeds.len()..before {
+                    self.model.counts.count("feeds let go of");
+                }
+            }
             Fault::Leave(node, back) => {
                 if self.nodes[node].is_up {
                     self.hear(node, Heard::Leave);
@@ -445,7 +515,7 @@ impl World {
                 self.broker.is_down = true;
                 self.broker.flush();
                 for node in 0..self.nodes.len() {
-                    self.broker.forget(node);
+                    self.unsubscribed(node);
                     let life = self.nodes[node].life;
                     let notice = self.rng.between(0, 2_000) * MS;
                     self.later(notice, Event::TellDown(node, life));
@@ -466,7 +536,7 @@ impl World {
     fn cut(&mut self, node: usize, link: Link, length: Time) {
         self.nodes[node].link = link;
         if link == Link::Cut {
-            self.broker.forget(node);
+            self.unsubscribed(node);
         }
         let life = self.nodes[node].life;
         // A lost connection is noticed at once or by the canary, one that delivers nothing by the canary only.
@@ -482,7 +552,7 @@ impl World {
             return;
         }
         there.is_told_down = true;
-        self.broker.forget(node);
+        self.unsubscribed(node);
         self.model.counts.count("node knows that messages do not come through");
         self.later(
             0,
@@ -492,18 +562,15 @@ impl World {
 
     /// Subscribes everything anew and says so, if the node and the broker hear each other.
     fn connect_bus(&mut self, node: usize) {
-        let there = &self.nodes[node];
+        let there = &mut self.nodes[node];
         if !there.is_up || there.link != Link::Up || self.broker.is_down {
             return;
         }
         let life = there.life;
         let feeds: Vec<UserId> = there.node.followed().collect();
-        for feed in &feeds {
-            self.broker.subscribe(node, *feed);
-        }
-        self.nodes[node].is_told_down = false;
-        if !feeds.is_empty() {
-            self.later(MS, Event::Node(node, life, ToNode::Bus(BusEvent::Subscribed(feeds))));
+        there.is_told_down = false;
+        for feed in feeds {
+            self.subscribe(node, feed);
         }
         self.later(2 * MS, Event::Node(node, life, ToNode::Bus(BusEvent::Up)));
         self.later(3 * MS, Event::Node(node, life, ToNode::Beat));
@@ -529,6 +596,9 @@ impl World {
             Mend::Slow => self.slow -= 1,
             Mend::StoreDown => self.store_down -= 1,
             Mend::Lossy => self.lossy -= 1,
+            Mend::Late => self.late -= 1,
+            Mend::Overflow(node) => self.nodes[node].overflow -= 1,
+            Mend::Disarm(node) => self.nodes[node].ends_at_append = None,
             Mend::Broker => {
                 self.down -= 1;
                 if self.down == 0 {
@@ -565,6 +635,28 @@ impl World {
         self.later(back, Event::Start(node));
     }
 
+    fn subscribe(&mut self, node: usize, feed: UserId) {
+        let late = if self.late > 0 && self.rng.permille(500) {
+            self.rng.between(1, 2_500) * MS
+        } else {
+            0
+        };
+        let delay = self.rng.between(100, 3_000) + late;
+        self.nodes[node].wants.insert(feed);
+        let life = self.nodes[node].life;
+        self.later(delay, Event::Subscribe(node, life, feed));
+    }
+
+    fn unsubscribed(&mut self, node: usize) {
+        self.broker.forget(node);
+        self.nodes[node].wants.clear();
+    }
+
+    fn hears_broker(&self, node: usize) -> bool {
+        let there = &self.nodes[node];
+        there.link == Link::Up && !self.broker.is_down && !there.is_told_down
+    }
+
     fn end(&mut self, node: usize) {
         let there = &mut self.nodes[node];
         there.is_up = false;
@@ -572,7 +664,7 @@ impl World {
         there.feeds.clear();
         there.gathering.clear();
         there.served.clear();
-        self.broker.forget(node);
+        self.unsubscribed(node);
         for client in 0..self.clients.len() {
             if self.clients[client]
                 .connection
@@ -759,6 +851,14 @@ impl World {
                 match &done {
                     Ok(()) => {
                         self.model.appended(feed, &self.store);
+                        let there = &self.nodes[node];
+                        if there.life == life
+                            && there.is_up
+                            && let Some(back) = self.nodes[node].ends_at_append.take()
+                        {
+                            self.model.counts.count("fault: crash at an append");
+                            return self.crash(node, back);
+                        }
                         if !is_lost && self.store_down == 0 {
                             self.store.answered(id);
                         }
@@ -793,11 +893,13 @@ impl World {
             return self.later(patience, Event::Node(node, life, given_up));
         }
         if !is_lost {
-            // Now and then an answer waits for a thread, while what came later is taken.
-            let back = if self.rng.permille(60) {
-                self.rng.between(5, 100) * MS
-            } else {
-                self.rng.between(100, 1_500)
+            // Now and then an answer waits for a thread, or for a packet that is sent again, while what came later is taken.
+            let is_head = matches!(answer, ToNode::HeadRead(..));
+            let back = match self.rng.below(1_000) {
+                0..=59 => self.rng.between(5, 100) * MS,
+                60..=69 => self.rng.between(100, 1_500) * MS,
+                70..=399 if is_head => self.rng.between(100, 1_500) * MS,
+                _ => self.rng.between(100, 1_500),
             };
             self.later(back, Event::Node(node, life, answer));
         }
@@ -813,6 +915,7 @@ impl World {
         match what {
             ToNode::Tick => {
                 self.hear(index, Heard::Tick);
+                self.check_screens(index);
                 self.later(TICK, Event::Node(index, life, ToNode::Tick));
             }
             ToNode::Beat => {
@@ -882,16 +985,14 @@ impl World {
                 self.send(index, to, &message);
             }
             Told::Subscribe(feed) => {
-                let node = &self.nodes[index];
-                if node.link == Link::Up && !self.broker.is_down && !node.is_told_down {
-                    self.broker.subscribe(index, feed);
-                    let life = node.life;
-                    let delay = self.rng.between(100, 3_000);
-                    let subscribed = ToNode::Bus(BusEvent::Subscribed(vec![feed]));
-                    self.later(delay, Event::Node(index, life, subscribed));
+                if self.hears_broker(index) {
+                    self.subscribe(index, feed);
                 }
             }
-            Told::Unsubscribe(feed) => self.broker.unsubscribe(index, feed),
+            Told::Unsubscribe(feed) => {
+                self.nodes[index].wants.remove(&feed);
+                self.broker.unsubscribe(index, feed);
+            }
             Told::Beat(body) => {
                 self.nodes[index].beat = body;
                 self.beat(index);
@@ -1033,8 +1134,42 @@ impl World {
         match hosted.and_then(|hosted| hosted.asked.remove(&submission)) {
             Some(Asked::Client(token, _)) => self.answer(index, token, results),
             Some(Asked::Item(key, item)) => self.gather(index, key, item, results),
+            Some(Asked::Birth) => {
+                let refused = results
+                    .iter()
+                    .any(|result| matches!(result.outcome, Became::Refused(_)));
+                if !refused && self.model.head(feed) == 0 {
+                    self.model.fail(format!("{feed}: it was said to be there, and is not"));
+                }
+            }
             Some(Asked::Look(..)) | None => {}
         }
+    }
+
+    /// Somebody asks for the feed until it is there.
+    fn need(&mut self, index: usize, feed: UserId) {
+        if self.model.head(feed) > 0 {
+            return;
+        }
+        let is_asked = |node: &SimNode| node.feeds.get(&feed).is_some_and(|hosted| !hosted.asked.is_empty());
+        if self.nodes.iter().filter(|node| is_asked(node)).count() > 0 {
+            self.model.counts.count("feeds that began at two nodes at once");
+        }
+        if self.nodes[index].is_up {
+            let epoch = Epoch(self.rng.number());
+            let hosted = self.hosted(index, feed);
+            hosted.next += 1;
+            let submission = SubmissionId(hosted.next);
+            hosted.asked.insert(submission, Asked::Birth);
+            let birth = Message::Birth {
+                submission,
+                epoch,
+                time_zone: "UTC".to_owned(),
+                locale: "en".to_owned(),
+            };
+            self.step_feed(index, feed, birth);
+        }
+        self.later(SECOND / 2, Event::Birth(index, feed));
     }
 
     fn perform(&mut self, index: usize, from: Option<NodeId>, request: Request) {
@@ -1099,6 +1234,7 @@ impl World {
             cursor,
             is_reading: true,
             waits: false,
+            behind_since: None,
         };
         self.nodes[index].served.insert(client, served);
         if is_first {
@@ -1247,6 +1383,9 @@ impl World {
             return;
         };
         let (first, last) = (first.seq, last.seq);
+        if self.nodes[index].overflow > 0 && self.rng.permille(500) {
+            return self.lost_some(index);
+        }
         for (client, number) in self.followers(index, feed) {
             self.steps += 1;
             let Some(served) = self.served(index, client, number) else {
@@ -1261,6 +1400,68 @@ impl World {
                     self.model.counts.count("followers that had missed something");
                     self.read_on(index, client, number);
                 }
+            }
+        }
+    }
+
+    /// The node's queue was full: nobody knows for whom the publication was.
+    fn lost_some(&mut self, index: usize) {
+        let all: Vec<(usize, u32)> = self.nodes[index]
+            .served
+            .iter()
+            .map(|(client, served)| (*client, served.number))
+            .collect();
+        for (client, number) in all {
+            self.steps += 1;
+            if let Some(served) = self.served(index, client, number)
+                && served.at.lost_some()
+            {
+                served.is_reading = true;
+                self.model.counts.count("followers of queues that were full");
+                self.read_on(index, client, number);
+            }
+        }
+    }
+
+    /// No screen is behind for long while nothing is wrong.
+    fn check_screens(&mut self, index: usize) {
+        let is_wrong = |node: &SimNode| {
+            node.is_up
+                && (node.link != Link::Up
+                    || node.is_told_down
+                    || !node.has_store
+                    || node.overflow > 0
+                    || node.paused_until > self.now)
+        };
+        let faults = self.flaky + self.slow + self.store_down + self.lossy + self.down + self.late;
+        if faults > 0 || self.nodes.iter().any(is_wrong) {
+            self.whole_since = self.now;
+        }
+        let (now, whole_since) = (self.now, self.whole_since);
+        let stood_still = self.nodes[index].paused_until;
+        let served = &self.nodes[index].served;
+        let waits = |token: &Token| served.get(&token.0).is_some_and(|served| served.number == token.1);
+        let longest = self
+            .unanswered
+            .iter()
+            .filter(|((token, _), _)| waits(token))
+            .min_by_key(|(_, since)| **since);
+        if let Some(((token, id), since)) = longest
+            && now.saturating_sub((*since).max(stood_still)) > ANSWER
+        {
+            let what = format!("client {}: {id:?} has waited too long for an answer", token.0);
+            return self.model.fail(what);
+        }
+        for (client, served) in &mut self.nodes[index].served {
+            if served.at.position() >= self.model.head(served.feed) {
+                served.behind_since = None;
+                continue;
+            }
+            let since = (*served.behind_since.get_or_insert(now)).max(whole_since);
+            if self.tells && now - since > STALE {
+                let (at, head) = (served.at.position(), self.model.head(served.feed));
+                let what = format!("client {client} is shown {at} of {head}, and nothing has been wrong for a while");
+                return self.model.fail(what);
             }
         }
     }
@@ -1302,6 +1503,11 @@ impl World {
             return;
         };
         let feed = served.feed;
+        let now = self.now;
+        let taken = operations
+            .iter()
+            .map(|operation| (((client, number), operation.id), now));
+        self.unanswered.extend(taken);
         if self.nodes[index].node.is_elsewhere(feed) {
             self.hear(
                 index,
@@ -1341,6 +1547,12 @@ impl World {
     }
 
     fn answer(&mut self, index: usize, token: Token, results: Vec<OperationResult>) {
+        for result in &results {
+            if self.unanswered.remove(&(token, result.id)).is_none() {
+                let (client, id) = (token.0, result.id);
+                self.model.fail(format!("client {client}: {id:?} is answered twice"));
+            }
+        }
         for result in results
             .iter()
             .filter(|result| !matches!(result.outcome, Became::Accepted(_)))
@@ -1512,6 +1724,16 @@ impl World {
             }
             return;
         }
+        if wish == Wish::Early {
+            // Somebody makes the task soon after, perhaps while the first is judged again.
+            let feed = self.clients[client].feed;
+            let others: Vec<usize> = (0..self.clients.len())
+                .filter(|other| self.clients[*other].feed == feed)
+                .collect();
+            let other = others[self.rng.below(others.len() as u64) as usize];
+            let after = self.rng.between(0, 1_500) * MS;
+            self.later(after, Event::Step(Step::Wish(other, Wish::Create)));
+        }
         let count = if wish == Wish::Two { 2 } else { 1 };
         for _ in 0..count {
             let operation = self.operation(client, wish);
@@ -1547,7 +1769,24 @@ impl World {
         });
         let title = format!("{:x}", id.0.as_u128() & 0xffff);
         let command = match wish {
+            Wish::Undo => {
+                let at = self.clients[client].position();
+                let seq = at.saturating_sub(self.rng.below(at.clamp(1, 90)));
+                Command::Undo(Undo { seq })
+            }
+            Wish::Early => {
+                self.early.entry(feed).or_default().push(new);
+                Command::TaskPatch(TaskPatch {
+                    task: new,
+                    set: taskflow_protocol::model::TaskFields {
+                        title: Some(title),
+                        ..Default::default()
+                    },
+                })
+            }
             Wish::Create | Wish::Two | Wish::Look => {
+                let named = self.early.get_mut(&feed).and_then(Vec::pop);
+                let new = named.unwrap_or(new);
                 self.clients[client].tasks.push(new);
                 Command::TaskCreate(TaskCreate {
                     task: new,
