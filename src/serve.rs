@@ -372,6 +372,7 @@ impl Running {
             while self.hub.connections.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
+            self.hub.drain();
         };
         let others = async {
             if let Some((cluster, _)) = &self.cluster {

@@ -134,6 +134,10 @@ struct State {
     /// Followings so far.
     follow_count: u32,
     follows: Vec<Followed>,
+    /// Messages with operations that were handed on and are not answered.
+    unanswered: u32,
+    /// It ends when these are answered, and takes no more.
+    leaving: bool,
 }
 
 /// Runs a connection until it ends. By hand, because an `async fn` of this takes twice the memory.
@@ -187,6 +191,8 @@ impl Connection {
                 held: !early.is_empty(),
                 follow_count: 0,
                 follows: Vec::new(),
+                unanswered: 0,
+                leaving: false,
             }),
         }
     }
@@ -251,6 +257,21 @@ impl Connection {
     /// Queues the answers to operations; [`Connection::flush`] follows.
     pub fn answer(&self, worker: &Worker, results: Vec<OperationResult>) {
         self.queue(worker, results_frame(self.encoding, results));
+        let mut state = self.state();
+        state.unanswered = state.unanswered.saturating_sub(1);
+        if state.leaving && state.unanswered == 0 {
+            drop(state);
+            self.close(worker, Code::ShuttingDown);
+        }
+    }
+
+    /// Closes when what is under way has been answered. The second time, at once.
+    pub fn leave(&self, worker: &Worker) {
+        let mut state = self.state();
+        if state.unanswered == 0 || std::mem::replace(&mut state.leaving, true) {
+            drop(state);
+            self.close(worker, Code::ShuttingDown);
+        }
     }
 
     fn after_send(&self, worker: &Worker, mut state: RefMut<'_, State>, sent: &io::Result<Result<(), Full>>) {
@@ -599,6 +620,13 @@ impl Connection {
         if feed != user {
             return self.error(worker, ErrorBody::new(Code::FeedNotFound).feed(feed));
         }
+        let mut state = self.state();
+        if state.leaving {
+            // As if the connection had ended before: its client sends them again, elsewhere.
+            return;
+        }
+        state.unanswered += 1;
+        drop(state);
         let reply = ReplyTo::Connection(self.id);
         let submission = Submission {
             feed,

@@ -277,7 +277,8 @@ impl Changes for Hub {
 }
 
 impl Hub {
-    /// Tells every worker to send its connections away.
+    /// Tells every worker to send its connections away: those with operations under way when they have been answered. The
+    /// second time, all.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         for queue in self.queues() {

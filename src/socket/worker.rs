@@ -410,7 +410,7 @@ impl Worker {
             .filter_map(|(_, slot)| slot.connection.clone())
             .collect();
         for connection in all {
-            connection.close(self, Code::ShuttingDown);
+            connection.leave(self);
         }
     }
 

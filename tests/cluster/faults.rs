@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
+use crate::proxy::{Proxy, Weather};
 use crate::support::server::PASSWORD;
 use crate::support::ws::task;
-use crate::support::{Account, ENCODINGS, Encoding, Follower, Server, http, json};
+use crate::support::{Account, Client, ENCODINGS, Encoding, Follower, Server, eventually, http, json};
 use crate::{Nodes, clock};
 
 /// Accepted in the end; how long that took.
@@ -68,6 +70,46 @@ fn when_a_node_leaves_nobody_else_notices() {
     let mut leaving = leaving;
     assert!(leaving.exit_status().success());
     cluster.meet();
+}
+
+#[test]
+fn a_node_that_leaves_answers_first_what_is_under_way() {
+    let mut cluster = Nodes::start("answers", 1);
+    let redis = SocketAddr::from(([127, 0, 0, 1], cluster.redis.port));
+    let proxy = Proxy::to(redis);
+    cluster.add(&[&format!("--redis=redis://{}", proxy.address)]);
+    cluster.meet();
+    let mut leaving = cluster.nodes.pop().unwrap();
+    let accounts: Vec<Account> = (0..8).map(|_| cluster.nodes[0].user()).collect();
+    let mut clients: Vec<Client> = accounts
+        .iter()
+        .zip(ENCODINGS.into_iter().cycle())
+        .map(|(account, encoding)| Client::open(&leaving, encoding, account))
+        .collect();
+    for client in &mut clients {
+        client.accept(&task("before")["command"]);
+    }
+    // What goes to the other node, where half of the feeds are, is under way until the network is whole again.
+    proxy.set(Weather::NothingThere);
+    let received = leaving.metric("taskflow_messages_received_total");
+    let operations: Vec<Value> = clients.iter().map(|_| task("under way")).collect();
+    for (client, operation) in clients.iter_mut().zip(&operations) {
+        client.send_operations(std::slice::from_ref(operation));
+    }
+    let all = received + clients.len() as f64;
+    leaving.wait_for_metric("taskflow_messages_received_total", |now| now >= all);
+    leaving.signal(Signal::TERM);
+    eventually("it is about to leave", || {
+        let ready = http::request(leaving.operator, "GET", "/health/ready", &[], b"");
+        (ready.status == 503).then_some(())
+    });
+    proxy.set(Weather::Fair);
+    for (client, operation) in clients.iter_mut().zip(&operations) {
+        let outcome = client.outcome(operation["id"].as_str().unwrap());
+        assert!(outcome.get("accepted").is_some(), "{outcome}");
+        client.wait_for("reconnect");
+    }
+    assert!(leaving.exit_status().success());
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Many write and follow while something happens to the cluster; then everything that was acknowledged must be in the log,
 //! once, and every screen must have shown what the log has.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -32,8 +33,33 @@ pub struct Told {
     pub cut: AtomicU64,
     /// Feeds that somebody asked for who has no right to them, and was refused.
     pub refused: AtomicU64,
+    /// The last operation of each user that was acknowledged, and when.
+    last: Mutex<HashMap<String, (u64, Instant)>>,
     /// Something was found: nobody goes on.
     failed: AtomicBool,
+}
+
+/// Says of a follower that heard nothing for too long whether there was anything to hear.
+struct Witness<'a> {
+    told: &'a Told,
+    user: &'a str,
+    /// How far its screen is, and since when.
+    shown: Cell<(u64, Instant)>,
+}
+
+impl Drop for Witness<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.told.failed.load(Ordering::Relaxed) {
+            let (position, since) = self.shown.get();
+            let last = self.told.last.lock().unwrap().get(self.user).copied();
+            eprintln!(
+                "the screen of {} shows {position} since {:?}; acknowledged was {:?}",
+                self.user,
+                since.elapsed(),
+                last.map(|(seq, at)| format!("{seq}, {:?} ago", at.elapsed()))
+            );
+        }
+    }
 }
 
 /// What one thread found ends the others: they would go on for ever.
@@ -73,6 +99,7 @@ impl Load {
         // Writers end last: a follower takes a feed that is silent for long for one that is lost.
         let over = AtomicBool::new(false);
         let accounts: Vec<Account> = (0..self.users).map(|_| cluster.nodes[0].user()).collect();
+        let strangers: Vec<Account> = accounts.iter().step_by(4).map(|_| cluster.nodes[0].user()).collect();
         let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.address).collect();
         let heads = Mutex::default();
         let (cluster, acknowledged, replicas, happened) = std::thread::scope(|scope| {
@@ -95,9 +122,9 @@ impl Load {
                     scope.spawn(move || follow(addresses, account, number, told, heads))
                 })
                 .collect();
-            for account in accounts.iter().step_by(4) {
-                let (stranger, addresses, over) = (cluster.nodes[0].user(), &addresses, &over);
-                scope.spawn(move || pry(addresses, &stranger, account, told, over));
+            for (stranger, account) in strangers.iter().zip(accounts.iter().step_by(4)) {
+                let (addresses, over) = (&addresses, &over);
+                scope.spawn(move || pry(addresses, stranger, account, told, over));
             }
             let over_now = &over;
             let happening = scope.spawn(move || {
@@ -256,6 +283,8 @@ fn write(
                             "{id} is at {before:?} and at {seq}"
                         );
                         told.acknowledged.fetch_add(1, Ordering::Relaxed);
+                        let now = (seq, Instant::now());
+                        told.last.lock().unwrap().insert(account.user.clone(), now);
                     } else {
                         let error = outcome.get("unknown").or(outcome.get("refused")).expect("an error");
                         assert!(
@@ -289,6 +318,9 @@ fn follow(
 ) -> Replica {
     let _alarm = Alarm(told);
     let mut replica = Replica::default();
+    let shown = Cell::new((0, Instant::now()));
+    let user = &account.user;
+    let witness = Witness { told, user, shown };
     let mut turn = first;
     loop {
         turn += 1;
@@ -315,6 +347,7 @@ fn follow(
                 }
             } else if let Some(entries) = message.get("entries") {
                 replica.apply_entries(entries);
+                witness.shown.set((replica.position, Instant::now()));
             } else if let Some(piece) = message.get("snapshot") {
                 replica.apply_snapshot(piece);
             } else if message.get("error").is_some() {
