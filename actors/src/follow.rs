@@ -1,5 +1,7 @@
 //! What a follower gets next: a pure decision, shared by the socket, the event stream, the long-poll and `/changes`.
 
+use std::collections::VecDeque;
+
 use crate::cursor::Cursor;
 use crate::domain::Entry;
 use crate::feed::decode_row;
@@ -87,17 +89,68 @@ pub fn entries_after(feed: UserId, page: &LogPage, position: Seq) -> Result<Vec<
 pub enum Wanted {
     /// It begins right after the follower's position: it is sent.
     Now,
-    /// The follower has it, or gets it from the log.
+    /// The follower is being read to, and may get it when that has come so far: see [`Kept`].
+    Later,
+    /// The follower has it.
     Not,
-    /// The follower missed something before it, and has to read the log from its position.
+    /// The follower missed something before it, and has to read the log from its position. Then it may get this one.
     Missed,
+}
+
+/// Publications that wait for a follower until the log has been read to where they begin. They spare it a read for each
+/// change that comes while it reads: one who reads a feed that changes faster than that would never be done.
+#[derive(Debug)]
+pub struct Kept<T> {
+    waiting: VecDeque<(Epoch, Seq, Seq, T)>,
+}
+
+/// More than come while one page of the log is read, also from a slow store. What does not fit is read.
+const KEPT_MAX: usize = 32;
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+        }
+    }
+}
+
+impl<T> Kept<T> {
+    /// Keeps a publication, from its first entry to its last. The oldest makes room: the log that is being read has it first.
+    pub fn keep(&mut self, epoch: Epoch, first: Seq, last: Seq, publication: T) {
+        if self.waiting.len() == KEPT_MAX {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back((epoch, first, last, publication));
+    }
+
+    /// The next one, if it begins right after the follower's position, which it moves. What the follower has is dropped.
+    pub fn next(&mut self, at: &mut Follower) -> Option<T> {
+        loop {
+            let &(epoch, first, last, _) = self.waiting.front()?;
+            let is_old = epoch != at.epoch || last <= at.position;
+            let fits = !is_old && (first == at.position + 1 || is_planted(Bug::KeptOverHole));
+            if !fits && !is_old {
+                return None;
+            }
+            let (.., publication) = self.waiting.pop_front()?;
+            if self.waiting.is_empty() {
+                // Most connections wait for nothing most of the time.
+                self.waiting = VecDeque::new();
+            }
+            if fits {
+                at.position = last;
+                return Some(publication);
+            }
+        }
+    }
 }
 
 /// How far a follower is, and what it is to get next.
 ///
 /// A follower that is *live* gets publications as they come. One that is not is being read to, from the log; what is
-/// published meanwhile is only noted, and read. So there is no window between the two: it goes live when the log has
-/// nothing that it lacks and nothing newer was noted.
+/// published meanwhile is noted, and kept if there is room, and if not it is read. So there is no window between the two: it
+/// goes live when the log and what was kept have nothing that it lacks and nothing newer was noted.
 #[derive(Clone, Copy, Debug)]
 pub struct Follower {
     epoch: Epoch,
@@ -152,7 +205,7 @@ impl Follower {
     pub fn published(&mut self, epoch: Epoch, first: Seq, last: Seq) -> Wanted {
         if !self.live {
             self.noted = self.noted.max(last);
-            return Wanted::Not;
+            return Wanted::Later;
         }
         if epoch == self.epoch && last <= self.position {
             return Wanted::Not;
@@ -335,7 +388,7 @@ mod tests {
         let mut follower = Follower::default();
         follower.stands(Epoch(7), 5);
         // The log was read, it ended at 5, and before that is known here the next entry is committed and published.
-        assert_eq!(follower.published(Epoch(7), 6, 6), Wanted::Not);
+        assert_eq!(follower.published(Epoch(7), 6, 6), Wanted::Later);
         follower.read(false, 5);
         assert_eq!(follower.read_next(), Some(5));
         assert!(!follower.announced(Epoch(7), 7));
@@ -384,6 +437,53 @@ mod tests {
         assert_eq!(follower.read_next(), Some(5));
         follower.read(false, 5);
         assert_eq!(follower.read_next(), None);
+    }
+
+    #[test]
+    fn what_is_kept_while_the_log_is_being_read_needs_no_further_read() {
+        let (mut follower, mut kept) = (Follower::default(), Kept::default());
+        follower.stands(Epoch(7), 5);
+        for (first, last) in [(6, 6), (7, 8), (9, 9)] {
+            assert_eq!(follower.published(Epoch(7), first, last), Wanted::Later);
+            kept.keep(Epoch(7), first, last, last);
+        }
+        assert_eq!(kept.next(&mut follower), Some(6));
+        // The log was read further than that.
+        follower.sent(8);
+        assert_eq!(kept.next(&mut follower), Some(9));
+        assert_eq!(kept.next(&mut follower), None);
+        assert_eq!((follower.read_next(), follower.position()), (None, 9));
+    }
+
+    #[test]
+    fn what_is_kept_after_a_hole_waits_for_the_log() {
+        let (mut follower, mut kept) = (Follower::default(), Kept::default());
+        follower.stands(Epoch(7), 5);
+        assert_eq!(follower.read_next(), None);
+        assert_eq!(follower.published(Epoch(7), 7, 8), Wanted::Missed);
+        kept.keep(Epoch(7), 7, 8, "seven and eight");
+        assert_eq!(kept.next(&mut follower), None);
+        assert_eq!(follower.read_next(), Some(5));
+        follower.read(true, 6);
+        follower.sent(6);
+        assert_eq!(kept.next(&mut follower), Some("seven and eight"));
+        assert_eq!(follower.read_next(), None);
+    }
+
+    #[test]
+    fn what_is_kept_of_another_history_is_dropped_and_the_oldest_make_room() {
+        let (mut follower, mut kept) = (Follower::default(), Kept::default());
+        kept.keep(Epoch(6), 6, 6, 0);
+        for seq in 6..=5 + KEPT_MAX as Seq + 2 {
+            kept.keep(Epoch(7), seq, seq, seq);
+        }
+        follower.stands(Epoch(7), 5);
+        assert_eq!(kept.next(&mut follower), None, "6 and 7 made room");
+        follower.sent(7);
+        assert_eq!(kept.next(&mut follower), Some(8));
+        follower.stands(Epoch(8), 0);
+        assert_eq!(kept.next(&mut follower), None);
+        assert!(kept.waiting.is_empty());
     }
 
     #[test]

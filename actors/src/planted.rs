@@ -54,6 +54,8 @@ bugs! {
     HoleIgnored,
     /// A follower is live before the log has been read to its end.
     LiveTooEarly,
+    /// What was kept for a follower is sent though something before it is missing.
+    KeptOverHole,
     /// What is published while a follower's log is being read is forgotten when the read finds nothing.
     NotedIsForgotten,
     /// A follower whose node's queue was full goes on as if nothing had been lost.

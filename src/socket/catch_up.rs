@@ -1,9 +1,9 @@
 //! Brings a follower from its cursor to the present, and keeps it there without a window.
 //!
-//! A connection is registered for the feed's publications *before* the log is read. While it reads, publications are not
-//! queued; only the newest `seq` is noted. When the reading has reached it, the connection is live: the next publication
-//! must begin right after its position, and one that does not sends it back here. So nothing can fall between the log
-//! and the live stream, whatever is lost on the way.
+//! A connection is registered for the feed's publications *before* the log is read. While it reads, some publications are
+//! kept, and the newest `seq` is noted. When the reading has reached what is kept, that is sent, and when nothing that was
+//! noted is missing, the connection is live: the next publication must begin right after its position, and one that does not
+//! sends it back here. So nothing can fall between the log and the live stream, whatever is lost on the way.
 
 use std::rc::Rc;
 
@@ -100,8 +100,9 @@ async fn reset(connection: &Connection, worker: &Worker, id: FollowId, reason: R
     worker.gateway.metrics.resets.of(reason.into()).increment(1);
     worker.gateway.metrics.snapshots.increment(1);
     let gateway = &worker.gateway;
-    // A snapshot holds a feed in memory: the others wait here, in order, with nothing but their place.
-    let _permit = gateway.snapshots.acquire().await.map_err(|_| End::Gone)?;
+    // A load holds a feed in memory: the others wait here, in order, with nothing but their place. The permit is given back
+    // when the rows are taken: eight clients that read slowly, or whose feed changes faster than it is read, are not all.
+    let permit = gateway.snapshots.acquire().await.map_err(|_| End::Gone)?;
     let ids_since = i64::MAX;
     let mut loaded = gateway
         .store
@@ -138,7 +139,9 @@ async fn reset(connection: &Connection, worker: &Worker, id: FollowId, reason: R
     // Before it is said: whoever unfollowed meanwhile hears nothing more.
     set_position(connection, id, head, head.seq)?;
     connection.say(worker, &ServerMessage::Following(following));
-    for piece in snapshot::pieces(&rebuilt.state, head) {
+    let pieces = snapshot::pieces(&rebuilt.state, head);
+    drop((rebuilt, permit));
+    for piece in pieces {
         if !connection
             .say_with_room(worker, id, &ServerMessage::Snapshot(piece))
             .await
@@ -146,7 +149,6 @@ async fn reset(connection: &Connection, worker: &Worker, id: FollowId, reason: R
             return Err(End::Gone);
         }
     }
-    drop(rebuilt);
     read_to_the_end(connection, worker, id).await
 }
 
@@ -154,6 +156,10 @@ async fn reset(connection: &Connection, worker: &Worker, id: FollowId, reason: R
 async fn read_to_the_end(connection: &Connection, worker: &Worker, id: FollowId) -> Result<(), End> {
     let feed = id.feed;
     loop {
+        // From the last of these on nothing is waited for until it is live, or reads: what is published is not missed.
+        if !connection.send_kept(worker, id).await {
+            return Err(End::Gone);
+        }
         let position = connection.with_followed(id, |followed| followed.at.read_next());
         let Some(position) = position.ok_or(End::Gone)? else {
             return Ok(());

@@ -11,11 +11,12 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use taskflow_actors::follow::{Follower, Wanted};
+use taskflow_actors::follow::{Follower, Kept, Wanted};
 use taskflow_actors::ports::{ConnectionId, Head};
 use taskflow_actors::session::Event;
 use taskflow_actors::supervisor::{ReplyTo, Submission};
@@ -99,6 +100,8 @@ pub(super) struct Followed {
     pub feed: UserId,
     /// How far the connection is.
     pub at: Follower,
+    /// What it gets when the log has been read to there.
+    pub kept: Kept<Arc<Delivery>>,
     /// Where the client stopped reading, until the catch-up begins.
     pub cursor: Option<Box<str>>,
 }
@@ -225,11 +228,31 @@ impl Connection {
     /// Queues a message of a catch-up, when there is room for it. `false`: the connection is over, or follows no more.
     pub async fn say_with_room(&self, worker: &Worker, id: FollowId, message: &ServerMessage) -> bool {
         let frame = frame::message(self.encoding, &self.encoding.encode(message));
+        self.send_with_room(worker, id, &frame).await
+    }
+
+    /// The same with a frame.
+    async fn send_with_room(&self, worker: &Worker, id: FollowId, frame: &Bytes) -> bool {
         let wanted = self.has_room(frame.len()).await && self.with_followed(id, |_| ()).is_some();
         if wanted {
-            self.send(worker, &frame);
+            self.send(worker, frame);
         }
         wanted
+    }
+
+    /// Sends what was kept and begins where the catch-up is, until there is no more of it. `false`: as above.
+    pub async fn send_kept(&self, worker: &Worker, id: FollowId) -> bool {
+        loop {
+            match self.with_followed(id, |followed| followed.kept.next(&mut followed.at)) {
+                None => return false,
+                Some(None) => return true,
+                Some(Some(delivery)) => {
+                    if !self.send_with_room(worker, id, delivery.frame(self.encoding)).await {
+                        return false;
+                    }
+                }
+            }
+        }
     }
 
     /// Sends a frame, at once if nothing waits before it.
@@ -382,7 +405,7 @@ impl Connection {
     // ----------------------------------------------------------------------------------------------------- following
 
     /// Pushes committed entries, if this is what the connection is waiting for.
-    pub fn deliver(&self, worker: &Worker, delivery: &Delivery, joined: bool) -> Delivered {
+    pub fn deliver(&self, worker: &Worker, delivery: &Arc<Delivery>, joined: bool) -> Delivered {
         let (first, last) = (delivery.first(), delivery.last());
         {
             let mut state = self.state();
@@ -390,10 +413,16 @@ impl Connection {
             let Some(followed) = state.follows.iter_mut().find(|followed| followed.feed == feed) else {
                 return Delivered::NotWanted;
             };
-            match followed.at.published(delivery.publication.epoch, first, last) {
+            let epoch = delivery.publication.epoch;
+            match followed.at.published(epoch, first, last) {
                 Wanted::Now => {}
                 Wanted::Not => return Delivered::NotWanted,
+                Wanted::Later => {
+                    followed.kept.keep(epoch, first, last, delivery.clone());
+                    return Delivered::NotWanted;
+                }
                 Wanted::Missed => {
+                    followed.kept.keep(epoch, first, last, delivery.clone());
                     return Delivered::Behind(FollowId {
                         feed,
                         number: followed.number,
@@ -668,6 +697,7 @@ impl Connection {
             begun: false,
             feed,
             at: Follower::default(),
+            kept: Kept::default(),
             cursor,
         });
         let user = state.user;

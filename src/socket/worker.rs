@@ -298,7 +298,7 @@ impl Worker {
 
     fn deliver(
         self: &Rc<Self>,
-        delivery: &Delivery,
+        delivery: &Arc<Delivery>,
         answers: Answers,
         joined: bool,
         touched: &mut Vec<Rc<Connection>>,

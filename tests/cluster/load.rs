@@ -102,6 +102,7 @@ impl Load {
         let strangers: Vec<Account> = accounts.iter().step_by(4).map(|_| cluster.nodes[0].user()).collect();
         let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.address).collect();
         let heads = Mutex::default();
+        let rest = Duration::from_millis(REST_MS * self.users as u64);
         let (cluster, acknowledged, replicas, happened) = std::thread::scope(|scope| {
             let _alarm = Alarm(told);
             let writers: Vec<_> = accounts
@@ -109,7 +110,7 @@ impl Load {
                 .enumerate()
                 .map(|(number, account)| {
                     let (addresses, over) = (&addresses, &over);
-                    scope.spawn(move || write(addresses, account, number, told, over))
+                    scope.spawn(move || write(addresses, account, number, rest, told, over))
                 })
                 .collect();
             let followers: Vec<_> = accounts
@@ -195,6 +196,10 @@ fn compare<'a>(
 /// Operations in one message.
 const BATCH: usize = 16;
 
+/// How long a writer rests between two of them, for each writer that there is: a thousand operations a second in all, so that
+/// what happens to the cluster is met at work, and not in a traffic jam.
+const REST_MS: u64 = 15;
+
 /// Connects to whichever node takes it, and says hello.
 fn connect(addresses: &[SocketAddr], first: usize, account: &Account, told: &Told, follow: &Value) -> Client {
     for at in first.. {
@@ -238,6 +243,7 @@ fn write(
     addresses: &[SocketAddr],
     account: &Account,
     number: usize,
+    rest: Duration,
     told: &Told,
     over: &AtomicBool,
 ) -> HashMap<String, u64> {
@@ -256,6 +262,7 @@ fn write(
                     if over.load(Ordering::Relaxed) {
                         return acknowledged;
                     }
+                    std::thread::park_timeout(rest);
                     pending = (0..BATCH).map(|_| task("chaos")).collect();
                 }
                 say(&mut client, &json!({ "operations": { "operations": pending } }));

@@ -28,6 +28,7 @@ pub const COUNTED: &[&str] = &[
     "changes that were undone",
     "feeds that began at two nodes at once",
     "followers of queues that were full",
+    "publications that waited for a follower",
     "fault: crash",
     "fault: crash at an append",
     "fault: leave",

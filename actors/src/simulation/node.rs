@@ -10,9 +10,10 @@ use super::broker::Link;
 use super::plan::Time;
 use crate::cluster::Node;
 use crate::cursor::Cursor;
+use crate::domain::Entry;
 use crate::feed::{Feed, SubmissionId};
-use crate::follow::Follower;
-use crate::ports::NodeId;
+use crate::follow::{Follower, Kept};
+use crate::ports::{Epoch, NodeId};
 
 /// Which client, and which of its connections.
 pub type Token = (usize, u32);
@@ -70,6 +71,8 @@ pub struct Served {
     pub feed: UserId,
     /// How far it is.
     pub at: Follower,
+    /// What it gets when the log has been read to there.
+    pub kept: Kept<(Epoch, Vec<Entry>)>,
     /// The newest entry that this node was told of while it served the follower.
     pub told: Seq,
     /// From where it follows, as its hello said.

@@ -24,7 +24,7 @@ use crate::cluster::{Member, lines};
 use crate::cursor::Cursor;
 use crate::domain::{Entry, State, birth};
 use crate::feed::{Effect, Feed, Message, ReadId, SubmissionId, Writers, rebuild};
-use crate::follow::{Decision, Follower, Wanted, decide, entries_after};
+use crate::follow::{Decision, Follower, Kept, Wanted, decide, entries_after};
 use crate::ports::{Append, AppendError, BusEvent, Epoch, Head, Loaded, LogPage, NodeId, ReadError, StoredRow};
 
 /// How often a node ticks. In production it is more often; nothing depends on it but how soon something is noticed.
@@ -895,10 +895,11 @@ impl World {
         if !is_lost {
             // Now and then an answer waits for a thread, or for a packet that is sent again, while what came later is taken.
             let is_head = matches!(answer, ToNode::HeadRead(..));
+            let is_page = matches!(answer, ToNode::Page(..));
             let back = match self.rng.below(1_000) {
                 0..=59 => self.rng.between(5, 100) * MS,
                 60..=69 => self.rng.between(100, 1_500) * MS,
-                70..=399 if is_head => self.rng.between(100, 1_500) * MS,
+                70..=399 if is_head || is_page => self.rng.between(100, 1_500) * MS,
                 _ => self.rng.between(100, 1_500),
             };
             self.later(back, Event::Node(node, life, answer));
@@ -1230,6 +1231,7 @@ impl World {
             number,
             feed,
             at: Follower::default(),
+            kept: Kept::default(),
             told: 0,
             cursor,
             is_reading: true,
@@ -1332,6 +1334,12 @@ impl World {
     }
 
     fn read_on(&mut self, index: usize, client: usize, number: u32) {
+        while let Some(served) = self.served(index, client, number)
+            && let Some((epoch, entries)) = served.kept.next(&mut served.at)
+        {
+            self.model.counts.count("publications that waited for a follower");
+            self.tell_client(index, (client, number), ToClient::Entries(epoch, entries));
+        }
         let Some(served) = self.served(index, client, number) else {
             return;
         };
@@ -1395,7 +1403,9 @@ impl World {
             match served.at.published(epoch, first, last) {
                 Wanted::Now => self.tell_client(index, (client, number), ToClient::Entries(epoch, entries.to_vec())),
                 Wanted::Not => {}
+                Wanted::Later => served.kept.keep(epoch, first, last, (epoch, entries.to_vec())),
                 Wanted::Missed => {
+                    served.kept.keep(epoch, first, last, (epoch, entries.to_vec()));
                     served.is_reading = true;
                     self.model.counts.count("followers that had missed something");
                     self.read_on(index, client, number);
