@@ -58,11 +58,11 @@ sim-planted: setup ## Plants each deliberate bug in turn; the simulation must fi
 	$(SIM) planted $(SCHEDULES) $(SEED)
 
 # In a network of its own, where packets can be made to vanish.
-CHAOS := scripts/apart cargo test --locked --offline --test cluster chaos -- --nocapture
+CHAOS := scripts/apart cargo test --release --locked --offline --test cluster chaos -- --nocapture
 
 .PHONY: chaos
 chaos: setup ## The real cluster under real faults, with a verdict: three database nodes, Redis with Sentinels and as a Cluster
-	cargo test --locked --test cluster --no-run
+	cargo test --release --locked --test cluster --no-run
 	CHAOS_SECONDS=150 CHAOS_USERS=64 CHAOS_FOLLOWERS=200 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=sentinel $(CHAOS)
 	CHAOS_SECONDS=150 CHAOS_USERS=64 CHAOS_FOLLOWERS=200 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=cluster $(CHAOS)
 

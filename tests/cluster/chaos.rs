@@ -233,7 +233,7 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
     let form = Form::asked();
     let mut settings = Vec::new();
     if network::is_ours() {
-        settings.push(("CASSANDRA_DISK", "300m"));
+        settings.push(("CASSANDRA_DISK", "1g"));
     }
     let cassandra = Box::leak(Box::new(Cassandra::start_with(form.database_nodes, &settings)));
     let mut cluster = Nodes::on(cassandra, Redis::start(form.redis), "chaos", 0);

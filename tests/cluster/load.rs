@@ -101,7 +101,7 @@ impl Load {
         let accounts: Vec<Account> = (0..self.users).map(|_| cluster.nodes[0].user()).collect();
         let strangers: Vec<Account> = accounts.iter().step_by(4).map(|_| cluster.nodes[0].user()).collect();
         let addresses: Vec<SocketAddr> = cluster.nodes.iter().map(|node| node.address).collect();
-        let heads = Mutex::default();
+        let heads: Mutex<HashMap<String, u64>> = Mutex::default();
         let rest = Duration::from_millis(REST_MS * self.users as u64);
         let (cluster, acknowledged, replicas, happened) = std::thread::scope(|scope| {
             let _alarm = Alarm(told);
@@ -138,17 +138,24 @@ impl Load {
                 writers.into_iter().map(|writer| writer.join().unwrap()).collect();
             let (cluster, happened) = happening.join().unwrap();
             // Everything runs again: what the log holds now is what everyone must come to show.
-            for account in &accounts {
-                // The last entry makes every follower look whether it has all.
-                let last = loop {
-                    let outcome = cluster.nodes[0].submit(account, &task("the last"));
-                    if let Some(seq) = outcome["accepted"]["seq"].as_u64() {
-                        break seq;
-                    }
-                };
-                heads.lock().unwrap().insert(account.user.clone(), last);
-                accepted(&cluster.nodes[1], account);
-            }
+            let nodes = &cluster.nodes;
+            std::thread::scope(|ends| {
+                for account in &accounts {
+                    let heads = &heads;
+                    // The last entry makes every follower look whether it has all.
+                    ends.spawn(move || {
+                        let _alarm = Alarm(told);
+                        let last = loop {
+                            let outcome = nodes[0].submit(account, &task("the last"));
+                            if let Some(seq) = outcome["accepted"]["seq"].as_u64() {
+                                break seq;
+                            }
+                        };
+                        heads.lock().unwrap().insert(account.user.clone(), last);
+                        accepted(&nodes[1], account);
+                    });
+                }
+            });
             let replicas: Vec<Replica> = followers.into_iter().map(|follower| follower.join().unwrap()).collect();
             (cluster, acknowledged, replicas, happened)
         });

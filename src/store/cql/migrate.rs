@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scylla::client::session::Session as Driver;
+use scylla::errors::{ExecutionError, RequestAttemptError};
 use uuid::Uuid;
 
 use super::session::{Session, connect};
@@ -56,9 +57,26 @@ pub struct Migrated {
 
 fn refused(what: &str, cause: impl std::fmt::Display) -> OpenError {
     OpenError::Statement {
-        what: what.split_whitespace().take(6).collect::<Vec<_>>().join(" "),
+        what: beginning(what),
         cause: cause.to_string(),
     }
+}
+
+/// Only a database that answers has refused something.
+fn failed(what: &str, error: &ExecutionError) -> OpenError {
+    match error {
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(..)) | ExecutionError::BadQuery(_) => {
+            refused(what, error)
+        }
+        _ => OpenError::Silent {
+            what: beginning(what),
+            cause: error.to_string(),
+        },
+    }
+}
+
+fn beginning(statement: &str) -> String {
+    statement.split_whitespace().take(6).collect::<Vec<_>>().join(" ")
 }
 
 async fn run(driver: &Driver, statement: &str) -> Result<(), OpenError> {
@@ -66,7 +84,7 @@ async fn run(driver: &Driver, statement: &str) -> Result<(), OpenError> {
         .query_unpaged(statement, ())
         .await
         .map(drop)
-        .map_err(|error| refused(statement, error))
+        .map_err(|error| failed(statement, &error))
 }
 
 /// Makes the keyspace if there is none, and applies the steps that it lacks.
@@ -202,7 +220,7 @@ async fn take_turn(driver: &Driver, me: Uuid) -> Result<bool, OpenError> {
             }
             // Many ask at once: whoever lost the race asks again.
             Err(error) if error.to_string().contains("timed out") || error.to_string().contains("timeout") => {}
-            Err(error) => return Err(refused(statement, error)),
+            Err(error) => return Err(failed(statement, &error)),
         }
     }
     Ok(false)
@@ -241,7 +259,7 @@ async fn schema(session: &Session) -> Result<Schema, OpenError> {
         Err(error) if error.to_string().contains("does not exist") || error.to_string().contains("unconfigured") => {
             return Ok(Schema::default());
         }
-        Err(error) => return Err(refused(SELECT, error)),
+        Err(error) => return Err(failed(SELECT, &error)),
     };
     let rows = result.into_rows_result().map_err(|error| refused(SELECT, error))?;
     let rows = rows

@@ -127,6 +127,16 @@ pub enum OpenError {
         /// The last step of this build.
         known: i32,
     },
+    /// It was reached, and answers no more.
+    #[error(
+        "cannot reach the database: no answer to {what}: {cause}. It may be too busy, or ending; start again when it answers"
+    )]
+    Silent {
+        /// What it was asked.
+        what: String,
+        /// What the driver says.
+        cause: String,
+    },
     /// A statement failed.
     #[error(
         "the database refused what the schema needs ({what}): {cause}. The login needs CREATE, ALTER, SELECT and MODIFY on the keyspace"

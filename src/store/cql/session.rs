@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session as Driver;
 use scylla::client::session_builder::SessionBuilder;
-use scylla::errors::{DbError, ExecutionError, NewSessionError, RequestAttemptError, UseKeyspaceError};
+use scylla::errors::{DbError, ExecutionError, NewSessionError, PrepareError, RequestAttemptError, UseKeyspaceError};
 use scylla::policies::load_balancing::DefaultPolicy;
 use scylla::policies::retry::{DefaultRetryPolicy, FallthroughRetryPolicy};
 use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
@@ -247,14 +247,15 @@ impl Session {
     }
 
     async fn prepare(&self, statement: &str, options: &Options, kind: Kind) -> Result<PreparedStatement, OpenError> {
-        let mut prepared = self
-            .driver
-            .prepare(statement)
-            .await
-            .map_err(|error| OpenError::Statement {
-                what: statement.to_owned(),
-                cause: error.to_string(),
-            })?;
+        let mut prepared = self.driver.prepare(statement).await.map_err(|error| {
+            let (what, cause) = (statement.to_owned(), error.to_string());
+            match error {
+                PrepareError::AllAttemptsFailed {
+                    first_attempt: RequestAttemptError::DbError(..),
+                } => OpenError::Statement { what, cause },
+                _ => OpenError::Silent { what, cause },
+            }
+        })?;
         prepared.set_page_size(PAGE_ROWS);
         match kind {
             Kind::Conditional => prepared.set_request_timeout(Some(options.append_timeout)),
