@@ -101,46 +101,75 @@ pub enum Wanted {
 /// change that comes while it reads: one who reads a feed that changes faster than that would never be done.
 #[derive(Debug)]
 pub struct Kept<T> {
-    waiting: VecDeque<(Epoch, Seq, Seq, T)>,
+    waiting: VecDeque<Waiting<T>>,
+    /// Of all of them.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    epoch: Epoch,
+    first: Seq,
+    last: Seq,
+    bytes: usize,
+    publication: T,
 }
 
 /// More than come while one page of the log is read, also from a slow store. What does not fit is read.
 const KEPT_MAX: usize = 32;
 
+/// Bytes of them: a client that does not read while its feed changes must not cost more than its queue may hold.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
+
 impl<T> Default for Kept<T> {
     fn default() -> Self {
         Self {
             waiting: VecDeque::new(),
+            bytes: 0,
         }
     }
 }
 
 impl<T> Kept<T> {
-    /// Keeps a publication, from its first entry to its last. The oldest makes room: the log that is being read has it first.
-    pub fn keep(&mut self, epoch: Epoch, first: Seq, last: Seq, publication: T) {
-        if self.waiting.len() == KEPT_MAX {
-            self.waiting.pop_front();
+    /// Keeps a publication of these entries, if it is small enough. The oldest make room: the log that is being read has
+    /// them first.
+    pub fn keep(&mut self, epoch: Epoch, entries: &[Entry], publication: T) {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return;
+        };
+        let bytes: usize = entries.iter().map(Entry::stored_bytes_max).sum();
+        while self.waiting.len() == KEPT_MAX || self.bytes + bytes > KEPT_BYTES_MAX {
+            let Some(oldest) = self.waiting.pop_front() else { return };
+            self.bytes -= oldest.bytes;
         }
-        self.waiting.push_back((epoch, first, last, publication));
+        self.bytes += bytes;
+        self.waiting.push_back(Waiting {
+            epoch,
+            first: first.seq,
+            last: last.seq,
+            bytes,
+            publication,
+        });
     }
 
     /// The next one, if it begins right after the follower's position, which it moves. What the follower has is dropped.
     pub fn next(&mut self, at: &mut Follower) -> Option<T> {
         loop {
-            let &(epoch, first, last, _) = self.waiting.front()?;
+            let &Waiting { epoch, first, last, .. } = self.waiting.front()?;
             let is_old = epoch != at.epoch || last <= at.position;
             let fits = !is_old && (first == at.position + 1 || is_planted(Bug::KeptOverHole));
             if !fits && !is_old {
                 return None;
             }
-            let (.., publication) = self.waiting.pop_front()?;
+            let oldest = self.waiting.pop_front()?;
+            self.bytes -= oldest.bytes;
             if self.waiting.is_empty() {
                 // Most connections wait for nothing most of the time.
                 self.waiting = VecDeque::new();
             }
             if fits {
                 at.position = last;
-                return Some(publication);
+                return Some(oldest.publication);
             }
         }
     }
@@ -283,8 +312,7 @@ mod tests {
 
     const FEED: UserId = UserId(Uuid::from_u128(9));
 
-    fn row(seqs: std::ops::RangeInclusive<Seq>) -> LogRow {
-        let last = *seqs.end();
+    fn entries(seqs: std::ops::RangeInclusive<Seq>) -> Vec<Entry> {
         let entry = |seq| Entry {
             seq,
             time: 1_000,
@@ -294,11 +322,16 @@ mod tests {
             changes: Vec::new(),
             refused: None,
         };
+        seqs.map(entry).collect()
+    }
+
+    fn row(seqs: std::ops::RangeInclusive<Seq>) -> LogRow {
+        let last = *seqs.end();
         LogRow {
             last,
             append_id: last,
             time: 1_000,
-            body: encode_commit(&seqs.map(entry).collect::<Vec<_>>()).into(),
+            body: encode_commit(&entries(seqs)).into(),
         }
     }
 
@@ -443,7 +476,7 @@ mod tests {
         follower.stands(Epoch(7), 5);
         for (first, last) in [(6, 6), (7, 8), (9, 9)] {
             assert_eq!(follower.published(Epoch(7), first, last), Wanted::Later);
-            kept.keep(Epoch(7), first, last, last);
+            kept.keep(Epoch(7), &entries(first..=last), last);
         }
         assert_eq!(kept.next(&mut follower), Some(6));
         // The log was read further than that.
@@ -459,7 +492,7 @@ mod tests {
         follower.stands(Epoch(7), 5);
         assert_eq!(follower.read_next(), None);
         assert_eq!(follower.published(Epoch(7), 7, 8), Wanted::Missed);
-        kept.keep(Epoch(7), 7, 8, "seven and eight");
+        kept.keep(Epoch(7), &entries(7..=8), "seven and eight");
         assert_eq!(kept.next(&mut follower), None);
         assert_eq!(follower.read_next(), Some(5));
         follower.read(true, 6);
@@ -471,9 +504,9 @@ mod tests {
     #[test]
     fn what_is_kept_of_another_history_is_dropped_and_the_oldest_make_room() {
         let (mut follower, mut kept) = (Follower::default(), Kept::default());
-        kept.keep(Epoch(6), 6, 6, 0);
+        kept.keep(Epoch(6), &entries(6..=6), 0);
         for seq in 6..=5 + KEPT_MAX as Seq + 2 {
-            kept.keep(Epoch(7), seq, seq, seq);
+            kept.keep(Epoch(7), &entries(seq..=seq), seq);
         }
         follower.stands(Epoch(7), 5);
         assert_eq!(kept.next(&mut follower), None, "6 and 7 made room");
@@ -481,7 +514,11 @@ mod tests {
         assert_eq!(kept.next(&mut follower), Some(8));
         follower.stands(Epoch(8), 0);
         assert_eq!(kept.next(&mut follower), None);
-        assert!(kept.waiting.is_empty());
+        assert!(kept.waiting.is_empty() && kept.bytes == 0);
+        // Nor does one that is larger than there may be, and those before it are of no use.
+        kept.keep(Epoch(8), &entries(1..=1), 1);
+        kept.keep(Epoch(8), &entries(2..=20_000), 2);
+        assert!(kept.waiting.is_empty() && kept.bytes == 0);
     }
 
     #[test]

@@ -418,11 +418,15 @@ impl Connection {
                 Wanted::Now => {}
                 Wanted::Not => return Delivered::NotWanted,
                 Wanted::Later => {
-                    followed.kept.keep(epoch, first, last, delivery.clone());
+                    followed
+                        .kept
+                        .keep(epoch, &delivery.publication.entries, delivery.clone());
                     return Delivered::NotWanted;
                 }
                 Wanted::Missed => {
-                    followed.kept.keep(epoch, first, last, delivery.clone());
+                    followed
+                        .kept
+                        .keep(epoch, &delivery.publication.entries, delivery.clone());
                     return Delivered::Behind(FollowId {
                         feed,
                         number: followed.number,

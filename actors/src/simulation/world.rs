@@ -1403,9 +1403,9 @@ impl World {
             match served.at.published(epoch, first, last) {
                 Wanted::Now => self.tell_client(index, (client, number), ToClient::Entries(epoch, entries.to_vec())),
                 Wanted::Not => {}
-                Wanted::Later => served.kept.keep(epoch, first, last, (epoch, entries.to_vec())),
+                Wanted::Later => served.kept.keep(epoch, entries, (epoch, entries.to_vec())),
                 Wanted::Missed => {
-                    served.kept.keep(epoch, first, last, (epoch, entries.to_vec()));
+                    served.kept.keep(epoch, entries, (epoch, entries.to_vec()));
                     served.is_reading = true;
                     self.model.counts.count("followers that had missed something");
                     self.read_on(index, client, number);
