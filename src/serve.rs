@@ -40,7 +40,7 @@ use crate::http::{self, Api};
 use crate::socket::{Gateway, Hub, Worker, upgrade};
 use crate::store::cql::{self, Cql, CqlObserver};
 use crate::store::embedded::{self, Embedded, StoreObserver};
-use crate::telemetry::metrics::CqlError;
+use crate::telemetry::metrics::{CqlError, CqlRequest};
 use crate::telemetry::operator::{self, Operator, Readiness};
 use crate::telemetry::{Metrics, Telemetry};
 
@@ -636,8 +636,12 @@ impl StoreObserver for StoreFigures {
 struct CqlFigures(Arc<Metrics>);
 
 impl CqlObserver for CqlFigures {
-    fn request(&self, took: Duration) {
+    fn request(&self, which: CqlRequest, took: Duration) {
+        self.0.cql_requests.of(which).increment(1);
         self.0.cql_request_duration.record(took.as_secs_f64());
+    }
+    fn speculated(&self) {
+        self.0.cql_speculations.increment(1);
     }
     fn error(&self, class: CqlError) {
         self.0.cql_errors.of(class).increment(1);

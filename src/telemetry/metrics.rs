@@ -107,6 +107,24 @@ labels! {
         ListsChanged = "lists_changed",
     }
 
+    /// What the database was asked.
+    CqlRequest = "request" {
+        /// To append a commit to a log.
+        Append = "append",
+        /// For the head of a log.
+        Head = "head",
+        /// For a page of a log.
+        Log = "log",
+        /// For a page of the rows of a feed.
+        Rows = "rows",
+        /// To write rows of a feed.
+        WriteRows = "write_rows",
+        /// To cut a log, or for what was cut.
+        Trim = "trim",
+        /// For an account or a sign-in, or to write one.
+        Account = "account",
+    }
+
     /// Why a request to the database failed.
     CqlError = "class" {
         /// No connection to any node that could answer.
@@ -294,6 +312,10 @@ metrics! {
 
     /// Appends that found another head: another node had written to the feed.
     append_conflicts: Counter = "taskflow_append_conflicts_total";
+    /// Requests to the database that have ended, by what was asked.
+    cql_requests: Family<CqlRequest> = "taskflow_cql_requests_total";
+    /// Reads that were sent to another replica as well, because no answer came.
+    cql_speculations: Counter = "taskflow_cql_speculations_total";
     /// Seconds that a request to the database took.
     cql_request_duration: Histogram = "taskflow_cql_request_duration_seconds";
     /// Requests to the database that failed, by class.

@@ -219,8 +219,15 @@ fn faults(
             if round >= ROUNDS_MIN && is_enough() {
                 return counts;
             }
+            let (begun, told_before) = (Instant::now(), told.acknowledged.load(Ordering::Relaxed));
             fault.strike(round, cluster, proxies, form);
             *count += 1;
+            #[allow(clippy::print_stderr, reason = "long work shows progress")]
+            {
+                let (took, told_now) = (begun.elapsed().as_secs_f64(), told.acknowledged.load(Ordering::Relaxed));
+                let meanwhile = told_now - told_before;
+                eprintln!("round {round}: {fault:?} for {took:.1} s, {meanwhile} operations acknowledged meanwhile");
+            }
             std::thread::park_timeout(Duration::from_millis(300));
         }
     }

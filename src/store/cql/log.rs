@@ -3,13 +3,12 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use scylla::response::query_result::QueryResult;
 use scylla::response::{PagingState, PagingStateResponse};
-use scylla::statement::prepared::PreparedStatement;
 use scylla::value::{CqlValue, Row};
 use taskflow_actors::ports::{Append, AppendError, Epoch, Head, LogPage, LogRow, ReadError, Retention};
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
 
-use super::session::Failed;
+use super::session::{Failed, Statement};
 use super::{Cql, KNOWN_MAX, lock};
 
 /// How often a read that found a hole reads again: a cut, or an append, may have come between two of its pages.
@@ -178,7 +177,7 @@ impl Cql {
         self.read_log_head(feed, &self.0.session.statements().head_serial).await
     }
 
-    async fn read_log_head(&self, feed: UserId, statement: &PreparedStatement) -> Result<Option<LogHead>, ReadError> {
+    async fn read_log_head(&self, feed: UserId, statement: &Statement) -> Result<Option<LogHead>, ReadError> {
         let result = self
             .0
             .session
@@ -297,7 +296,7 @@ impl Cql {
         feed: UserId,
         after: Seq,
         bytes_max: usize,
-        statement: &PreparedStatement,
+        statement: &Statement,
     ) -> Result<(Vec<Commit>, Option<LogHead>), ReadError> {
         let after = i64::try_from(after).unwrap_or(i64::MAX);
         let (mut commits, mut head, mut bytes) = (Vec::new(), None, 0);
@@ -424,10 +423,10 @@ impl Cql {
         if let Some(last) = cut {
             self.archive(feed, Epoch(epoch.cast_unsigned()), last).await?;
             let statements = self.0.session.statements();
-            let both = vec![statements.cut_first.clone(), statements.cut_rows.clone()];
+            let both = [&statements.cut_first, &statements.cut_rows];
             let (next, user) = (stored(last + 1), feed.0);
             let values = ((next, user, first, epoch), (user, stored(last)));
-            let done = self.0.session.batch(both, values, false).await;
+            let done = self.0.session.batch(&both, values, false).await;
             // Somebody else cut it meanwhile: then it is cut.
             done.and_then(applied).map_err(Failed::append)?;
         }

@@ -26,10 +26,10 @@ use taskflow_actors::ports::{
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
-use crate::telemetry::metrics::CqlError;
+use crate::telemetry::metrics::{CqlError, CqlRequest};
 
 pub use self::migrate::{Migrated, migrate};
 use self::session::Session;
@@ -151,8 +151,10 @@ pub enum OpenError {
 
 /// Who counts what the store does. All methods may do nothing.
 pub trait CqlObserver: Send + Sync + 'static {
-    /// A request was answered.
-    fn request(&self, _took: Duration) {}
+    /// A request has ended.
+    fn request(&self, _which: CqlRequest, _took: Duration) {}
+    /// A read was sent to another replica as well.
+    fn speculated(&self) {}
     /// A request failed.
     fn error(&self, _class: CqlError) {}
     /// A request that was certainly not sent is sent again; `false`: it is not, too many were.
@@ -181,8 +183,14 @@ struct Inner {
     unsettled: Mutex<HashSet<UserId>>,
     /// Feeds that are known to exist, and the highest append of each that was answered here.
     known: Mutex<HashMap<UserId, Seq>>,
+    /// Places of those who read all rows of a feed.
+    loads: Semaphore,
     cluster: u64,
 }
+
+/// Feeds that are read whole at once. Such a read is as much work for the database as a hundred others: when many feeds
+/// come to a node together, all of them at once would be answered too late, and asked for again.
+const LOADS_MAX: usize = 8;
 
 /// Feeds that are remembered as existing: a look-up each is saved, and they are 24 bytes.
 const KNOWN_MAX: usize = 100_000;
@@ -199,6 +207,7 @@ impl Cql {
             turns: Mutex::default(),
             unsettled: Mutex::default(),
             known: Mutex::default(),
+            loads: Semaphore::new(LOADS_MAX),
             cluster,
         })))
     }

@@ -82,19 +82,22 @@ impl Cql {
         upto: Option<i64>,
     ) -> Result<(), AppendError> {
         let prepared = self.0.session.statements();
-        let mut statements = vec![prepared.row.clone(); rows.len()];
+        let mut statements = vec![&prepared.row; rows.len()];
         let mut values: Vec<Box<dyn SerializeRow + Send + Sync>> = Vec::with_capacity(rows.len() + 1);
         values.extend(rows.into_iter().map(|row| Box::new(row) as Box<_>));
         if let Some(upto) = upto {
-            statements.push(prepared.rows_upto.clone());
+            statements.push(&prepared.rows_upto);
             // The stamp lets the highest win.
             values.push(Box::new((upto, upto, feed.0)));
         }
-        let done = self.0.session.batch(statements, values, true).await;
+        let done = self.0.session.batch(&statements, values, true).await;
         done.map(drop).map_err(Failed::append)
     }
 
     pub(super) async fn load_all(&self, feed: UserId, ids_since: UnixMs) -> Result<Option<Loaded>, ReadError> {
+        // Those who wait longer than a read may take come again, behind the others.
+        let place = self.0.session.place(&self.0.loads).await;
+        let _place = place.map_err(Failed::read)?;
         let mut rows = self.read_rows(feed).await?;
         for _ in 1..READS_MAX {
             if !rows.is_torn {

@@ -10,16 +10,16 @@ use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::{DbError, ExecutionError, NewSessionError, PrepareError, RequestAttemptError, UseKeyspaceError};
 use scylla::policies::load_balancing::DefaultPolicy;
 use scylla::policies::retry::{DefaultRetryPolicy, FallthroughRetryPolicy};
-use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
+use scylla::policies::speculative_execution::{Context, SpeculativeExecutionPolicy};
 use scylla::response::query_result::QueryResult;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, SerialConsistency};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{CqlObserver, OpenError, Options};
-use crate::telemetry::metrics::CqlError;
+use crate::telemetry::metrics::{CqlError, CqlRequest};
 
 /// How often a silent connection is asked whether it is there, and how long it may take to say so. With the driver's 30 s
 /// a node that hangs (and is not dead) stalls everything that runs into it; below 1 s a busy node is cut.
@@ -42,24 +42,25 @@ const SCHEMA_TIMEOUT: Duration = Duration::from_secs(20);
 const RETRIES: u32 = 3;
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
-/// Of a hundred requests ten may be sent again, and so many at once before that: a database that refuses everything is not
-/// asked four times as often.
-const RETRIES_PERCENT: i64 = 10;
-const RETRIES_AT_ONCE: i64 = 100;
+/// Of a hundred requests ten may be sent again, or to another replica as well, and so many at once before that: a database
+/// that refuses everything, or has more to do than it can, is not asked three times as often.
+const AGAIN_PERCENT: i64 = 10;
+const AGAIN_AT_ONCE: i64 = 100;
 
 /// How many requests may be sent again now, in hundredths.
-struct RetryBudget(AtomicI64);
+#[derive(Debug)]
+struct Budget(AtomicI64);
 
-impl RetryBudget {
+impl Budget {
     fn full() -> Self {
-        Self(AtomicI64::new(RETRIES_AT_ONCE * 100))
+        Self(AtomicI64::new(AGAIN_AT_ONCE * 100))
     }
 
     /// A request was sent for the first time.
     fn earn(&self) {
         // A little more or less than full, by those who do the same at once, is nothing.
-        if self.0.load(Ordering::Relaxed) < RETRIES_AT_ONCE * 100 {
-            self.0.fetch_add(RETRIES_PERCENT, Ordering::Relaxed);
+        if self.0.load(Ordering::Relaxed) < AGAIN_AT_ONCE * 100 {
+            self.0.fetch_add(AGAIN_PERCENT, Ordering::Relaxed);
         }
     }
 
@@ -68,33 +69,73 @@ impl RetryBudget {
         let spent = |left: i64| (left >= 100).then_some(left - 100);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).is_ok()
     }
+
+    /// Whether one that begins now may be sent again if it comes to that.
+    fn may(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= 100
+    }
+
+    /// One was. Those that began together may owe more than there was: then nobody may until it is earned.
+    fn owe(&self) {
+        self.0.fetch_sub(100, Ordering::Relaxed);
+    }
+}
+
+/// A read whose answer does not come is sent to another replica too, within the budget.
+#[derive(Clone, Copy, Debug)]
+struct Speculation {
+    after: Duration,
+    times: u32,
+}
+
+#[derive(Debug)]
+struct Speculate {
+    how: Speculation,
+    budget: Arc<Budget>,
+}
+
+impl SpeculativeExecutionPolicy for Speculate {
+    fn max_retry_count(&self, _: &Context) -> usize {
+        if self.budget.may() { self.how.times as usize } else { 0 }
+    }
+
+    fn retry_interval(&self, _: &Context) -> Duration {
+        self.how.after
+    }
+}
+
+/// A statement, and what is counted as it.
+pub(super) struct Statement {
+    pub prepared: PreparedStatement,
+    request: CqlRequest,
+    speculation: Option<Speculation>,
 }
 
 /// The statements. Each is prepared once, with the consistency that it needs.
 pub(super) struct Statements {
-    pub birth: PreparedStatement,
-    pub append: PreparedStatement,
-    pub head: PreparedStatement,
-    pub head_serial: PreparedStatement,
-    pub log: PreparedStatement,
-    pub log_serial: PreparedStatement,
-    pub log_back: PreparedStatement,
-    pub log_back_serial: PreparedStatement,
-    pub log_sizes: PreparedStatement,
-    pub cut_first: PreparedStatement,
-    pub cut_rows: PreparedStatement,
-    pub archive: PreparedStatement,
-    pub read_archive: PreparedStatement,
-    pub row: PreparedStatement,
-    pub rows_upto: PreparedStatement,
-    pub read_rows: PreparedStatement,
-    pub read_rows_upto: PreparedStatement,
-    pub account_insert: PreparedStatement,
-    pub account: PreparedStatement,
-    pub sign_in_insert: PreparedStatement,
-    pub sign_in: PreparedStatement,
-    pub sign_in_replace: PreparedStatement,
-    pub sign_in_delete: PreparedStatement,
+    pub birth: Statement,
+    pub append: Statement,
+    pub head: Statement,
+    pub head_serial: Statement,
+    pub log: Statement,
+    pub log_serial: Statement,
+    pub log_back: Statement,
+    pub log_back_serial: Statement,
+    pub log_sizes: Statement,
+    pub cut_first: Statement,
+    pub cut_rows: Statement,
+    pub archive: Statement,
+    pub read_archive: Statement,
+    pub row: Statement,
+    pub rows_upto: Statement,
+    pub read_rows: Statement,
+    pub read_rows_upto: Statement,
+    pub account_insert: Statement,
+    pub account: Statement,
+    pub sign_in_insert: Statement,
+    pub sign_in: Statement,
+    pub sign_in_replace: Statement,
+    pub sign_in_delete: Statement,
 }
 
 /// A session, its statements, and the bound of what is under way.
@@ -103,7 +144,8 @@ pub(super) struct Session {
     /// `None` until the schema is there.
     statements: Option<Statements>,
     permits: Semaphore,
-    retries: RetryBudget,
+    retries: Budget,
+    speculations: Arc<Budget>,
     patience: Duration,
     observer: Arc<dyn CqlObserver>,
 }
@@ -226,7 +268,8 @@ impl Session {
             driver,
             statements: None,
             permits: Semaphore::new(options.requests_max),
-            retries: RetryBudget::full(),
+            retries: Budget::full(),
+            speculations: Arc::new(Budget::full()),
             patience: options.append_timeout,
             observer,
         })
@@ -246,7 +289,13 @@ impl Session {
             .expect("a session that was opened has its statements")
     }
 
-    async fn prepare(&self, statement: &str, options: &Options, kind: Kind) -> Result<PreparedStatement, OpenError> {
+    async fn prepare(
+        &self,
+        statement: &str,
+        options: &Options,
+        request: CqlRequest,
+        kind: Kind,
+    ) -> Result<Statement, OpenError> {
         let mut prepared = self.driver.prepare(statement).await.map_err(|error| {
             let (what, cause) = (statement.to_owned(), error.to_string());
             match error {
@@ -257,22 +306,25 @@ impl Session {
             }
         })?;
         prepared.set_page_size(PAGE_ROWS);
+        let mut speculation = None;
         match kind {
             Kind::Conditional => prepared.set_request_timeout(Some(options.append_timeout)),
             Kind::Serial | Kind::Read(_) => {
-                let (consistency, max_retry_count, retry_interval) = match kind {
+                let (consistency, times, after) = match kind {
                     Kind::Read(consistency) => (consistency, 2, SPECULATE_AFTER),
                     _ => (Consistency::LocalSerial, 1, SPECULATE_SERIAL_AFTER),
                 };
-                let speculative = SimpleSpeculativeExecutionPolicy {
-                    max_retry_count,
-                    retry_interval,
+                let how = Speculation { after, times };
+                speculation = Some(how);
+                let speculate = Speculate {
+                    how,
+                    budget: self.speculations.clone(),
                 };
                 let profile = self.driver.get_default_execution_profile_handle().to_profile();
                 let profile = profile
                     .to_builder()
                     .retry_policy(Arc::new(DefaultRetryPolicy::new()))
-                    .speculative_execution_policy(Some(Arc::new(speculative)))
+                    .speculative_execution_policy(Some(Arc::new(speculate)))
                     .build();
                 prepared.set_execution_profile_handle(Some(profile.into_handle()));
                 prepared.set_consistency(consistency);
@@ -285,7 +337,11 @@ impl Session {
                 prepared.set_retry_policy(Some(Arc::new(DefaultRetryPolicy::new())));
             }
         }
-        Ok(prepared)
+        Ok(Statement {
+            prepared,
+            request,
+            speculation,
+        })
     }
 
     async fn prepare_all(&self, options: &Options) -> Result<Statements, OpenError> {
@@ -295,9 +351,11 @@ impl Session {
         let forward = format!("{COMMIT} AND last > ?");
         let backward = format!("{COMMIT} ORDER BY last DESC");
         let head = "SELECT head, epoch, first FROM feed_log WHERE user_id = ? LIMIT 1";
-        let prepare = |statement: String, kind| async move { self.prepare(&statement, options, kind).await };
+        let prepare =
+            |request, statement: String, kind| async move { self.prepare(&statement, options, request, kind).await };
         let mut statements = Statements {
             birth: prepare(
+                CqlRequest::Append,
                 "UPDATE feed_log SET head = ?, epoch = ?, first = 1, base = ?, append_id = ?, time = ?, bytes = ?, body = ? \
                  WHERE user_id = ? AND last = ? IF head = NULL"
                     .to_owned(),
@@ -305,34 +363,39 @@ impl Session {
             )
             .await?,
             append: prepare(
+                CqlRequest::Append,
                 "UPDATE feed_log SET head = ?, base = ?, append_id = ?, time = ?, bytes = ?, body = ? \
                  WHERE user_id = ? AND last = ? IF head = ? AND epoch = ?"
                     .to_owned(),
                 Kind::Conditional,
             )
             .await?,
-            head: prepare(head.to_owned(), QUORUM).await?,
-            head_serial: prepare(head.to_owned(), Kind::Serial).await?,
-            log: prepare(forward.clone(), QUORUM).await?,
-            log_serial: prepare(forward, Kind::Serial).await?,
-            log_back: prepare(backward.clone(), QUORUM).await?,
-            log_back_serial: prepare(backward, Kind::Serial).await?,
+            head: prepare(CqlRequest::Head, head.to_owned(), QUORUM).await?,
+            head_serial: prepare(CqlRequest::Head, head.to_owned(), Kind::Serial).await?,
+            log: prepare(CqlRequest::Log, forward.clone(), QUORUM).await?,
+            log_serial: prepare(CqlRequest::Log, forward, Kind::Serial).await?,
+            log_back: prepare(CqlRequest::Log, backward.clone(), QUORUM).await?,
+            log_back_serial: prepare(CqlRequest::Log, backward, Kind::Serial).await?,
             log_sizes: prepare(
+                CqlRequest::Trim,
                 "SELECT last, time, bytes, first, epoch FROM feed_log WHERE user_id = ?".to_owned(),
                 QUORUM,
             )
             .await?,
             cut_first: prepare(
+                CqlRequest::Trim,
                 "UPDATE feed_log SET first = ? WHERE user_id = ? IF first = ? AND epoch = ?".to_owned(),
                 Kind::Conditional,
             )
             .await?,
             cut_rows: prepare(
+                CqlRequest::Trim,
                 "DELETE FROM feed_log WHERE user_id = ? AND last <= ?".to_owned(),
                 Kind::Conditional,
             )
             .await?,
             archive: prepare(
+                CqlRequest::Trim,
                 "INSERT INTO feed_archive (user_id, month, last, epoch, base, append_id, time, body) \
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
                     .to_owned(),
@@ -340,32 +403,38 @@ impl Session {
             )
             .await?,
             read_archive: prepare(
+                CqlRequest::Trim,
                 "SELECT last, append_id, time, body FROM feed_archive WHERE user_id = ? AND month = ?".to_owned(),
                 QUORUM,
             )
             .await?,
             row: prepare(
+                CqlRequest::WriteRows,
                 "INSERT INTO feed_rows (user_id, kind, id, seq, body) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?".to_owned(),
                 Kind::Write,
             )
             .await?,
             rows_upto: prepare(
+                CqlRequest::WriteRows,
                 "UPDATE feed_rows USING TIMESTAMP ? SET rows_upto = ? WHERE user_id = ?".to_owned(),
                 Kind::Write,
             )
             .await?,
             read_rows: prepare(
+                CqlRequest::Rows,
                 "SELECT kind, id, seq, body, rows_upto FROM feed_rows WHERE user_id = ?".to_owned(),
                 QUORUM,
             )
             .await?,
             // One replica is enough: a value that is too low is safe wherever this is asked.
             read_rows_upto: prepare(
+                CqlRequest::Head,
                 "SELECT rows_upto FROM feed_rows WHERE user_id = ? LIMIT 1".to_owned(),
                 Kind::Read(Consistency::LocalOne),
             )
             .await?,
             account_insert: prepare(
+                CqlRequest::Account,
                 "INSERT INTO accounts_by_email (email, user_id, password_hash, created_at) VALUES (?, ?, ?, ?) \
                  IF NOT EXISTS"
                     .to_owned(),
@@ -373,11 +442,13 @@ impl Session {
             )
             .await?,
             account: prepare(
+                CqlRequest::Account,
                 "SELECT user_id, password_hash, created_at FROM accounts_by_email WHERE email = ?".to_owned(),
                 Kind::Serial,
             )
             .await?,
             sign_in_insert: prepare(
+                CqlRequest::Account,
                 "INSERT INTO sign_ins (id, user_id, secret_hash, previous_hash, rotated_at, expires_at) \
                  VALUES (?, ?, ?, ?, ?, ?) IF NOT EXISTS USING TTL ?"
                     .to_owned(),
@@ -385,18 +456,20 @@ impl Session {
             )
             .await?,
             sign_in: prepare(
+                CqlRequest::Account,
                 "SELECT user_id, secret_hash, previous_hash, rotated_at, expires_at FROM sign_ins WHERE id = ?".to_owned(),
                 Kind::Serial,
             )
             .await?,
             sign_in_replace: prepare(
+                CqlRequest::Account,
                 "UPDATE sign_ins USING TTL ? SET user_id = ?, secret_hash = ?, previous_hash = ?, rotated_at = ?, \
                  expires_at = ? WHERE id = ? IF secret_hash = ?"
                     .to_owned(),
                 Kind::Conditional,
             )
             .await?,
-            sign_in_delete: prepare("DELETE FROM sign_ins WHERE id = ? IF EXISTS".to_owned(), Kind::Conditional).await?,
+            sign_in_delete: prepare(CqlRequest::Account, "DELETE FROM sign_ins WHERE id = ? IF EXISTS".to_owned(), Kind::Conditional).await?,
         };
         for log in [
             &mut statements.log,
@@ -405,37 +478,36 @@ impl Session {
             &mut statements.log_back_serial,
             &mut statements.read_archive,
         ] {
-            log.set_page_size(LOG_PAGE_ROWS);
+            log.prepared.set_page_size(LOG_PAGE_ROWS);
         }
         Ok(statements)
     }
 
     /// A place among the requests under way.
-    async fn permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Failed> {
-        let full = |_| Failed::NotSent("too many requests to the database are under way".to_owned());
-        match tokio::time::timeout(self.patience, self.permits.acquire()).await {
-            Ok(permit) => permit.map_err(|_| Failed::NotSent("the store is closed".to_owned())),
-            Err(elapsed) => Err(full(elapsed)),
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, Failed> {
+        self.place(&self.permits).await
+    }
+
+    /// A place of some; whoever waits too long has asked for nothing.
+    pub async fn place<'a>(&self, places: &'a Semaphore) -> Result<SemaphorePermit<'a>, Failed> {
+        match tokio::time::timeout(self.patience, places.acquire()).await {
+            Ok(place) => place.map_err(|_| Failed::NotSent("the store is closed".to_owned())),
+            Err(_) => Err(Failed::NotSent(
+                "too many requests to the database are under way".to_owned(),
+            )),
         }
     }
 
     /// Carries a statement out. What was certainly not sent is tried again, a few times.
-    pub async fn execute(
-        &self,
-        statement: &PreparedStatement,
-        values: impl SerializeRow,
-    ) -> Result<QueryResult, Failed> {
+    pub async fn execute(&self, statement: &Statement, values: impl SerializeRow) -> Result<QueryResult, Failed> {
         let _permit = self.permit().await?;
         self.retries.earn();
         let mut tries = 0;
         loop {
-            let begun = Instant::now();
-            let error = match self.driver.execute_unpaged(statement, &values).await {
-                Ok(result) => {
-                    self.observer.request(begun.elapsed());
-                    return Ok(result);
-                }
-                Err(error) => self.classify(&error),
+            let done = self.asked(statement, self.driver.execute_unpaged(&statement.prepared, &values));
+            let error = match done.await {
+                Ok(result) => return Ok(result),
+                Err(error) => error,
             };
             tries += 1;
             match error {
@@ -455,32 +527,50 @@ impl Session {
     /// A page of a result, and where the next one begins.
     pub async fn page(
         &self,
-        statement: &PreparedStatement,
+        statement: &Statement,
         values: impl SerializeRow,
         from: scylla::response::PagingState,
     ) -> Result<(QueryResult, scylla::response::PagingStateResponse), Failed> {
         let _permit = self.permit().await?;
-        let begun = Instant::now();
-        let page = self.driver.execute_single_page(statement, &values, from).await;
-        self.observer.request(begun.elapsed());
-        page.map_err(|error| self.classify(&error))
+        let page = self.driver.execute_single_page(&statement.prepared, &values, from);
+        self.asked(statement, page).await
     }
 
     /// Carries statements out together: all on one partition.
     pub async fn batch(
         &self,
-        statements: Vec<PreparedStatement>,
+        statements: &[&Statement],
         values: impl scylla::serialize::batch::BatchValues,
         is_idempotent: bool,
     ) -> Result<QueryResult, Failed> {
         let _permit = self.permit().await?;
-        let statements = statements.into_iter().map(Into::into).collect();
-        let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
+        let prepared = statements.iter().map(|statement| statement.prepared.clone().into());
+        let mut batch = Batch::new_with_statements(BatchType::Unlogged, prepared.collect());
         batch.set_is_idempotent(is_idempotent);
-        let begun = Instant::now();
-        let done = self.driver.batch(&batch, values).await;
-        self.observer.request(begun.elapsed());
-        done.map_err(|error| self.classify(&error))
+        self.asked(statements[0], self.driver.batch(&batch, values)).await
+    }
+
+    /// Counts a request, and what it cost beyond the one time that it was asked for.
+    async fn asked<T>(
+        &self,
+        statement: &Statement,
+        answer: impl Future<Output = Result<T, ExecutionError>>,
+    ) -> Result<T, Failed> {
+        let (begun, may_speculate) = (Instant::now(), self.speculations.may());
+        let answer = answer.await;
+        let took = begun.elapsed();
+        self.observer.request(statement.request, took);
+        if let Some(Speculation { after, times }) = statement.speculation {
+            self.speculations.earn();
+            if may_speculate {
+                let more = took.as_millis() / after.as_millis();
+                for _ in 0..more.min(times.into()) {
+                    self.speculations.owe();
+                    self.observer.speculated();
+                }
+            }
+        }
+        answer.map_err(|error| self.classify(&error))
     }
 
     fn classify(&self, error: &ExecutionError) -> Failed {
@@ -528,7 +618,7 @@ mod tests {
 
     #[test]
     fn retries_are_a_tenth_of_what_is_asked_and_a_hundred_at_once() {
-        let budget = RetryBudget::full();
+        let budget = Budget::full();
         let rush = (0..1_000).filter(|_| budget.spend()).count();
         assert_eq!(rush, 100);
         let steady = (0..1_000).filter(|_| {
@@ -538,5 +628,16 @@ mod tests {
         assert_eq!(steady.count(), 100);
         (0..100_000).for_each(|_| budget.earn());
         assert_eq!((0..1_000).filter(|_| budget.spend()).count(), 100);
+    }
+
+    #[test]
+    fn what_was_sent_again_beyond_the_budget_is_paid_back_first() {
+        let budget = Budget::full();
+        (0..150).for_each(|_| budget.owe());
+        assert!(!budget.may());
+        (0..509).for_each(|_| budget.earn());
+        assert!(!budget.may());
+        budget.earn();
+        assert!(budget.may());
     }
 }
