@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::load::{Load, Told, port_of_its_own};
@@ -79,32 +80,59 @@ enum Fault {
 impl Fault {
     /// Those that this form can have.
     fn all(form: &Form) -> Vec<Self> {
-        let mut all = vec![
-            Self::NodeKilled,
-            Self::RedisKilled,
-            Self::NodeStopped,
-            Self::RedisStopped,
-            Self::DatabaseStopped,
-            Self::RedisEmptied,
-        ];
-        if form.redis == "standalone" {
+        // A node of the database takes long to come back: what does not need all of them happens meanwhile.
+        let (whole, cuts) = (form.database_nodes >= 3, network::is_ours());
+        let some = |faults: &[Self], there: bool| if there { faults.to_vec() } else { Vec::new() };
+        [
+            some(&[Self::DatabaseKilled], whole),
+            vec![
+                Self::NodeKilled,
+                Self::RedisKilled,
+                Self::NodeStopped,
+                Self::RedisStopped,
+            ],
             // Sentinels and clusters name their servers' own addresses.
-            all.extend([Self::NothingToRedis, Self::NothingFromRedis, Self::SlowToRedis]);
-        }
-        if form.database_nodes >= 3 {
-            all.push(Self::DatabaseKilled);
-        }
-        if network::is_ours() {
-            all.extend([Self::RedisUnreached, Self::RedisUnheard, Self::DatabaseUnheard]);
-            if form.database_nodes >= 3 {
-                all.extend([Self::DatabaseUnreached, Self::DatabaseScattered, Self::DatabaseFull]);
-            }
-        }
-        all
+            some(
+                &[Self::NothingToRedis, Self::NothingFromRedis, Self::SlowToRedis],
+                form.redis == "standalone",
+            ),
+            vec![Self::DatabaseStopped],
+            some(&[Self::DatabaseUnheard], cuts),
+            some(
+                &[Self::DatabaseUnreached, Self::DatabaseScattered, Self::DatabaseFull],
+                whole && cuts,
+            ),
+            vec![Self::RedisEmptied],
+            some(&[Self::RedisUnreached, Self::RedisUnheard], cuts),
+        ]
+        .concat()
     }
 
-    /// Does it for the time of this round, and undoes it.
-    fn strike(self, round: usize, cluster: &mut Nodes, proxies: &[Proxy], form: &Form) {
+    /// Whether it is done to a node of the database: the others have to be there.
+    fn needs_database(self) -> bool {
+        matches!(
+            self,
+            Self::DatabaseStopped
+                | Self::DatabaseKilled
+                | Self::DatabaseUnreached
+                | Self::DatabaseScattered
+                | Self::DatabaseUnheard
+                | Self::DatabaseFull
+        )
+    }
+
+    /// Does it for the time of this round, and undoes it; a node of the database comes back later.
+    fn strike(
+        self,
+        round: usize,
+        cluster: &mut Nodes,
+        proxies: &[Proxy],
+        form: &Form,
+        returning: &mut Option<JoinHandle<()>>,
+    ) {
+        if self.needs_database() {
+            join(returning);
+        }
         let wait = |ms| std::thread::park_timeout(Duration::from_millis(ms));
         // Each server in turn: those that became masters, too.
         let redis = round as u16
@@ -120,14 +148,10 @@ impl Fault {
                 node.kill();
                 wait(500);
                 // A node that finds its database too busy ends, and is started again by whoever watches over it.
-                let started = (0..4).find_map(|_| match node.try_restart() {
-                    Ok(()) => Some(Ok(())),
-                    Err((_, log)) if log.contains("cannot reach the database") => None,
-                    Err((status, log)) => Some(Err((status, log))),
-                });
-                match started {
-                    Some(Ok(())) => {}
-                    other => panic!("the node did not start again: {other:?}"),
+                let until = Instant::now() + START_PATIENCE;
+                while let Err((status, log)) = node.try_restart() {
+                    let is_early = log.contains("cannot reach the database") && Instant::now() < until;
+                    assert!(is_early, "the node did not start again: {status}\n{log}");
                 }
             }
             Self::NodeStopped => {
@@ -166,7 +190,7 @@ impl Fault {
             Self::DatabaseKilled => {
                 cluster.cassandra.signal(database, "-KILL");
                 wait(1_500);
-                cluster.cassandra.up(form.database_nodes);
+                *returning = Some(comes_back(cluster.cassandra, form.database_nodes));
             }
             Self::RedisUnreached | Self::RedisUnheard => {
                 let way = if self == Self::RedisUnreached { "dport" } else { "sport" };
@@ -195,11 +219,25 @@ impl Fault {
                 // It ends by itself when it cannot write, or goes on for a while: its operator starts it again.
                 cluster.cassandra.free_disk(database);
                 cluster.cassandra.end(database);
-                cluster.cassandra.up(form.database_nodes);
+                *returning = Some(comes_back(cluster.cassandra, form.database_nodes));
             }
         }
     }
 }
+
+/// Starts those nodes of the database that have ended, and waits until all are there.
+fn comes_back(database: &'static Cassandra, nodes: usize) -> JoinHandle<()> {
+    std::thread::spawn(move || drop(database.up(nodes)))
+}
+
+fn join(returning: &mut Option<JoinHandle<()>>) {
+    if let Some(returning) = returning.take() {
+        returning.join().expect("the database came back");
+    }
+}
+
+/// How long a node that is started again may end because its database is too busy, which itself is being started.
+const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Rounds of faults that there are at least: one fault of each kind in each.
 const ROUNDS_MIN: usize = 3;
@@ -213,14 +251,16 @@ fn faults(
     is_enough: impl Fn() -> bool,
 ) -> Vec<(Fault, u32)> {
     let mut counts: Vec<(Fault, u32)> = Fault::all(form).into_iter().map(|fault| (fault, 0)).collect();
+    let mut returning = None;
     for round in 0.. {
         for (fault, count) in &mut counts {
             told.go_on();
             if round >= ROUNDS_MIN && is_enough() {
+                join(&mut returning);
                 return counts;
             }
             let (begun, told_before) = (Instant::now(), told.acknowledged.load(Ordering::Relaxed));
-            fault.strike(round, cluster, proxies, form);
+            fault.strike(round, cluster, proxies, form, &mut returning);
             *count += 1;
             #[allow(clippy::print_stderr, reason = "long work shows progress")]
             {

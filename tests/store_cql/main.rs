@@ -3,6 +3,7 @@
 
 #[path = "../../src/store/contract.rs"]
 mod contract;
+mod overload;
 mod races;
 mod schema;
 mod secured;

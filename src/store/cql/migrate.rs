@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scylla::client::session::Session as Driver;
-use scylla::errors::{ExecutionError, RequestAttemptError};
+use scylla::errors::ExecutionError;
 use uuid::Uuid;
 
-use super::session::{Session, connect};
+use super::session::{Session, connect, is_refusal};
 use super::{CqlObserver, OpenError, Options};
 
 /// A step of the schema.
@@ -65,9 +65,8 @@ fn refused(what: &str, cause: impl std::fmt::Display) -> OpenError {
 /// Only a database that answers has refused something.
 fn failed(what: &str, error: &ExecutionError) -> OpenError {
     match error {
-        ExecutionError::LastAttemptError(RequestAttemptError::DbError(..)) | ExecutionError::BadQuery(_) => {
-            refused(what, error)
-        }
+        ExecutionError::LastAttemptError(error) if is_refusal(error) => refused(what, error),
+        ExecutionError::BadQuery(_) => refused(what, error),
         _ => OpenError::Silent {
             what: beginning(what),
             cause: error.to_string(),

@@ -299,9 +299,9 @@ impl Session {
         let mut prepared = self.driver.prepare(statement).await.map_err(|error| {
             let (what, cause) = (statement.to_owned(), error.to_string());
             match error {
-                PrepareError::AllAttemptsFailed {
-                    first_attempt: RequestAttemptError::DbError(..),
-                } => OpenError::Statement { what, cause },
+                PrepareError::AllAttemptsFailed { first_attempt } if is_refusal(&first_attempt) => {
+                    OpenError::Statement { what, cause }
+                }
                 _ => OpenError::Silent { what, cause },
             }
         })?;
@@ -601,6 +601,24 @@ impl Session {
     }
 }
 
+/// Whether the database has said no: not that it is too busy, or that too few of its nodes are there.
+pub(super) fn is_refusal(error: &RequestAttemptError) -> bool {
+    match error {
+        RequestAttemptError::DbError(error, _) => !matches!(
+            error,
+            DbError::Unavailable { .. }
+                | DbError::Overloaded
+                | DbError::IsBootstrapping
+                | DbError::ReadTimeout { .. }
+                | DbError::WriteTimeout { .. }
+                | DbError::ReadFailure { .. }
+                | DbError::WriteFailure { .. }
+                | DbError::TruncateError
+        ),
+        _ => false,
+    }
+}
+
 enum Kind {
     /// A conditional write: never sent twice by the driver.
     Conditional,
@@ -628,6 +646,22 @@ mod tests {
         assert_eq!(steady.count(), 100);
         (0..100_000).for_each(|_| budget.earn());
         assert_eq!((0..1_000).filter(|_| budget.spend()).count(), 100);
+    }
+
+    #[test]
+    fn a_database_that_is_too_busy_has_refused_nothing() {
+        let said = |error| RequestAttemptError::DbError(error, String::new());
+        assert!(is_refusal(&said(DbError::Unauthorized)));
+        assert!(is_refusal(&said(DbError::Invalid)));
+        assert!(!is_refusal(&said(DbError::Overloaded)));
+        let (consistency, received, required) = (Consistency::LocalQuorum, 1, 2);
+        assert!(!is_refusal(&said(DbError::ReadTimeout {
+            consistency,
+            received,
+            required,
+            data_present: true,
+        })));
+        assert!(!is_refusal(&RequestAttemptError::UnableToAllocStreamId));
     }
 
     #[test]
