@@ -63,8 +63,8 @@ CHAOS := scripts/apart cargo test --release --locked --offline --test cluster ch
 .PHONY: chaos
 chaos: setup ## The real cluster under real faults, with a verdict: three database nodes, Redis with Sentinels and as a Cluster
 	cargo test --release --locked --test cluster --no-run
-	CHAOS_SECONDS=150 CHAOS_USERS=64 CHAOS_FOLLOWERS=200 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=sentinel $(CHAOS)
-	CHAOS_SECONDS=150 CHAOS_USERS=64 CHAOS_FOLLOWERS=200 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=cluster $(CHAOS)
+	CHAOS_ROUNDS=2 CHAOS_USERS=64 CHAOS_FOLLOWERS=200 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=sentinel $(CHAOS)
+	CHAOS_ROUNDS=2 CHAOS_USERS=64 CHAOS_FOLLOWERS=200 CHAOS_DATABASE_NODES=3 CHAOS_REDIS=cluster $(CHAOS)
 
 # The older version: a tag or a commit.
 FROM ?=

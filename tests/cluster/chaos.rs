@@ -16,8 +16,8 @@ use crate::{Nodes, clock};
 struct Form {
     /// Acknowledged operations that there must be.
     operations: u64,
-    /// How long it goes on at least.
-    seconds: u64,
+    /// How often there is one fault of each kind, at least.
+    rounds: u64,
     load: Load,
     /// Nodes of the database: three carry three replicas.
     database_nodes: usize,
@@ -33,7 +33,7 @@ impl Form {
         };
         Self {
             operations: number("CHAOS_OPERATIONS", 10_000),
-            seconds: number("CHAOS_SECONDS", 0),
+            rounds: number("CHAOS_ROUNDS", 3),
             load: Load {
                 users: number("CHAOS_USERS", 12) as usize,
                 followers: number("CHAOS_FOLLOWERS", 24) as usize,
@@ -239,23 +239,20 @@ fn join(returning: &mut Option<JoinHandle<()>>) {
 /// How long a node that is started again may end because its database is too busy, which itself is being started.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Rounds of faults that there are at least: one fault of each kind in each.
-const ROUNDS_MIN: usize = 3;
-
 /// Faults in turn, until it is enough; how many of each.
 fn faults(
     cluster: &mut Nodes,
     proxies: &[Proxy],
     form: &Form,
     told: &Told,
-    is_enough: impl Fn() -> bool,
+    is_enough: impl Fn(u64) -> bool,
 ) -> Vec<(Fault, u32)> {
     let mut counts: Vec<(Fault, u32)> = Fault::all(form).into_iter().map(|fault| (fault, 0)).collect();
     let mut returning = None;
     for round in 0.. {
         for (fault, count) in &mut counts {
             told.go_on();
-            if round >= ROUNDS_MIN && is_enough() {
+            if is_enough(round as u64) {
                 join(&mut returning);
                 return counts;
             }
@@ -299,10 +296,7 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_ends() {
     }
     cluster.meet();
     let (told, begun) = (Told::default(), Instant::now());
-    let is_enough = || {
-        told.acknowledged.load(Ordering::Relaxed) >= form.operations
-            && begun.elapsed() >= Duration::from_secs(form.seconds)
-    };
+    let is_enough = |rounds| rounds >= form.rounds && told.acknowledged.load(Ordering::Relaxed) >= form.operations;
     let strike = |cluster: &mut Nodes| faults(cluster, &proxies, &form, &told, is_enough);
     let (_cluster, total, faults) = form.load.during(cluster, &told, strike);
     let refused = told.refused.load(Ordering::Relaxed);

@@ -203,9 +203,9 @@ fn compare<'a>(
 /// Operations in one message.
 const BATCH: usize = 16;
 
-/// How long a writer rests between two of them, for each writer that there is: a thousand operations a second in all, so that
-/// what happens to the cluster is met at work, and not in a traffic jam.
-const REST_MS: u64 = 15;
+/// How long a writer rests between two of them, for each writer that there is: five hundred operations a second in all, so
+/// that what happens to the cluster is met at work, and not in a traffic jam, and what ended finds time to start.
+const REST_MS: u64 = 30;
 
 /// Connects to whichever node takes it, and says hello.
 fn connect(addresses: &[SocketAddr], first: usize, account: &Account, told: &Told, follow: &Value) -> Client {
