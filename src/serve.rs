@@ -732,6 +732,16 @@ impl cluster::shell::Observer for ClusterFigures {
             Report::Down(_) => self.0.bus_up.set(0.0),
             Report::Clash(problem) => tracing::error!(problem, "the cluster is set up wrongly"),
             Report::Garbled => self.0.cluster_garbled.increment(1),
+            Report::Stale => {
+                self.0.stale.set(1.0);
+                tracing::error!(
+                    "neither Redis nor the database answers: clients are told that what they show may be old"
+                );
+            }
+            Report::Fresh => {
+                self.0.stale.set(0.0);
+                tracing::info!("changes are noticed again, and clients are told");
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use taskflow_protocol::UserId;
@@ -253,6 +254,9 @@ pub trait Push: Send + Sync + 'static {
 
     /// Answers without an entry (refusals).
     fn answer(&self, connection: ConnectionId, results: Vec<OperationResult>);
+
+    /// To everyone: for so long nobody here has been able to find out whether feeds have changed; `None`: it is known again.
+    fn stale(&self, since: Option<Duration>);
 }
 
 /// One life of one node of a cluster: random, so that a node that was started again is another.

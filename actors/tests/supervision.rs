@@ -74,6 +74,7 @@ impl Push for Connections {
         self.answers()
             .extend(results.into_iter().map(|result| (connection, result)));
     }
+    fn stale(&self, _: Option<Duration>) {}
 }
 
 /// A store whose appends wait until the gate has a permit for them.

@@ -355,11 +355,20 @@ pub enum ServerMessage {
     /// The token of the connection was replaced.
     Refreshed(Refreshed),
     /// Answer it with a heartbeat.
-    Heartbeat(Empty),
+    Heartbeat(Heartbeat),
     /// The server sends the client away; the connection closes next.
     Reconnect(Reconnect),
     /// What went wrong with a message that has no other answer.
     Error(ErrorBody),
+}
+
+/// See [`ServerMessage::Heartbeat`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Since then the server cannot find out whether the feeds that it serves have changed: what a screen shows may be old.
+    /// Absent: it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_since: Option<UnixMs>,
 }
 
 /// See [`ServerMessage::Welcome`].

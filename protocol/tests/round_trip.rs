@@ -495,7 +495,7 @@ fn server_message() -> BoxedStrategy<ServerMessage> {
         )
         .prop_map(|results| ServerMessage::Results(Results { results })),
         time().prop_map(|token_expires_at| ServerMessage::Refreshed(Refreshed { token_expires_at })),
-        Just(ServerMessage::Heartbeat(Empty {})),
+        proptest::option::of(time()).prop_map(|stale_since| ServerMessage::Heartbeat(Heartbeat { stale_since })),
         (any::<u32>(), any::<u32>(), code()).prop_map(|(after_ms, window_ms, code)| {
             ServerMessage::Reconnect(Reconnect {
                 after_ms,

@@ -468,6 +468,7 @@ fn remind_of_parked(client: &Client) {
 pub(super) fn not_live(client: &Client) -> String {
     match client.status() {
         Status::Waiting(_, why) => why.clone(),
+        Status::Stale(_) => format!("The server at {} does not reach its database.", client.account().server),
         Status::Connecting | Status::CatchingUp(..) | Status::Live => {
             format!("The server at {} takes too long to answer.", client.account().server)
         }

@@ -11,7 +11,8 @@ use taskflow_actors::ports::Clock;
 use taskflow_protocol::codes::Action;
 use taskflow_protocol::limits::MESSAGE_BYTES_MAX;
 use taskflow_protocol::message::{
-    Command, Empty, ErrorBody, Follow, Hello, Operation, Operations, ProtocolRange, Refresh, ServerMessage, Welcome,
+    Command, Empty, ErrorBody, Follow, Heartbeat, Hello, Operation, Operations, ProtocolRange, Refresh, ServerMessage,
+    Welcome,
 };
 use taskflow_protocol::values::{Seq, UnixMs};
 use taskflow_protocol::{
@@ -58,6 +59,8 @@ pub enum Status {
     CatchingUp(Seq, Seq),
     /// What is shown is what is there.
     Live,
+    /// What is shown is what was there then: the server cannot find out what has changed since.
+    Stale(UnixMs),
     /// No connection. Tried again then, for this reason.
     Waiting(Instant, String),
 }
@@ -115,6 +118,8 @@ pub struct Client {
     parked: Vec<(String, Operation)>,
     state: State,
     status: Status,
+    /// What the last heartbeat said.
+    stale_since: Option<UnixMs>,
     backoff: Backoff,
     queue: VecDeque<Happening>,
     /// When the copy is to be kept, if it changed.
@@ -141,6 +146,7 @@ impl Client {
             parked: Vec::new(),
             state: State::Down { until: Instant::now() },
             status: Status::Connecting,
+            stale_since: None,
             backoff: Backoff::default(),
             queue: VecDeque::new(),
             keep_at: None,
@@ -393,7 +399,11 @@ impl Client {
             Err(failure) => return Ok(Err(failure)),
         };
         match message {
-            ServerMessage::Heartbeat(_) => Ok(self.send(&ClientMessage::Heartbeat(Empty {})).await),
+            ServerMessage::Heartbeat(Heartbeat { stale_since }) => {
+                self.stale_since = stale_since;
+                self.look()?;
+                Ok(self.send(&ClientMessage::Heartbeat(Empty {})).await)
+            }
             ServerMessage::Reconnect(reconnect) => Ok(Err(Failure {
                 // Whatever the reason, the server wants us back.
                 action: Action::Reconnect,
@@ -465,8 +475,9 @@ impl Client {
     /// Says how the connection stands, if it stands otherwise.
     fn look(&mut self) -> anyhow::Result<()> {
         if self.replica.live() {
-            if self.status != Status::Live {
-                self.set_status(Status::Live);
+            let was_live = matches!(self.status, Status::Live | Status::Stale(_));
+            self.set_status(self.stale_since.map_or(Status::Live, Status::Stale));
+            if !was_live {
                 self.adopt()?;
             }
         } else if let Some((seq, head)) = self.replica.behind() {
@@ -504,6 +515,7 @@ impl Client {
             self.backoff.held();
         }
         self.replica.disconnected();
+        self.stale_since = None;
         match self.backoff.step(failure, rand::random()) {
             Step::Wait { ms, resync } => {
                 if resync {

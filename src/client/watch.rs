@@ -48,7 +48,7 @@ async fn json_lines(client: &mut Client) -> anyhow::Result<()> {
             }
             Happening::Event(Event::LeftOut(rows)) => say(&json!({ "left_out": rows }).to_string())?,
             Happening::Event(_) | Happening::Tick => {}
-            Happening::Status(status) => warn(&status_line(&status)),
+            Happening::Status(status) => warn(&status_line(&status, zone(client))),
             Happening::Interrupted => return Ok(()),
         }
     }
@@ -77,20 +77,22 @@ async fn log_lines(client: &mut Client) -> anyhow::Result<()> {
                     say(&line)?;
                 }
             }
-            Happening::Status(status) => say(&format!("-- {}", status_line(&status)))?,
+            Happening::Status(status) => say(&format!("-- {}", status_line(&status, zone(client))))?,
             Happening::Tick => {}
             Happening::Interrupted => return Ok(()),
         }
     }
 }
 
+/// The user's time zone.
+fn zone(client: &Client) -> &str {
+    let settings = client.replica().rows().settings.as_ref();
+    settings.map_or("UTC", |settings| settings.time_zone.as_str())
+}
+
 fn stamped(client: &Client, entry: &Entry, effects: &[Effect]) -> Vec<String> {
     let rows = client.replica().rows();
-    let zone = rows
-        .settings
-        .as_ref()
-        .map_or("UTC", |settings| settings.time_zone.as_str());
-    let time = dates::moment(entry.time, zone).strftime("%H:%M:%S").to_string();
+    let time = dates::moment(entry.time, zone(client)).strftime("%H:%M:%S").to_string();
     text::entry_lines(rows, entry, effects)
         .into_iter()
         .map(|line| format!("{time}  {line}"))
@@ -129,11 +131,15 @@ fn settled_line(client: &Client, event: &Event) -> Option<String> {
     }
 }
 
-fn status_line(status: &Status) -> String {
+fn status_line(status: &Status, zone: &str) -> String {
     match status {
         Status::Connecting => "not live: connecting".to_owned(),
         Status::CatchingUp(seq, head) => format!("not live: catching up, entry {seq} of {head}"),
         Status::Live => "live".to_owned(),
+        Status::Stale(since) => {
+            let since = dates::moment(*since, zone).strftime("%H:%M:%S");
+            format!("not live: since {since} the server cannot find out what has changed")
+        }
         Status::Waiting(until, why) => {
             let left = until.saturating_duration_since(Instant::now());
             // Rounded up: nobody is told to wait for 0 seconds.
@@ -221,7 +227,7 @@ fn frame(client: &Client, recent: &[String], closed_too: bool, height: usize, wi
     let mut head = format!(
         "TaskFlow  {}  {}",
         printable(&client.account().email),
-        status_line(status)
+        status_line(status, zone(client))
     );
     if pending > 0 {
         head.push_str(&format!("  {pending} changes on their way"));

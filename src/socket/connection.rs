@@ -633,6 +633,9 @@ impl Connection {
         wake(&state.task);
         drop(state);
         self.say(worker, &ServerMessage::Welcome(welcome));
+        if worker.is_stale() {
+            self.beat(worker);
+        }
         for follow in hello.follow {
             self.follow(worker, follow);
         }
@@ -769,11 +772,10 @@ impl Connection {
     }
 
     /// Once a heartbeat period: is it alive, is its token (the clock may have been set forward), did it say hello?
-    pub fn heartbeat(&self, worker: &Worker, beats: &[Bytes; 2]) {
+    pub fn heartbeat(&self, worker: &Worker) {
         let silent_s = worker.now_s().saturating_sub(self.last_read.get());
         let state = self.state.borrow();
         let expired = state.seat.is_some() && worker.gateway.clock.now_ms() >= state.expires_at;
-        let open = matches!(state.phase, Phase::Open);
         drop(state);
         if silent_s > worker.gateway.heartbeat_timeout_s {
             worker
@@ -785,8 +787,16 @@ impl Connection {
             self.close(worker, Code::HeartbeatMissed);
         } else if expired {
             self.expire(worker);
-        } else if open {
-            self.send(worker, &beats[usize::from(self.encoding == Encoding::MsgPack)]);
+        } else {
+            self.beat(worker);
+        }
+    }
+
+    /// A heartbeat, if the client has said hello.
+    pub fn beat(&self, worker: &Worker) {
+        let open = matches!(self.state.borrow().phase, Phase::Open);
+        if open {
+            self.send(worker, &worker.heartbeat(self.encoding));
         }
     }
 

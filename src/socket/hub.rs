@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use taskflow_actors::cluster::Cluster;
@@ -87,6 +88,8 @@ pub enum ToWorker {
     Announce(UserId, Head),
     /// Answers that come without an entry.
     Answer(ConnectionId, Vec<OperationResult>),
+    /// For so long nobody has been able to find out whether feeds have changed, or it is known again.
+    Stale(Option<Duration>),
     /// What a session decided.
     Decided(Decision),
     /// The server stops: send everyone away.
@@ -373,6 +376,12 @@ impl Push for Hub {
 
     fn answer(&self, connection: ConnectionId, results: Vec<OperationResult>) {
         self.send(connection.worker, ToWorker::Answer(connection, results));
+    }
+
+    fn stale(&self, since: Option<Duration>) {
+        for worker in 0..self.workers.len() as u16 {
+            self.send(worker, ToWorker::Stale(since));
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use slab::Slab;
 use taskflow_actors::ports::{Clock, ConnectionId, Head, Store};
 use taskflow_actors::session::{Decision, Sessions};
 use taskflow_actors::supervisor::Router;
-use taskflow_protocol::message::{Empty, ErrorBody, ServerMessage};
+use taskflow_protocol::message::{ErrorBody, Heartbeat, ServerMessage};
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, Encoding, UserId};
 use tokio::net::TcpStream;
@@ -101,6 +101,9 @@ pub struct Worker {
     next_generation: Cell<u32>,
     begun: Instant,
     now_s: Cell<u32>,
+    /// The heartbeat, in both encodings, and whether it says more than that.
+    beats: RefCell<[Bytes; 2]>,
+    is_stale: Cell<bool>,
 }
 
 impl Worker {
@@ -117,6 +120,8 @@ impl Worker {
             next_generation: Cell::new(0),
             begun: Instant::now(),
             now_s: Cell::new(0),
+            beats: RefCell::new(beats(Heartbeat::default())),
+            is_stale: Cell::new(false),
         });
         spawn(worker.clone().deliver_all(inbox));
         spawn(worker.clone().turn_wheel());
@@ -282,6 +287,7 @@ impl Worker {
                         }
                     }
                     ToWorker::Announce(feed, head) => self.announce(feed, head),
+                    ToWorker::Stale(since) => self.stale(since),
                     ToWorker::Decided(decision) => self.decided(decision),
                     ToWorker::Drain => self.drain(),
                 }
@@ -417,8 +423,6 @@ impl Worker {
     /// One timer for all connections: each second it visits one of as many groups as a heartbeat period has seconds.
     async fn turn_wheel(self: Rc<Self>) {
         let groups = (self.gateway.heartbeat_ms as usize / 1000).max(1);
-        let beats = [Encoding::Json, Encoding::MsgPack]
-            .map(|encoding| frame::message(encoding, &encoding.encode(&ServerMessage::Heartbeat(Empty {}))));
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut group = 0;
@@ -431,7 +435,7 @@ impl Worker {
             // Queues also grow by what their clients ask for, and then nothing comes through the loop.
             self.make_room();
             self.close_expired();
-            self.beat(group, groups, &beats);
+            self.beat(group, groups, Connection::heartbeat);
             group = (group + 1) % groups;
             let watched = self.watched.take();
             let still = watched.into_iter().filter(|slot| {
@@ -447,12 +451,37 @@ impl Worker {
         }
     }
 
-    fn beat(&self, group: usize, groups: usize, beats: &[Bytes; 2]) {
+    /// Since so long nobody can find out whether feeds have changed, or it is known again: every screen hears of it now, and
+    /// with each heartbeat.
+    fn stale(&self, since: Option<Duration>) {
+        let now = self.gateway.clock.now_ms();
+        let stale_since = since.map(|since| now - since.as_millis() as UnixMs);
+        self.beats.replace(beats(Heartbeat { stale_since }));
+        self.is_stale.set(stale_since.is_some());
+        self.beat(0, 1, Connection::beat);
+    }
+
+    /// The heartbeat as it is now.
+    pub(super) fn heartbeat(&self, encoding: Encoding) -> Bytes {
+        self.beats.borrow()[usize::from(encoding == Encoding::MsgPack)].clone()
+    }
+
+    /// Whether a heartbeat says more than that the server is there.
+    pub(super) fn is_stale(&self) -> bool {
+        self.is_stale.get()
+    }
+
+    fn beat(&self, group: usize, groups: usize, beat: impl Fn(&Connection, &Self)) {
         let end = self.slots.borrow().iter().next_back().map_or(0, |(key, _)| key + 1);
         for slot in (group..end).step_by(groups) {
             if let Some(connection) = self.in_slot(slot as u32) {
-                connection.heartbeat(self, beats);
+                beat(&connection, self);
             }
         }
     }
+}
+
+fn beats(heartbeat: Heartbeat) -> [Bytes; 2] {
+    [Encoding::Json, Encoding::MsgPack]
+        .map(|encoding| frame::message(encoding, &encoding.encode(&ServerMessage::Heartbeat(heartbeat))))
 }

@@ -169,6 +169,25 @@ fn what_is_done_in_one_terminal_appears_in_the_other() {
 }
 
 #[test]
+fn a_screen_that_may_be_old_says_so() {
+    let fake = Fake::start();
+    let person = Person::registered(&fake);
+    let watching = Watching::start(&person, &["watch"]);
+    watching.line_with("-- live");
+    fake.world().beat(Some(1_782_000_000_123));
+    let line = watching.line();
+    assert!(
+        line.starts_with("-- not live: since ") && line.ends_with(":00 the server cannot find out what has changed"),
+        "{line}"
+    );
+    // What comes nevertheless is shown, and changes nothing about that.
+    fake.world().add_elsewhere("Buy milk");
+    assert!(watching.line().ends_with("added      Buy milk in Inbox"));
+    fake.world().beat(None);
+    assert_eq!(watching.line(), "-- live");
+}
+
+#[test]
 fn watch_in_json_prints_each_entry_once_across_a_power_failure() {
     let fake = Fake::start();
     let person = Person::registered(&fake);

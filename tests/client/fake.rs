@@ -220,6 +220,12 @@ impl World {
         }
     }
 
+    /// A heartbeat, out of turn.
+    pub fn beat(&mut self, stale_since: Option<UnixMs>) {
+        let message = ServerMessage::Heartbeat(Heartbeat { stale_since });
+        self.tell(&Out::Message(Box::new(message)));
+    }
+
     pub fn tell(&mut self, out: &Out) {
         self.followers.retain(|follower| follower.send(out.clone()).is_ok());
     }
@@ -734,7 +740,7 @@ async fn socket(stream: TcpStream, world: Arc<Mutex<World>>) {
                 }
             }
             _ = beats.tick() => {
-                let message = ServerMessage::Heartbeat(Empty {});
+                let message = ServerMessage::Heartbeat(Heartbeat::default());
                 let _ = own.send(Out::Message(Box::new(message)));
             }
         }

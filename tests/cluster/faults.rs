@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::proxy::{Proxy, Weather};
+use crate::services::{Cassandra, Redis};
 use crate::support::server::PASSWORD;
 use crate::support::ws::task;
 use crate::support::{Account, Client, ENCODINGS, Encoding, Follower, Server, eventually, http, json};
@@ -149,6 +150,43 @@ fn without_redis_every_node_works_and_shows_what_the_others_do() {
         cluster.meet();
         accepted(&cluster.nodes[1], &account);
     }
+}
+
+#[test]
+fn where_neither_redis_nor_the_database_answers_screens_are_told_that_they_may_be_old() {
+    // A database that may be stopped.
+    let cassandra = Box::leak(Box::new(Cassandra::start(1)));
+    let cluster = Nodes::on(cassandra, Redis::start("standalone"), "stale", 1);
+    let node = &cluster.nodes[0];
+    let account = node.user();
+    let mut clients: Vec<Client> = ENCODINGS
+        .into_iter()
+        .map(|encoding| {
+            let mut client = Client::connect(node, encoding);
+            client.hello(&account, &json!([{}]));
+            client.wait_for("snapshot");
+            client
+        })
+        .collect();
+    let stopped = Instant::now();
+    cluster.cassandra.signal(1, "-STOP");
+    cluster.redis.signal(0, "-STOP");
+    for client in &mut clients {
+        let beat = client.wait_for("heartbeat");
+        assert!(beat["stale_since"].is_u64(), "{beat}");
+    }
+    // At once, not with the next heartbeat.
+    assert!(stopped.elapsed() < Duration::from_secs(20), "{:?}", stopped.elapsed());
+    assert_eq!(node.metric("taskflow_stale"), 1.0);
+    // So does who comes meanwhile.
+    let mut late = Client::open(node, Encoding::Json, &account);
+    assert!(late.wait_for("heartbeat")["stale_since"].is_u64());
+    cluster.cassandra.signal(1, "-CONT");
+    cluster.redis.signal(0, "-CONT");
+    for client in clients.iter_mut().chain([&mut late]) {
+        assert_eq!(client.wait_for("heartbeat"), json!({}));
+    }
+    node.wait_for_metric("taskflow_stale", |stale| stale == 0.0);
 }
 
 #[test]

@@ -35,6 +35,7 @@ impl Push for Nobody {
     fn publish(&self, _: Publication) {}
     fn announce(&self, _: UserId, _: Head) {}
     fn answer(&self, _: ConnectionId, _: Vec<OperationResult>) {}
+    fn stale(&self, _: Option<Duration>) {}
 }
 
 /// A data folder in which a user made so many tasks long ago: with the server's own feed and store, by another clock.

@@ -30,7 +30,7 @@ impl CqlObserver for Counts {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn feeds_are_read_in_turn_and_what_is_asked_twice_has_a_budget() {
     // One that may be stopped.
     let database = Cassandra::start(1);

@@ -212,6 +212,8 @@ pub struct Client {
     pub stash: VecDeque<Value>,
     /// Answers heartbeats.
     pub is_alive: bool,
+    /// The last heartbeat said that what is shown may be old.
+    is_stale: bool,
     ended: Option<Ended>,
 }
 
@@ -236,6 +238,7 @@ impl Client {
             user: String::new(),
             stash: VecDeque::new(),
             is_alive: true,
+            is_stale: false,
             ended: None,
         }
     }
@@ -274,7 +277,8 @@ impl Client {
         self.raw.send(&frame);
     }
 
-    /// The next message, or how the connection ended. Pings and heartbeats are answered, and not seen.
+    /// The next message, or how the connection ended. Pings and heartbeats are answered, and not seen; but for those that
+    /// say otherwise than the one before whether what is shown may be old.
     pub fn next(&mut self) -> Result<Value, Ended> {
         self.next_until(Instant::now() + DEADLINE)
     }
@@ -300,12 +304,17 @@ impl Client {
                     let expected = if self.encoding == Encoding::Json { TEXT } else { BINARY };
                     assert_eq!(frame.first, FIN | expected, "a server does not fragment");
                     let message = self.encoding.decode(&frame.payload);
-                    if message.get("heartbeat").is_none() {
+                    let Some(beat) = message.get("heartbeat") else {
                         return Ok(message);
-                    }
+                    };
+                    let was_stale = std::mem::replace(&mut self.is_stale, !beat["stale_since"].is_null());
+                    let is_seen = was_stale != self.is_stale;
                     if self.is_alive {
                         let frame = self.frame_of(&json!({ "heartbeat": {} }));
                         self.raw.try_send(&frame);
+                    }
+                    if is_seen {
+                        return Ok(message);
                     }
                 }
                 CLOSE => {

@@ -25,6 +25,10 @@ pub const SUBSCRIBE_WAIT_MS: u64 = 1_000;
 /// log before. Half of the wait, so that no one falls between.
 const SUBSCRIBE_LATE_MS: u64 = SUBSCRIBE_WAIT_MS / 2;
 
+/// How long a node without messages may go without one answer of the store before it tells its followers that what they see
+/// may be old, in milliseconds: two reads that found nothing out, and the time between them.
+const STALE_AFTER_MS: u64 = 5_000;
+
 /// How long a feed stays subscribed after its last follower here left, in milliseconds: whoever waits for one change
 /// after the other, or connects again, finds it as it was.
 const LINGER_MS: u64 = 5_000;
@@ -102,6 +106,9 @@ pub enum Effect<T> {
     Placed(Arc<Placement>),
     /// Who waits for the subscription of these feeds waits no more.
     Subscribed(Vec<UserId>),
+    /// Tell all who follow anything here that for so many milliseconds nobody has been able to find out whether it changed;
+    /// `None`: that it is known again.
+    Stale(Option<u64>),
     /// An operator should know.
     Report(Report),
 }
@@ -119,6 +126,10 @@ pub enum Report {
     Clash(String),
     /// A message was not understood.
     Garbled,
+    /// Neither messages nor the store say whether what is followed here has changed.
+    Stale,
+    /// One of them does again.
+    Fresh,
 }
 
 #[derive(Debug)]
@@ -149,6 +160,9 @@ pub struct Node<T> {
     /// The same, by when.
     taken_order: VecDeque<(u64, (u64, u64, u32))>,
     up: bool,
+    /// When it was last known whether what is followed here has changed.
+    known_at: u64,
+    stale: bool,
 }
 
 struct Here<'a> {
@@ -183,6 +197,8 @@ impl<T> Node<T> {
             taken: BTreeSet::new(),
             taken_order: VecDeque::new(),
             up: false,
+            known_at: 0,
+            stale: false,
         }
     }
 
@@ -266,6 +282,10 @@ impl<T> Node<T> {
             }
             Event::HeadRead(feed, result) => {
                 self.watch.read(feed, result.as_ref().ok().copied(), now);
+                if result.is_ok() {
+                    self.known_at = now;
+                    self.look(now, &mut effects);
+                }
                 if let Ok(Some(head)) = result {
                     effects.push(Effect::Announce(feed, head));
                 }
@@ -279,12 +299,27 @@ impl<T> Node<T> {
                 self.place(now, busy, &mut effects);
                 self.let_go(now, &mut effects);
                 effects.extend(self.watch.tick(now).into_iter().map(Effect::ReadHead));
+                self.look(now, &mut effects);
                 let here = here(&self.me, &self.placement, busy);
                 let done = self.lines.tick(now, &here);
                 self.carry_on(done, &mut effects);
             }
         }
         effects
+    }
+
+    /// Says when it is no longer known whether what is followed here has changed, and when it is again.
+    fn look(&mut self, now: u64, effects: &mut Vec<Effect<T>>) {
+        if self.up || self.watch.is_empty() {
+            self.known_at = now;
+        }
+        let unknown_for = now.saturating_sub(self.known_at);
+        let stale = unknown_for >= STALE_AFTER_MS;
+        if stale != self.stale {
+            self.stale = stale;
+            effects.push(Effect::Stale(stale.then_some(unknown_for)));
+            effects.push(Effect::Report(if stale { Report::Stale } else { Report::Fresh }));
+        }
     }
 
     /// Ends the subscriptions of feeds that nobody here has followed for a while.
@@ -388,9 +423,12 @@ impl<T> Node<T> {
     }
 
     fn set_up(&mut self, up: bool, now: u64, busy: &dyn Fn(UserId) -> bool, effects: &mut Vec<Effect<T>>) {
+        // Until now it was as before.
+        self.look(now, effects);
         self.up = up;
         self.members.set_up(up);
         self.watch.set_up(up, now);
+        self.look(now, effects);
         self.place(now, busy, effects);
     }
 
@@ -449,18 +487,72 @@ mod tests {
     use crate::domain::Entry;
     use crate::ports::Epoch;
 
-    /// A feed that this node hosts changes by what it publishes itself. When messages stop coming through, another node may
-    /// go on with it at once.
+    /// Screens are told only where neither way works, once, and when one does again.
     #[test]
-    fn what_this_node_published_lately_is_compared_often_when_messages_stop() {
-        let me = Member {
+    fn without_messages_and_without_the_store_followers_are_told_that_what_they_see_may_be_old() {
+        let mut node = Node::<()>::new(member(), 1);
+        let feed = UserId(Uuid::from_u128(7));
+        let mut told = Vec::new();
+        let mut handle = |event, now, store: bool| {
+            for effect in node.handle(event, now, &|_| false) {
+                match effect {
+                    Effect::Stale(since) => told.push((now, since)),
+                    Effect::ReadHead(read) => {
+                        let answer = if store {
+                            Ok(None)
+                        } else {
+                            Err(ReadError::Unavailable("away".to_owned()))
+                        };
+                        let more = node.handle(Event::HeadRead(read, answer), now, &|_| false);
+                        told.extend(more.into_iter().filter_map(|effect| match effect {
+                            Effect::Stale(since) => Some((now, since)),
+                            _ => None,
+                        }));
+                    }
+                    _ => {}
+                }
+            }
+        };
+        let ticks = |handle: &mut dyn FnMut(Event<()>, u64, bool), range: std::ops::Range<u64>, store| {
+            for now in range.step_by(100) {
+                handle(Event::Tick, now, store);
+            }
+        };
+        // Nobody follows anything: there is nobody to tell.
+        ticks(&mut handle, 0..20_000, false);
+        handle(Event::Followed(feed), 20_000, true);
+        // The store alone is enough, and so are messages.
+        ticks(&mut handle, 20_000..40_000, true);
+        handle(Event::Bus(BusEvent::Up), 40_000, false);
+        ticks(&mut handle, 40_000..60_000, false);
+        handle(Event::Bus(BusEvent::Down("cut".to_owned())), 60_000, false);
+        ticks(&mut handle, 60_000..80_000, false);
+        ticks(&mut handle, 80_000..100_000, true);
+        ticks(&mut handle, 100_000..120_000, false);
+        handle(Event::Bus(BusEvent::Up), 120_000, false);
+        let [(first, since), (back, None), (second, Some(_)), (120_000, None)] = told[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!((first, since), (65_000, Some(STALE_AFTER_MS)));
+        assert!((80_000..82_000).contains(&back), "{back}");
+        assert!((104_000..=106_600).contains(&second), "{second}");
+    }
+
+    fn member() -> Member {
+        Member {
             node: NodeId(1),
             name: "one".to_owned(),
             hosts_feeds: true,
             leaving: false,
             cluster: 1,
-        };
-        let (feed, mut node) = (UserId(Uuid::from_u128(7)), Node::<()>::new(me, 1));
+        }
+    }
+
+    /// A feed that this node hosts changes by what it publishes itself. When messages stop coming through, another node may
+    /// go on with it at once.
+    #[test]
+    fn what_this_node_published_lately_is_compared_often_when_messages_stop() {
+        let (feed, mut node) = (UserId(Uuid::from_u128(7)), Node::<()>::new(member(), 1));
         let mut reads = 0;
         let mut handle = |event, now| {
             for effect in node.handle(event, now, &|_| false) {

@@ -253,6 +253,7 @@ impl Cluster {
                     let _ = waiter.send(());
                 }
             }
+            Effect::Stale(ms) => self.push.stale(ms.map(Duration::from_millis)),
             Effect::AnnounceAll => {
                 if let Some(router) = self.router.get() {
                     router.announce_all();
@@ -366,6 +367,10 @@ impl Push for Everywhere {
 
     fn answer(&self, connection: crate::ports::ConnectionId, results: Vec<OperationResult>) {
         self.here.answer(connection, results);
+    }
+
+    fn stale(&self, since: Option<Duration>) {
+        self.here.stale(since);
     }
 }
 

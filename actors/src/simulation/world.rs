@@ -1026,7 +1026,7 @@ impl World {
             }
             Told::Report(Report::Clash(what)) => self.model.fail(what),
             Told::Report(Report::Garbled) => self.model.fail("a message was not understood".to_owned()),
-            Told::Report(_) | Told::Placed(_) => {}
+            Told::Report(_) | Told::Placed(_) | Told::Stale(_) => {}
         }
     }
 

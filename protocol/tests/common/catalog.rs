@@ -681,7 +681,13 @@ fn server_messages() -> Vec<Golden> {
                 token_expires_at: TIME + 900_000,
             }),
         ),
-        golden("", M::Heartbeat(Empty {})),
+        golden("", M::Heartbeat(Heartbeat::default())),
+        golden(
+            "stale",
+            M::Heartbeat(Heartbeat {
+                stale_since: Some(TIME),
+            }),
+        ),
         golden(
             "",
             M::Reconnect(Reconnect {

@@ -299,6 +299,7 @@ impl<'a> Importing<'a> {
                         .div_ceil(1000);
                     format!("reconnecting in {left} s")
                 }
+                Status::Stale(_) => "the server does not reach its database".to_owned(),
                 Status::Connecting | Status::CatchingUp(..) => "reconnecting".to_owned(),
             });
         }
