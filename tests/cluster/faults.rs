@@ -156,7 +156,9 @@ fn without_redis_every_node_works_and_shows_what_the_others_do() {
 fn where_neither_redis_nor_the_database_answers_screens_are_told_that_they_may_be_old() {
     // A database that may be stopped.
     let cassandra = Box::leak(Box::new(Cassandra::start(1)));
-    let cluster = Nodes::on(cassandra, Redis::start("standalone"), "stale", 1);
+    let mut cluster = Nodes::on(cassandra, Redis::start("standalone"), "stale", 0);
+    // None comes in turn, while this lasts.
+    cluster.add(&["--heartbeat-ms=600000"]);
     let node = &cluster.nodes[0];
     let account = node.user();
     let mut clients: Vec<Client> = ENCODINGS
@@ -168,15 +170,12 @@ fn where_neither_redis_nor_the_database_answers_screens_are_told_that_they_may_b
             client
         })
         .collect();
-    let stopped = Instant::now();
     cluster.cassandra.signal(1, "-STOP");
     cluster.redis.signal(0, "-STOP");
     for client in &mut clients {
         let beat = client.wait_for("heartbeat");
         assert!(beat["stale_since"].is_u64(), "{beat}");
     }
-    // At once, not with the next heartbeat.
-    assert!(stopped.elapsed() < Duration::from_secs(20), "{:?}", stopped.elapsed());
     assert_eq!(node.metric("taskflow_stale"), 1.0);
     // So does who comes meanwhile.
     let mut late = Client::open(node, Encoding::Json, &account);
