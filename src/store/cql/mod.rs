@@ -198,7 +198,7 @@ const KNOWN_MAX: usize = 100_000;
 impl Cql {
     /// Opens the store of a schema that was migrated.
     pub async fn open(options: &Options, observer: Arc<dyn CqlObserver>) -> Result<Self, OpenError> {
-        let session = Session::open(options, observer.clone()).await?;
+        let session = Box::pin(Session::open(options, observer.clone())).await?;
         migrate::check(&session).await?;
         let cluster = migrate::cluster_id(&session).await?;
         Ok(Self(Arc::new(Inner {

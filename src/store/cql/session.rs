@@ -279,7 +279,7 @@ impl Session {
     pub async fn open(options: &Options, observer: Arc<dyn CqlObserver>) -> Result<Self, OpenError> {
         let mut session = Self::bare(options, observer).await?;
         super::migrate::check(&session).await?;
-        session.statements = Some(Box::pin(session.prepare_all(options)).await?);
+        session.statements = Some(session.prepare_all(options).await?);
         Ok(session)
     }
 
