@@ -469,7 +469,12 @@ impl Session {
                 Kind::Conditional,
             )
             .await?,
-            sign_in_delete: prepare(CqlRequest::Account, "DELETE FROM sign_ins WHERE id = ? IF EXISTS".to_owned(), Kind::Conditional).await?,
+            sign_in_delete: prepare(
+                CqlRequest::Account,
+                "DELETE FROM sign_ins WHERE id = ? IF EXISTS".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
         };
         for log in [
             &mut statements.log,
