@@ -48,6 +48,8 @@ bugs! {
     UnknownIsRefused,
     /// Operations go to the new host while earlier ones wait at the old one.
     Overtaking,
+    /// A second request takes operations of a connection that has others in the first.
+    OvertakenBySecond,
     /// Rows are said to go further than they do.
     RowsUptoOverHole,
     /// A publication after a hole is sent all the same.

@@ -2,8 +2,10 @@
 //!
 //! What the component promises:
 //!
-//! - One request is under way for a feed; what comes meanwhile waits and goes together in the next. So the operations of
-//!   one connection keep their order, whatever is lost or repeated.
+//! - Two requests are under way for a feed at most: while the host commits one, the other waits there for the next commit.
+//!   What comes meanwhile waits and goes together; the second one is given a moment to gather what comes just then, for the
+//!   host is busy anyway.
+//! - The operations of one connection are in one of them at a time: so they keep their order, whatever is lost or repeated.
 //! - A request is repeated under the same ids, to whoever hosts the feed by then, until it is answered or its time is
 //!   over. Every submission is answered once.
 //! - Once a request was repeated, only acceptances count, and answers to marked repeats: the host keeps a refusal of
@@ -11,7 +13,7 @@
 //!
 //! Times are milliseconds of this node's own monotonic clock.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use taskflow_protocol::limits::{FEED_UNSAVED_OPERATIONS_MAX, MESSAGE_BYTES_MAX};
 use taskflow_protocol::message::{ErrorBody, Operation, OperationResult, Outcome};
@@ -19,7 +21,14 @@ use taskflow_protocol::{Code, OperationId, UserId};
 
 use super::wire::{Item, Reply, Request};
 use crate::planted::{Bug, is_planted};
-use crate::ports::NodeId;
+use crate::ports::{ConnectionId, NodeId};
+
+/// Requests under way for a feed.
+const UNDER_WAY_MAX: usize = 2;
+
+/// Milliseconds that a request is gathered for while another is under way: those who heard an answer together ask again
+/// together, and a commit takes longer.
+pub const GATHER_MS: u64 = 1;
 
 /// Milliseconds until an operation that was not answered is `unknown`: longer than a node that died is noticed and its
 /// feeds are loaded elsewhere, shorter than a person waits.
@@ -55,11 +64,31 @@ pub enum Effect<T> {
     Here(Request),
     /// Answer who asked.
     Answer(T, Vec<OperationResult>),
+    /// Call [`Lines::gathered`] after [`GATHER_MS`].
+    Gather(UserId),
+}
+
+/// Operations, and who asked.
+#[derive(Debug)]
+pub struct Submitted<T> {
+    /// Which feed.
+    pub feed: UserId,
+    /// Who asks.
+    pub author: UserId,
+    /// Where they came from: what comes from one connection keeps its order. `None`: they may go beside any other.
+    pub connection: Option<ConnectionId>,
+    /// In order.
+    pub operations: Vec<Operation>,
+    /// About how many bytes they have.
+    pub bytes: usize,
+    /// Comes back with the answer, once.
+    pub token: T,
 }
 
 #[derive(Debug)]
 struct Waiting<T> {
     item: Item,
+    connection: Option<ConnectionId>,
     bytes: usize,
     /// `None`: it has been answered, its time being over.
     token: Option<T>,
@@ -74,13 +103,59 @@ struct Sent<T> {
     attempt: u32,
     repeat_at: u64,
     waiting: Vec<Waiting<T>>,
+    /// Where these came from.
+    connections: HashSet<ConnectionId>,
 }
 
 #[derive(Debug)]
 struct Line<T> {
+    /// These can go.
     queue: VecDeque<Waiting<T>>,
-    sent: Option<Sent<T>>,
+    /// Something of the same connection is under way: these go behind it.
+    behind: VecDeque<Waiting<T>>,
+    sent: Vec<Sent<T>>,
+    /// A request is being gathered.
+    gathers: bool,
     operations: usize,
+}
+
+impl<T> Default for Line<T> {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            behind: VecDeque::new(),
+            sent: Vec::new(),
+            gathers: false,
+            operations: 0,
+        }
+    }
+}
+
+impl<T> Line<T> {
+    fn is_under_way(&self, waiting: &Waiting<T>) -> bool {
+        waiting.connection.is_some_and(|connection| {
+            self.sent.iter().any(|sent| sent.connections.contains(&connection)) && !is_planted(Bug::OvertakenBySecond)
+        })
+    }
+
+    /// Puts each where it waits.
+    fn place(&mut self, all: impl IntoIterator<Item = Waiting<T>>) {
+        for waiting in all {
+            let is_behind = self.is_under_way(&waiting);
+            let queue = if is_behind { &mut self.behind } else { &mut self.queue };
+            queue.push_back(waiting);
+        }
+    }
+
+    /// A request has ended: what was behind it can go.
+    fn let_go(&mut self) {
+        let behind = std::mem::take(&mut self.behind);
+        self.place(behind);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.sent.is_empty() && self.queue.is_empty() && self.behind.is_empty()
+    }
 }
 
 /// The component. See the module. `T` says who asked.
@@ -120,36 +195,36 @@ impl<T> Lines<T> {
         self.lines.is_empty()
     }
 
-    /// Takes a submission, whose operations have so many bytes. Gives it back with a code if there is no room.
-    #[allow(clippy::too_many_arguments, reason = "a submission, and where it is")]
+    /// Takes a submission. Gives it back with a code if there is no room.
     pub fn submit(
         &mut self,
-        feed: UserId,
-        author: UserId,
-        operations: Vec<Operation>,
-        bytes: usize,
-        token: T,
+        submitted: Submitted<T>,
         now: u64,
         ground: &impl Ground,
     ) -> Result<Vec<Effect<T>>, (Code, T, Vec<Operation>)> {
+        let Submitted {
+            feed,
+            author,
+            connection,
+            operations,
+            bytes,
+            token,
+        } = submitted;
         let count = operations.len();
         let here = self.lines.get(&feed).map_or(0, |line| line.operations);
         if here + count > FEED_UNSAVED_OPERATIONS_MAX || self.waiting + count > self.waiting_max {
             return Err((Code::FeedOverloaded, token, operations));
         }
         self.waiting += count;
-        let line = self.lines.entry(feed).or_insert_with(|| Line {
-            queue: VecDeque::new(),
-            sent: None,
-            operations: 0,
-        });
+        let line = self.lines.entry(feed).or_default();
         line.operations += count;
-        line.queue.push_back(Waiting {
+        line.place([Waiting {
             item: Item { author, operations },
+            connection,
             bytes,
             token: Some(token),
             deadline: now + DEADLINE_MS,
-        });
+        }]);
         let mut effects = Vec::new();
         self.next(feed, now, ground, &mut effects);
         Ok(effects)
@@ -161,9 +236,10 @@ impl<T> Lines<T> {
         let Some(line) = self.lines.get_mut(&reply.feed) else {
             return effects;
         };
-        let Some(sent) = line.sent.as_mut().filter(|sent| sent.id == reply.id) else {
+        let Some(at) = line.sent.iter().position(|sent| sent.id == reply.id) else {
             return effects;
         };
+        let sent = &line.sent[at];
         let was_repeated = sent.attempt > 1;
         let counts = |outcome: &Outcome| match outcome {
             Outcome::Accepted(_) => true,
@@ -180,7 +256,8 @@ impl<T> Lines<T> {
         if !fits {
             return effects;
         }
-        let sent = line.sent.take().expect("it was found above");
+        let sent = line.sent.remove(at);
+        line.let_go();
         for (waiting, results) in sent.waiting.into_iter().zip(reply.results) {
             line.operations -= waiting.item.operations.len();
             self.waiting -= waiting.item.operations.len();
@@ -192,6 +269,13 @@ impl<T> Lines<T> {
         effects
     }
 
+    /// The time to gather is over: sends what came.
+    pub fn gathered(&mut self, feed: UserId, now: u64, ground: &impl Ground) -> Vec<Effect<T>> {
+        let mut effects = Vec::new();
+        self.send(feed, now, ground, &mut effects);
+        effects
+    }
+
     /// Time has passed, or hosts have changed: repeats what was not answered, ends what is over.
     pub fn tick(&mut self, now: u64, ground: &impl Ground) -> Vec<Effect<T>> {
         let mut effects = Vec::new();
@@ -199,7 +283,7 @@ impl<T> Lines<T> {
         for feed in feeds {
             self.expire(feed, now, &mut effects);
             self.repeat(feed, now, ground, &mut effects);
-            self.next(feed, now, ground, &mut effects);
+            self.send(feed, now, ground, &mut effects);
         }
         effects
     }
@@ -213,80 +297,106 @@ impl<T> Lines<T> {
                 effects.push(Effect::Answer(token, all(&waiting.item.operations, outcome)));
             }
         };
-        if let Some(sent) = &mut line.sent {
-            let unknown = if is_planted(Bug::UnknownIsRefused) {
-                Outcome::Refused(ErrorBody::new(Code::FeedUnavailable))
-            } else {
-                Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown))
-            };
+        let unknown = if is_planted(Bug::UnknownIsRefused) {
+            Outcome::Refused(ErrorBody::new(Code::FeedUnavailable))
+        } else {
+            Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown))
+        };
+        let (mut over, under_way) = (0, line.sent.len());
+        let count = |waiting: &Waiting<T>| waiting.item.operations.len();
+        line.sent.retain_mut(|sent| {
             sent.waiting.iter_mut().for_each(|waiting| end(waiting, &unknown));
-            if sent.waiting.iter().all(|waiting| waiting.token.is_none()) {
-                let over: usize = sent.waiting.iter().map(|waiting| waiting.item.operations.len()).sum();
-                line.operations -= over;
-                self.waiting -= over;
-                line.sent = None;
+            let is_over = sent.waiting.iter().all(|waiting| waiting.token.is_none());
+            if is_over {
+                over += sent.waiting.iter().map(count).sum::<usize>();
             }
-        }
+            !is_over
+        });
         let refused = Outcome::Refused(ErrorBody::new(Code::FeedUnavailable));
-        line.queue.iter_mut().for_each(|waiting| end(waiting, &refused));
-        while let Some(over) = line.queue.pop_front_if(|waiting| waiting.token.is_none()) {
-            line.operations -= over.item.operations.len();
-            self.waiting -= over.item.operations.len();
+        for queue in [&mut line.queue, &mut line.behind] {
+            queue.retain_mut(|waiting| {
+                end(waiting, &refused);
+                if waiting.token.is_none() {
+                    over += count(waiting);
+                }
+                waiting.token.is_some()
+            });
+        }
+        line.operations -= over;
+        self.waiting -= over;
+        if line.sent.len() < under_way {
+            line.let_go();
         }
     }
 
     fn repeat(&mut self, feed: UserId, now: u64, ground: &impl Ground, effects: &mut Vec<Effect<T>>) {
-        let Some(sent) = self.lines.get_mut(&feed).and_then(|line| line.sent.as_mut()) else {
-            return;
-        };
+        let Some(line) = self.lines.get_mut(&feed) else { return };
         let host = ground.host(feed);
-        if sent.to == host && now < sent.repeat_at {
-            return;
+        for sent in &mut line.sent {
+            if sent.to == host && now < sent.repeat_at {
+                continue;
+            }
+            // Behind others at the actor here it stays there: elsewhere it would overtake them.
+            let stays = sent.to.is_none() && host.is_some() && ground.is_busy_here(feed);
+            if stays && !is_planted(Bug::Overtaking) {
+                continue;
+            }
+            sent.to = host;
+            sent.attempt += 1;
+            let wait = REPEAT_AFTER_MS << (sent.attempt - 1).min(8);
+            sent.repeat_at = now + wait.min(REPEAT_AFTER_MAX_MS);
+            effects.push(sent.effect(self.me, feed));
         }
-        // Behind others at the actor here it stays there: elsewhere it would overtake them.
-        let stays = sent.to.is_none() && host.is_some() && ground.is_busy_here(feed);
-        if stays && !is_planted(Bug::Overtaking) {
-            return;
-        }
-        sent.to = host;
-        sent.attempt += 1;
-        let wait = REPEAT_AFTER_MS << (sent.attempt - 1).min(8);
-        sent.repeat_at = now + wait.min(REPEAT_AFTER_MAX_MS);
-        effects.push(sent.effect(self.me, feed));
     }
 
-    /// Sends what waits, if nothing is under way.
+    /// Sends what waits if nothing is under way, and gathers if something is.
     fn next(&mut self, feed: UserId, now: u64, ground: &impl Ground, effects: &mut Vec<Effect<T>>) {
         let Some(line) = self.lines.get_mut(&feed) else { return };
-        if line.sent.is_some() {
-            return;
+        if line.sent.is_empty() {
+            self.send(feed, now, ground, effects);
+        } else if line.sent.len() < UNDER_WAY_MAX && !line.queue.is_empty() && !line.gathers {
+            line.gathers = true;
+            effects.push(Effect::Gather(feed));
         }
-        if line.queue.is_empty() {
+    }
+
+    /// Sends what waits, if less is under way than may be.
+    fn send(&mut self, feed: UserId, now: u64, ground: &impl Ground, effects: &mut Vec<Effect<T>>) {
+        let Some(line) = self.lines.get_mut(&feed) else { return };
+        line.gathers = false;
+        if line.is_empty() {
             self.lines.remove(&feed);
             return;
         }
-        let host = ground.host(feed);
-        if host.is_some() && ground.is_busy_here(feed) && !is_planted(Bug::Overtaking) {
-            return;
+        while line.sent.len() < UNDER_WAY_MAX && !line.queue.is_empty() {
+            let host = ground.host(feed);
+            if host.is_some() && ground.is_busy_here(feed) && !is_planted(Bug::Overtaking) {
+                return;
+            }
+            let mut bytes = 0;
+            let mut waiting = Vec::new();
+            while let Some(first) = line
+                .queue
+                .pop_front_if(|first| waiting.is_empty() || bytes + first.bytes <= REQUEST_BYTES_MAX)
+            {
+                bytes += first.bytes;
+                waiting.push(first);
+            }
+            let sent = Sent {
+                id: self.next_request,
+                to: host,
+                attempt: 1,
+                repeat_at: now + REPEAT_AFTER_MS,
+                connections: waiting.iter().filter_map(|waiting| waiting.connection).collect(),
+                waiting,
+            };
+            self.next_request = self.next_request.wrapping_add(1);
+            effects.push(sent.effect(self.me, feed));
+            line.sent.push(sent);
+            // Of what had no room, some may be behind it now.
+            let left = std::mem::take(&mut line.queue);
+            line.place(left);
         }
-        let mut bytes = 0;
-        let mut waiting = Vec::new();
-        while let Some(first) = line
-            .queue
-            .pop_front_if(|first| waiting.is_empty() || bytes + first.bytes <= REQUEST_BYTES_MAX)
-        {
-            bytes += first.bytes;
-            waiting.push(first);
-        }
-        let sent = line.sent.insert(Sent {
-            id: self.next_request,
-            to: host,
-            attempt: 1,
-            repeat_at: now + REPEAT_AFTER_MS,
-            waiting,
-        });
-        self.next_request = self.next_request.wrapping_add(1);
-        effects.push(sent.effect(self.me, feed));
     }
 }
 
@@ -352,10 +462,42 @@ mod tests {
         Lines::new(ME, 100, WAITING_MAX)
     }
 
+    fn asked(feed: UserId, connection: u32, token: u32) -> Submitted<u32> {
+        Submitted {
+            feed,
+            author: FEED,
+            connection: Some(ConnectionId {
+                worker: 0,
+                slot: connection,
+                generation: 0,
+            }),
+            operations: vec![operation(token.into())],
+            bytes: 100,
+            token,
+        }
+    }
+
+    /// All from one connection.
     fn submit(lines: &mut Lines<u32>, token: u32, now: u64, ground: &Fixed) -> Vec<Effect<u32>> {
-        lines
-            .submit(FEED, FEED, vec![operation(token.into())], 100, token, now, ground)
-            .expect("there is room")
+        submit_from(lines, 1, token, now, ground)
+    }
+
+    /// What is gathered is sent at once.
+    fn submit_from(lines: &mut Lines<u32>, from: u32, token: u32, now: u64, ground: &Fixed) -> Vec<Effect<u32>> {
+        let effects = lines.submit(asked(FEED, from, token), now, ground);
+        and_gathered(lines, effects.expect("there is room"), now, ground)
+    }
+
+    fn and_gathered(
+        lines: &mut Lines<u32>,
+        mut effects: Vec<Effect<u32>>,
+        now: u64,
+        ground: &Fixed,
+    ) -> Vec<Effect<u32>> {
+        while let Some(Effect::Gather(feed)) = effects.pop_if(|effect| matches!(effect, Effect::Gather(_))) {
+            effects.extend(lines.gathered(feed, now, ground));
+        }
+        effects
     }
 
     fn reply(request: &Request, outcome: impl Fn(u32) -> Outcome) -> Reply {
@@ -411,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_is_under_way_and_what_waits_goes_together() {
+    fn one_request_of_a_connection_is_under_way_and_what_waits_goes_together() {
         let mut lines = lines();
         let (to, first) = sent(&submit(&mut lines, 1, 0, &THERE));
         assert_eq!((to, ids(&first)), (Some(OTHER), vec![1]));
@@ -425,6 +567,85 @@ mod tests {
         let effects = lines.replied(reply(&second, accepted), 3, &THERE);
         assert_eq!(effects.len(), 3);
         assert!(!lines.has(FEED) && lines.waiting == 0);
+    }
+
+    #[test]
+    fn two_requests_are_under_way_and_each_connection_is_in_one_of_them() {
+        let mut lines = lines();
+        let (_, first) = sent(&submit_from(&mut lines, 1, 1, 0, &THERE));
+        assert!(submit_from(&mut lines, 1, 2, 0, &THERE).is_empty());
+        let (to, second) = sent(&submit_from(&mut lines, 2, 3, 0, &THERE));
+        assert_eq!((to, ids(&second)), (Some(OTHER), vec![3]), "it has nothing to wait for");
+        for (connection, token) in [(1, 4), (2, 5), (3, 6), (3, 7), (2, 8)] {
+            assert!(submit_from(&mut lines, connection, token, 1, &THERE).is_empty());
+        }
+        let effects = lines.replied(reply(&second, accepted), 2, &THERE);
+        let effects = and_gathered(&mut lines, effects, 2, &THERE);
+        let (_, third) = sent(&effects);
+        assert_eq!((ids(&third), answers(&effects).len()), (vec![6, 7, 5, 8], 1));
+        let effects = lines.replied(reply(&first, accepted), 3, &THERE);
+        let effects = and_gathered(&mut lines, effects, 3, &THERE);
+        let (_, fourth) = sent(&effects);
+        assert_eq!(ids(&fourth), [2, 4]);
+        lines.replied(reply(&fourth, accepted), 4, &THERE);
+        lines.replied(reply(&third, accepted), 5, &THERE);
+        assert!(!lines.has(FEED) && lines.waiting == 0);
+    }
+
+    #[test]
+    fn a_second_request_gathers_and_a_first_one_does_not() {
+        let mut lines = lines();
+        let (_, first) = sent(&lines.submit(asked(FEED, 1, 1), 0, &THERE).expect("there is room"));
+        let begins = lines.submit(asked(FEED, 2, 2), 0, &THERE).expect("there is room");
+        assert!(matches!(begins[..], [Effect::Gather(FEED)]));
+        assert!(
+            lines
+                .submit(asked(FEED, 3, 3), 0, &THERE)
+                .expect("there is room")
+                .is_empty()
+        );
+        assert_eq!(ids(&sent(&lines.gathered(FEED, 1, &THERE)).1), [2, 3]);
+        // A tick in between sends it, and the end of its time finds nothing to do.
+        lines.replied(reply(&first, accepted), 2, &THERE);
+        assert_eq!(
+            lines.submit(asked(FEED, 4, 4), 2, &THERE).expect("there is room").len(),
+            1
+        );
+        assert_eq!(ids(&sent(&lines.tick(2, &THERE)).1), [4]);
+        assert!(lines.gathered(FEED, 3, &THERE).is_empty());
+        assert!(lines.gathered(UserId(Uuid::nil()), 3, &THERE).is_empty());
+    }
+
+    #[test]
+    fn what_came_over_no_connection_waits_for_no_other() {
+        let mut lines = lines();
+        for token in 1..=3 {
+            let submitted = Submitted {
+                connection: None,
+                ..asked(FEED, 1, token)
+            };
+            let effects = lines.submit(submitted, 0, &THERE).expect("there is room");
+            let effects = and_gathered(&mut lines, effects, 0, &THERE);
+            assert_eq!(effects.len(), usize::from(token < 3));
+        }
+    }
+
+    #[test]
+    fn each_of_two_requests_is_repeated_and_ends_by_itself() {
+        let mut lines = lines();
+        let (_, first) = sent(&submit_from(&mut lines, 1, 1, 0, &THERE));
+        let (_, second) = sent(&submit_from(&mut lines, 2, 2, 400, &THERE));
+        submit_from(&mut lines, 1, 3, 450, &THERE);
+        assert_eq!(sent(&lines.tick(500, &THERE)).1.id, first.id);
+        assert_eq!(sent(&lines.tick(900, &THERE)).1.id, second.id);
+        let moved = lines.tick(901, &Fixed(Some(THIRD), false));
+        let to = |effect: &Effect<u32>| matches!(effect, Effect::Send(THIRD, _));
+        assert_eq!((moved.len(), moved.iter().filter(|one| to(one)).count()), (2, 2));
+        let effects = lines.tick(DEADLINE_MS, &Fixed(Some(THIRD), false));
+        assert_eq!(answers(&effects), [(1, unknown(0))]);
+        assert_eq!(ids(&sent(&effects).1), [3], "who waited behind it has its turn");
+        let effects = lines.tick(DEADLINE_MS + 400, &Fixed(Some(THIRD), false));
+        assert_eq!(answers(&effects), [(2, unknown(0))]);
     }
 
     #[test]
@@ -531,20 +752,16 @@ mod tests {
     fn more_than_a_feed_may_hold_is_refused() {
         let mut lines = lines();
         for token in 0..FEED_UNSAVED_OPERATIONS_MAX as u32 {
-            submit(&mut lines, token, 0, &THERE);
+            submit_from(&mut lines, token % 7, token, 0, &THERE);
         }
-        let more = lines.submit(FEED, FEED, vec![operation(9)], 1, 9, 0, &THERE);
+        let more = lines.submit(asked(FEED, 1, 9), 0, &THERE);
         assert!(matches!(more, Err((Code::FeedOverloaded, 9, _))));
         let mut lines = Lines::new(ME, 0, 3);
         for number in 0..3 {
             let feed = UserId(Uuid::from_u128(number));
-            assert!(
-                lines
-                    .submit(feed, feed, vec![operation(number)], 1, 0, 0, &THERE)
-                    .is_ok()
-            );
+            assert!(lines.submit(asked(feed, 1, 0), 0, &THERE).is_ok());
         }
-        assert!(lines.submit(FEED, FEED, vec![operation(9)], 1, 9, 0, &THERE).is_err());
+        assert!(lines.submit(asked(FEED, 1, 9), 0, &THERE).is_err());
     }
 
     #[test]
@@ -552,10 +769,11 @@ mod tests {
         let mut lines = lines();
         submit(&mut lines, 1, 0, &THERE);
         for token in 2..=4 {
-            let operations = vec![operation(token.into())];
-            lines
-                .submit(FEED, FEED, operations, MESSAGE_BYTES_MAX, token, 0, &THERE)
-                .expect("there is room");
+            let submitted = Submitted {
+                bytes: MESSAGE_BYTES_MAX,
+                ..asked(FEED, 1, token)
+            };
+            lines.submit(submitted, 0, &THERE).expect("there is room");
         }
         let first = Request {
             from: 1,
@@ -568,6 +786,14 @@ mod tests {
             }],
         };
         let effects = lines.replied(reply(&first, accepted), 1, &THERE);
-        assert_eq!(ids(&sent(&effects).1), [2, 3]);
+        let (_, second) = sent(&effects);
+        assert_eq!(ids(&second), [2, 3]);
+        assert_eq!(
+            effects.len(),
+            2,
+            "what had no room is behind it, and not in a request of its own"
+        );
+        let effects = lines.replied(reply(&second, accepted), 2, &THERE);
+        assert_eq!(ids(&sent(&effects).1), [4]);
     }
 }

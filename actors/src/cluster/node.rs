@@ -10,7 +10,7 @@ use bytes::Bytes;
 use taskflow_protocol::message::{Operation, OperationResult};
 use taskflow_protocol::{Code, UserId};
 
-use super::lines::{self, Ground, Lines, WAITING_MAX};
+use super::lines::{self, Ground, Lines, Submitted, WAITING_MAX};
 use super::wire::{FeedMessage, NodeMessage, Reply, Request};
 use super::{Member, Members, Placement, Watch};
 use crate::domain::Entry;
@@ -55,25 +55,12 @@ pub enum Event<T> {
     Unfollowed(UserId),
     /// The answer to [`Effect::ReadHead`].
     HeadRead(UserId, Result<Option<Head>, ReadError>),
+    /// The time of [`Effect::Gather`] is over.
+    Gathered(UserId),
     /// This node is about to end.
     Leave,
     /// Time has passed.
     Tick,
-}
-
-/// See [`Event::Submit`].
-#[derive(Debug)]
-pub struct Submitted<T> {
-    /// Which feed.
-    pub feed: UserId,
-    /// Who asks.
-    pub author: UserId,
-    /// In order.
-    pub operations: Vec<Operation>,
-    /// About how many bytes they have.
-    pub bytes: usize,
-    /// Comes back in [`Effect::Answer`] or [`Effect::Refuse`], once.
-    pub token: T,
 }
 
 /// What the shell is to do.
@@ -87,6 +74,8 @@ pub enum Effect<T> {
     Perform(Option<NodeId>, Request),
     /// Send to a node.
     Send(NodeId, Bytes),
+    /// Say [`Event::Gathered`] of the feed after [`lines::GATHER_MS`].
+    Gather(UserId),
     /// Subscribe to the feed.
     Subscribe(UserId),
     /// Unsubscribe from it.
@@ -160,8 +149,8 @@ pub struct Node<T> {
     /// The same, by when.
     taken_order: VecDeque<(u64, (u64, u64, u32))>,
     up: bool,
-    /// When it was last known whether what is followed here has changed.
-    known_at: u64,
+    /// When messages last came through.
+    up_at: u64,
     stale: bool,
 }
 
@@ -197,7 +186,7 @@ impl<T> Node<T> {
             taken: BTreeSet::new(),
             taken_order: VecDeque::new(),
             up: false,
-            known_at: 0,
+            up_at: 0,
             stale: false,
         }
     }
@@ -246,15 +235,9 @@ impl<T> Node<T> {
     pub fn handle(&mut self, event: Event<T>, now: u64, busy: &dyn Fn(UserId) -> bool) -> Vec<Effect<T>> {
         let mut effects = Vec::new();
         match event {
-            Event::Submit(Submitted {
-                feed,
-                author,
-                operations,
-                bytes,
-                token,
-            }) => {
+            Event::Submit(submitted) => {
                 let here = here(&self.me, &self.placement, busy);
-                match self.lines.submit(feed, author, operations, bytes, token, now, &here) {
+                match self.lines.submit(submitted, now, &here) {
                     Ok(done) => self.carry_on(done, &mut effects),
                     Err((code, token, operations)) => effects.push(Effect::Refuse(code, token, operations)),
                 }
@@ -283,12 +266,16 @@ impl<T> Node<T> {
             Event::HeadRead(feed, result) => {
                 self.watch.read(feed, result.as_ref().ok().copied(), now);
                 if result.is_ok() {
-                    self.known_at = now;
                     self.look(now, &mut effects);
                 }
                 if let Ok(Some(head)) = result {
                     effects.push(Effect::Announce(feed, head));
                 }
+            }
+            Event::Gathered(feed) => {
+                let here = here(&self.me, &self.placement, busy);
+                let done = self.lines.gathered(feed, now, &here);
+                self.carry_on(done, &mut effects);
             }
             Event::Leave => {
                 self.me.leaving = true;
@@ -308,12 +295,13 @@ impl<T> Node<T> {
         effects
     }
 
-    /// Says when it is no longer known whether what is followed here has changed, and when it is again.
+    /// Says when it is no longer known of some feed that is followed here whether it has changed, and when it is of all again.
     fn look(&mut self, now: u64, effects: &mut Vec<Effect<T>>) {
-        if self.up || self.watch.is_empty() {
-            self.known_at = now;
+        if self.up {
+            self.up_at = now;
         }
-        let unknown_for = now.saturating_sub(self.known_at);
+        let failing_since = self.watch.failing_since().unwrap_or(now);
+        let unknown_for = now.saturating_sub(failing_since.max(self.up_at));
         let stale = unknown_for >= STALE_AFTER_MS;
         if stale != self.stale {
             self.stale = stale;
@@ -466,6 +454,7 @@ impl<T> Node<T> {
             lines::Effect::Send(to, request) => Effect::Send(to, NodeMessage::Request(request).encode()),
             lines::Effect::Here(request) => Effect::Perform(None, request),
             lines::Effect::Answer(token, results) => Effect::Answer(token, results),
+            lines::Effect::Gather(feed) => Effect::Gather(feed),
         }));
     }
 }
@@ -536,6 +525,45 @@ mod tests {
         assert_eq!((first, since), (65_000, Some(STALE_AFTER_MS)));
         assert!((80_000..82_000).contains(&back), "{back}");
         assert!((104_000..=106_600).contains(&second), "{second}");
+    }
+
+    /// The answers about one feed say nothing of another.
+    #[test]
+    fn a_feed_that_cannot_be_read_is_not_hidden_by_those_that_can() {
+        let mut node = Node::<()>::new(member(), 1);
+        let [good, bad] = [1, 2].map(|number| UserId(Uuid::from_u128(number)));
+        let mut told = Vec::new();
+        let mut handle = |event, now| {
+            for effect in node.handle(event, now, &|_| false) {
+                let Effect::ReadHead(feed) = effect else { continue };
+                let answer = if feed == bad {
+                    Err(ReadError::Unavailable("away".to_owned()))
+                } else {
+                    Ok(None)
+                };
+                let more = node.handle(Event::HeadRead(feed, answer), now, &|_| false);
+                assert!(!more.iter().any(|effect| matches!(effect, Effect::Stale(_))));
+            }
+            let stale = node.stale;
+            if told.last().is_none_or(|(_, last)| *last != stale) {
+                told.push((now, stale));
+            }
+        };
+        handle(Event::Followed(good), 0);
+        handle(Event::Followed(bad), 0);
+        for now in (0..20_000).step_by(100) {
+            handle(Event::Tick, now);
+        }
+        // Who left is not waited for.
+        handle(Event::Unfollowed(bad), 20_000);
+        for now in (20_000..30_000).step_by(100) {
+            handle(Event::Tick, now);
+        }
+        let [(0, false), (stale, true), (fresh, false)] = told[..] else {
+            panic!("{told:?}")
+        };
+        assert!((5_000..=6_600).contains(&stale), "{stale}");
+        assert!((25_000..=25_200).contains(&fresh), "{fresh}");
     }
 
     fn member() -> Member {

@@ -12,9 +12,9 @@ use taskflow_protocol::message::{ErrorBody, OperationResult, Outcome};
 use taskflow_protocol::{Code, UserId};
 use tokio::sync::oneshot;
 
-use super::lines;
+use super::lines::{self, Submitted};
 use super::members::BEAT_MS;
-use super::node::{Effect, Event, Node, Report, SUBSCRIBE_WAIT_MS, Submitted};
+use super::node::{Effect, Event, Node, Report, SUBSCRIBE_WAIT_MS};
 use super::wire::{FeedMessage, Item, NodeMessage, Reply, Request};
 use super::{Member, Placement};
 use crate::ports::{Bus, BusEvent, BusInbox, Head, NodeId, Publication, Push, Store};
@@ -142,9 +142,14 @@ impl Cluster {
             ..
         } = submission;
         let bytes = operations.iter().map(approximate_bytes).sum();
+        let connection = match reply {
+            ReplyTo::Connection(connection) => Some(connection),
+            ReplyTo::Waiter(_) => None,
+        };
         self.handle(Event::Submit(Submitted {
             feed,
             author,
+            connection,
             operations,
             bytes,
             token: reply,
@@ -238,6 +243,13 @@ impl Cluster {
                 self.observer.head_read();
                 let (cluster, read) = (self.clone(), self.store.peek_head(feed));
                 tokio::spawn(async move { cluster.handle(Event::HeadRead(feed, read.await)) });
+            }
+            Effect::Gather(feed) => {
+                let cluster = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(lines::GATHER_MS)).await;
+                    cluster.handle(Event::Gathered(feed));
+                });
             }
             Effect::Deliver(feed, epoch, entries) => self.push.publish(Publication {
                 feed,

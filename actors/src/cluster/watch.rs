@@ -42,6 +42,10 @@ struct Watched {
     /// Where it stood when it was read last.
     head: Option<(Epoch, Seq)>,
     reading: bool,
+    /// When it was asked for last.
+    asked_at: u64,
+    /// Since when no read of it has succeeded: when the first that failed began.
+    failing_since: Option<u64>,
     /// It came into doubt while it was being read: what is read may be older than what was lost.
     again: bool,
 }
@@ -51,6 +55,7 @@ struct Watched {
 pub struct Watch {
     feeds: BTreeMap<UserId, Watched>,
     due: BTreeSet<(u64, UserId)>,
+    failing: BTreeSet<(u64, UserId)>,
     reading: usize,
     up: bool,
 }
@@ -65,12 +70,12 @@ impl Watch {
             changed_at: now,
             head: None,
             reading: false,
+            asked_at: now,
+            failing_since: None,
             again: false,
         };
-        if let Some(before) = self.feeds.insert(feed, watched) {
-            self.due.remove(&(before.due, feed));
-            self.reading -= usize::from(before.reading);
-        }
+        self.unfollow(feed);
+        self.feeds.insert(feed, watched);
         self.due.insert((due, feed));
     }
 
@@ -79,7 +84,15 @@ impl Watch {
         if let Some(watched) = self.feeds.remove(&feed) {
             self.due.remove(&(watched.due, feed));
             self.reading -= usize::from(watched.reading);
+            if let Some(since) = watched.failing_since {
+                self.failing.remove(&(since, feed));
+            }
         }
+    }
+
+    /// Since when it is not known of some feed whether it has changed: the longest time of all.
+    pub fn failing_since(&self) -> Option<u64> {
+        self.failing.first().map(|(since, _)| *since)
     }
 
     /// How many feeds are followed.
@@ -159,6 +172,7 @@ impl Watch {
             self.due.insert((watched.due, feed));
             if !watched.reading {
                 watched.reading = true;
+                watched.asked_at = now;
                 self.reading += 1;
                 feeds.push(feed);
             }
@@ -174,6 +188,17 @@ impl Watch {
         };
         watched.reading = false;
         self.reading -= 1;
+        let failed_since = watched.failing_since;
+        watched.failing_since = match found {
+            Some(_) => None,
+            None => failed_since.or(Some(watched.asked_at)),
+        };
+        if watched.failing_since != failed_since {
+            self.failing.extend(watched.failing_since.map(|since| (since, feed)));
+            if let Some(since) = failed_since {
+                self.failing.remove(&(since, feed));
+            }
+        }
         if let Some(found) = found {
             let found = found.map(|head| (head.epoch, head.seq));
             let before = std::mem::replace(&mut watched.head, found);

@@ -18,14 +18,17 @@ use super::node::{Asked, Gathering, Hosted, RequestKey, Served, SimNode, Token};
 use super::plan::{Fault, MS, Plan, SECOND, Step, Time, Wish};
 use super::rng::Rng;
 use super::store::SimStore;
-use crate::cluster::node::{Effect as Told, Event as Heard, Node, Report, SUBSCRIBE_WAIT_MS, Submitted};
+use crate::cluster::lines::{GATHER_MS, Submitted};
+use crate::cluster::node::{Effect as Told, Event as Heard, Node, Report, SUBSCRIBE_WAIT_MS};
 use crate::cluster::wire::{FeedMessage, NodeMessage, Reply, Request};
 use crate::cluster::{Member, lines};
 use crate::cursor::Cursor;
 use crate::domain::{Entry, State, birth};
 use crate::feed::{Effect, Feed, Message, ReadId, SubmissionId, Writers, rebuild};
 use crate::follow::{Decision, Follower, Kept, Wanted, decide, entries_after};
-use crate::ports::{Append, AppendError, BusEvent, Epoch, Head, Loaded, LogPage, NodeId, ReadError, StoredRow};
+use crate::ports::{
+    Append, AppendError, BusEvent, ConnectionId, Epoch, Head, Loaded, LogPage, NodeId, ReadError, StoredRow,
+};
 
 /// How often a node ticks. In production it is more often; nothing depends on it but how soon something is noticed.
 const TICK: Time = 50 * MS;
@@ -68,6 +71,8 @@ enum ToNode {
     /// For the feed's component.
     Feed(UserId, Message),
     HeadRead(UserId, Result<Option<Head>, ReadError>),
+    /// A request has been gathered.
+    Gathered(UserId),
     /// A client connects, with its cursor.
     Hello(usize, u32, UserId, Option<Cursor>),
     /// A client's connection is gone.
@@ -631,6 +636,8 @@ impl World {
             return;
         }
         self.model.counts.count("fault: crash");
+        // Whoever waits because of one node that ended may have to wait for another one next.
+        self.whole_since = self.now;
         self.end(node);
         self.later(back, Event::Start(node));
     }
@@ -926,6 +933,7 @@ impl World {
             ToNode::Bus(event) => self.hear(index, Heard::Bus(event)),
             ToNode::Feed(feed, message) => self.step_feed(index, feed, message),
             ToNode::HeadRead(feed, result) => self.hear(index, Heard::HeadRead(feed, result)),
+            ToNode::Gathered(feed) => self.hear(index, Heard::Gathered(feed)),
             ToNode::Hello(client, number, feed, cursor) => self.hello(index, client, number, feed, cursor),
             // The end of a node that left.
             ToNode::Gone(usize::MAX, _) => self.end(index),
@@ -999,6 +1007,10 @@ impl World {
                 self.beat(index);
             }
             Told::ReadHead(feed) => self.ask_store(index, feed, StoreWhat::HeadOf),
+            Told::Gather(feed) => {
+                let gathered = Event::Node(index, self.nodes[index].life, ToNode::Gathered(feed));
+                self.later(GATHER_MS * MS, gathered);
+            }
             Told::Deliver(feed, epoch, entries) => self.push(index, feed, epoch, &entries),
             Told::Announce(feed, head) => self.announce(index, feed, head),
             Told::Subscribed(feeds) => {
@@ -1524,6 +1536,11 @@ impl World {
                 Heard::Submit(Submitted {
                     feed,
                     author: feed,
+                    connection: Some(ConnectionId {
+                        worker: 0,
+                        slot: client as u32,
+                        generation: number,
+                    }),
                     operations,
                     bytes: 200,
                     token: (client, number),
