@@ -23,7 +23,14 @@ const NAMESAKE_BEATS: u32 = 6;
 #[derive(Debug)]
 struct Seen {
     member: Member,
-    heard_at: u64,
+    /// Before this node's own time began, if it is young.
+    heard_at: i64,
+}
+
+impl Seen {
+    fn age_ms(&self, now: u64) -> i64 {
+        now.cast_signed() - self.heard_at
+    }
 }
 
 /// The component. Times are milliseconds of this node's own monotonic clock.
@@ -68,7 +75,7 @@ impl Members {
             let Some(member) = Member::decode(beat.node, &beat.body) else {
                 continue;
             };
-            let heard_at = now.saturating_sub(beat.age_ms);
+            let heard_at = now.cast_signed() - beat.age_ms.cast_signed();
             // A broker whose clock went back must not make a node younger than it was when it beat last.
             let before = self.seen.get(&beat.node);
             self.version += u64::from(before.is_none_or(|seen| seen.member != member));
@@ -80,7 +87,7 @@ impl Members {
             let Member {
                 node, cluster, name, ..
             } = &seen.member;
-            let is_heard = now.saturating_sub(seen.heard_at) < BEAT_MS * 3 / 2;
+            let is_heard = seen.age_ms(now) < (BEAT_MS * 3 / 2).cast_signed();
             *node != self.me && *cluster == self.cluster && *name == self.name && is_heard
         };
         self.namesake_heard = match self.seen.values().any(is_namesake) {
@@ -99,7 +106,7 @@ impl Members {
     pub fn forget(&mut self, now: u64) {
         let before = self.seen.len();
         self.seen
-            .retain(|_, seen| now.saturating_sub(seen.heard_at) < GONE_AFTER_MS);
+            .retain(|_, seen| seen.age_ms(now) < GONE_AFTER_MS.cast_signed());
         self.version += u64::from(self.seen.len() != before);
     }
 
@@ -247,6 +254,30 @@ mod tests {
         assert!(clash.contains("node-9") && clash.contains("cluster_name"), "{clash}");
         assert!(!names(&members).contains(&9), "it would refuse what this store has");
         assert_eq!(members.placement(), before);
+    }
+
+    /// A record may be older than the node that reads it.
+    #[test]
+    fn a_young_node_knows_how_old_a_record_is() {
+        let mut members = Members::new(&member(1));
+        members.set_up(true);
+        let former = |age_ms| Beat {
+            body: Member {
+                name: "node-1".to_owned(),
+                ..member(7)
+            }
+            .encode(),
+            ..beat(7, age_ms)
+        };
+        for now in 1..=u64::from(NAMESAKE_BEATS) {
+            members.beats(&[beat(1, 0), former(800 + now)], now);
+        }
+        assert_eq!(members.clash(), None);
+        assert_eq!(names(&members), [1, 7]);
+        members.forget(GONE_AFTER_MS - 801);
+        assert_eq!(names(&members), [1, 7]);
+        members.forget(GONE_AFTER_MS - 800);
+        assert_eq!(names(&members), [1]);
     }
 
     #[test]
