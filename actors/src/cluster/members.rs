@@ -170,6 +170,18 @@ mod tests {
         }
     }
 
+    /// Another node with the name of the first.
+    fn namesake(age_ms: u64) -> Beat {
+        let member = Member {
+            name: "node-1".to_owned(),
+            ..member(7)
+        };
+        Beat {
+            body: member.encode(),
+            ..beat(7, age_ms)
+        }
+    }
+
     fn names(members: &Members) -> Vec<u64> {
         members.iter().map(|member| member.node.0).collect()
     }
@@ -261,16 +273,8 @@ mod tests {
     fn a_young_node_knows_how_old_a_record_is() {
         let mut members = Members::new(&member(1));
         members.set_up(true);
-        let former = |age_ms| Beat {
-            body: Member {
-                name: "node-1".to_owned(),
-                ..member(7)
-            }
-            .encode(),
-            ..beat(7, age_ms)
-        };
         for now in 1..=u64::from(NAMESAKE_BEATS) {
-            members.beats(&[beat(1, 0), former(800 + now)], now);
+            members.beats(&[beat(1, 0), namesake(800 + now)], now);
         }
         assert_eq!(members.clash(), None);
         assert_eq!(names(&members), [1, 7]);
@@ -283,14 +287,6 @@ mod tests {
     #[test]
     fn a_namesake_is_named_if_it_is_no_former_life() {
         let mut members = two();
-        let namesake = |age_ms| Beat {
-            body: Member {
-                name: "node-1".to_owned(),
-                ..member(7)
-            }
-            .encode(),
-            ..beat(7, age_ms)
-        };
         // A life that ended grows older.
         for round in 0..20 {
             members.beats(&[beat(1, 0), namesake(round * BEAT_MS)], 10_000 + round * BEAT_MS);
