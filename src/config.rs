@@ -148,6 +148,9 @@ settings! {
     /// Requests to the database under way at once. A request takes a few milliseconds: 512 are more than 100,000 a second.
     cql_requests_max: usize = 512;
 
+    /// Whether commits and rows of more than 1 KiB are compressed (LZ4) in the database. Builds from before this setting cannot read that: set false while one of them is in the cluster, or may come back.
+    cql_compress: bool = true;
+
     /// Addresses (redis://host:port, or rediss:// with TLS, separated by commas) of Redis, which carries messages between the nodes: the server, the sentinels, or some nodes of the cluster. Empty: this node is alone.
     redis: Names = Names(Vec::new());
 
@@ -663,6 +666,7 @@ impl Config {
             tls_ca: has_tls.then(|| self.cql_tls_ca.clone()),
             replication: self.cql_replication,
             requests_max: self.cql_requests_max,
+            compress: self.cql_compress,
             ..cql::Options::default()
         })
     }

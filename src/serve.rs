@@ -735,7 +735,8 @@ impl cluster::shell::Observer for ClusterFigures {
             Report::Stale => {
                 self.0.stale.set(1.0);
                 tracing::error!(
-                    "neither Redis nor the database answers: clients are told that what they show may be old"
+                    "Redis carries no messages and the database does not answer about every feed that is followed: \
+                     clients are told that what they show may be old"
                 );
             }
             Report::Fresh => {

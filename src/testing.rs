@@ -174,6 +174,8 @@ pub struct ApiBench {
     pub auth: AuthBench,
     /// The store under the feeds.
     pub store: Arc<MemoryStore>,
+    /// What feeds push to.
+    pub hub: Arc<Hub>,
     /// Turns true when the server shuts down.
     pub closing: watch::Sender<bool>,
     arbiter: Arbiter,
@@ -203,7 +205,7 @@ impl ApiBench {
             sign_ins: auth.sign_ins(),
             router,
             store: store.clone(),
-            changes: hub,
+            changes: hub.clone(),
             clock: auth.clock.clone(),
             seats: Arc::new(Seats::new(&config, metrics.clone(), || 0)),
             config: Arc::new(config),
@@ -215,6 +217,7 @@ impl ApiBench {
             api,
             auth,
             store,
+            hub,
             closing,
             arbiter,
         }

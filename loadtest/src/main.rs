@@ -67,7 +67,8 @@ struct Arguments {
     /// Percent of all cores above which what other programs use makes a round void; quick runs bear anything.
     #[arg(long, default_value_t = 10.0)]
     foreign_percent_max: f64,
-    /// The servers of scenarios that compare several, such as `taskflow,r,e,a`; absent: those of the issue.
+    /// The servers of scenarios that compare several, such as `taskflow,r,e,a`, or the parts of `cluster` (feed-each,
+    /// one-feed, latency, kill); absent: those of the issue.
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
 }

@@ -4,7 +4,7 @@
 //! begins before the reading, so nothing can fall between.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::http::header;
 use actix_web::web::{Bytes, Data};
@@ -17,7 +17,7 @@ use taskflow_actors::feed::rebuild;
 use taskflow_actors::ports::BoxFuture;
 use taskflow_protocol::limits::{CATCH_UP_BYTES, LONG_POLL_SECONDS_MAX, PAGE_ITEMS_MAX};
 use taskflow_protocol::message::{
-    self, Entries, ErrorBody, FollowMode, Following, Reconnect, ResetReason, ServerMessage, Snapshot,
+    self, Entries, ErrorBody, FollowMode, Following, Heartbeat, Reconnect, ResetReason, ServerMessage, Snapshot,
 };
 use taskflow_protocol::values::{Seq, UnixMs};
 use taskflow_protocol::{Code, Encoding, UserId};
@@ -37,6 +37,9 @@ const SNAPSHOT_PATH: &str = "/api/v1/snapshot";
 /// Milliseconds between comment lines of a quiet event stream: proxies cut what is silent for 30 s, and a client that is
 /// gone is noticed only by writing to it.
 const COMMENT_MS: u64 = 15_000;
+
+/// Milliseconds after which a long-poll reads the log unasked while nobody can find out whether feeds have changed.
+const LOOK_AGAIN_MS: u64 = 2_000;
 
 /// What a client waits before it connects again, at least, and the time over which all of them spread, in milliseconds.
 const RECONNECT_MS: (u32, u32) = (500, 5_000);
@@ -105,6 +108,7 @@ async fn long_poll(
     let _seat = api.seats.take(caller.user)?;
     let watched = api.tokens.watch(caller.sign_in);
     let mut closing = api.closing.clone();
+    let mut stale = api.changes.stale();
     let over = tokio::time::sleep(wait);
     tokio::pin!(over);
     let mut last = false;
@@ -122,9 +126,13 @@ async fn long_poll(
             }
             Read::Entries(..) => {}
         }
+        let is_stale = stale.borrow_and_update().is_some();
         tokio::select! {
             () = changed => {}
             () = ended => {}
+            // Nothing comes by itself: what the log says counts, and that it says nothing is an error.
+            _ = stale.changed() => {}
+            () = tokio::time::sleep(Duration::from_millis(LOOK_AGAIN_MS)), if is_stale => {}
             () = &mut over => last = true,
             // The last word before the server goes: what there is now.
             _ = closing.wait_for(|closing| *closing) => last = true,
@@ -285,6 +293,7 @@ pub async fn events(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, P
 enum Happened {
     Changed,
     Quiet,
+    Stale,
     Leave(Code),
 }
 
@@ -302,6 +311,7 @@ struct Events {
     changed: Option<BoxFuture<()>>,
     watched: SignInWatch,
     closing: watch::Receiver<bool>,
+    stale: watch::Receiver<Option<Instant>>,
     over: bool,
     _seat: Seat,
 }
@@ -316,6 +326,7 @@ impl Events {
             changed: None,
             watched: api.tokens.watch(caller.sign_in),
             closing: api.closing.clone(),
+            stale: api.changes.stale(),
             over: false,
             _seat: seat,
             api,
@@ -323,6 +334,9 @@ impl Events {
     }
 
     async fn begin(&mut self) -> Result<(), Code> {
+        if self.stale.borrow().is_some() {
+            self.beat();
+        }
         match self.cursor {
             None => self.reset(ResetReason::NoCursor).await,
             Some(_) => {
@@ -332,6 +346,15 @@ impl Events {
                 self.advance().await
             }
         }
+    }
+
+    /// Says whether what the client shows may be old.
+    fn beat(&mut self) {
+        let now = self.api.clock.now_ms();
+        let since = *self.stale.borrow_and_update();
+        let stale_since = since.map(|since| now - since.elapsed().as_millis() as UnixMs);
+        self.ready
+            .push_back(event("heartbeat", None, &Heartbeat { stale_since }));
     }
 
     /// The next chunk; `None`: the stream is over.
@@ -376,10 +399,12 @@ impl Events {
             () = ended => Happened::Leave(Code::SignedOut),
             () = tokio::time::sleep(expires_in) => Happened::Leave(Code::TokenExpired),
             _ = self.closing.wait_for(|closing| *closing) => Happened::Leave(Code::ShuttingDown),
+            _ = self.stale.changed() => Happened::Stale,
         };
         match happened {
             Happened::Changed => self.advance().await?,
             Happened::Quiet => self.ready.push_back(Bytes::from_static(b":\n\n")),
+            Happened::Stale => self.beat(),
             Happened::Leave(code) => self.send_away(code),
         }
         Ok(())

@@ -18,6 +18,7 @@ mod tests;
 mod wire_tests;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -49,6 +50,8 @@ pub trait Changes: Send + Sync + 'static {
     /// Resolves once what is published on other nodes comes in, for a feed that somebody listens to. Then is the time to
     /// read the log.
     fn listening(&self, feed: UserId) -> BoxFuture<()>;
+    /// Since when nobody here can find out whether feeds have changed; `None`: they can.
+    fn stale(&self) -> watch::Receiver<Option<Instant>>;
 }
 
 /// What the handlers work with: the data of the application (`web::Data<Api>`).

@@ -1,6 +1,7 @@
 //! The whole client port but the socket: real feeds on a store in memory.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use actix_http::Request;
 use actix_web::body::{BoxBody, MessageBody};
@@ -13,7 +14,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use taskflow_actors::memory::Failure;
-use taskflow_actors::ports::{AccountError, Append, Clock as _, Store as _};
+use taskflow_actors::ports::{AccountError, Append, Clock as _, Push as _, Store as _};
 use taskflow_protocol::limits::{MESSAGE_BYTES_MAX, OPERATIONS_A_MESSAGE_MAX};
 use taskflow_protocol::message::{Outcome, Results};
 use taskflow_protocol::{Code, Encoding, TaskId, UserId};
@@ -130,6 +131,27 @@ where
             body: read_body(response).await.to_vec(),
         }
     }
+}
+
+/// Long before it would come for another reason.
+async fn in_time<T>(answer: impl Future<Output = T>) -> T {
+    let answered = tokio::time::timeout(Duration::from_secs(30), answer).await;
+    answered.expect("it comes")
+}
+
+/// The first commit after the birth cannot be decoded. Nobody is told of it.
+async fn damage(bench: &ApiBench, user: UserId) {
+    let head = bench.store.head(user).await.expect("readable").expect("born");
+    let damaged = Append {
+        feed: user,
+        epoch: head.epoch,
+        base: 1,
+        last: 2,
+        append_id: 7,
+        time: bench.auth.clock.now_ms(),
+        body: vec![1, 0xc1].into(),
+    };
+    bench.store.append(damaged).await.expect("appended");
 }
 
 /// A client of a new server, signed in as a new user.
@@ -971,17 +993,7 @@ async fn nobody_is_sent_past_an_entry_that_does_not_decode() {
         ..client
     };
     let cursor = snapshot_cursor(&client).await;
-    let head = bench.store.head(user).await.expect("readable").expect("born");
-    let damaged = Append {
-        feed: user,
-        epoch: head.epoch,
-        base: 1,
-        last: 2,
-        append_id: 7,
-        time: bench.auth.clock.now_ms(),
-        body: vec![1, 0xc1].into(),
-    };
-    bench.store.append(damaged).await.expect("appended");
+    damage(&bench, user).await;
     for path in ["changes", "events"] {
         client
             .get(&format!("/api/v1/{path}?cursor={cursor}"))
@@ -1233,6 +1245,60 @@ async fn an_event_stream_begins_with_the_snapshot_and_goes_on_live() {
     let ask = client.ask("GET", &format!("/api/v1/events?cursor={}{:016x}", &cursor[..16], 99));
     let mut stale = Stream::new(call_service(&client.app, ask.request.to_request()).await);
     assert_eq!(stale.event().await.data["reason"], "cursor_ahead");
+}
+
+#[actix_web::test]
+async fn an_event_stream_says_that_what_is_shown_may_be_old() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    let cursor = snapshot_cursor(&client).await;
+    let ask = || {
+        client
+            .ask("GET", &format!("/api/v1/events?cursor={cursor}"))
+            .request
+            .to_request()
+    };
+    let mut stream = Stream::new(call_service(&client.app, ask()).await);
+    let since = bench.auth.clock.now_ms() - 3_000;
+    bench.hub.stale(Some(Duration::from_secs(3)));
+    let mut late = Stream::new(call_service(&client.app, ask()).await);
+    for stream in [&mut stream, &mut late] {
+        let beat = in_time(stream.event()).await;
+        assert_eq!((beat.name.as_str(), beat.id), ("heartbeat", None));
+        let told = beat.data["stale_since"].as_i64().expect("a time");
+        assert!((since - 1_000..=since).contains(&told), "{told} is not {since}");
+    }
+    bench.hub.stale(None);
+    for stream in [&mut stream, &mut late] {
+        let beat = in_time(stream.event()).await;
+        assert_eq!((beat.name.as_str(), beat.data), ("heartbeat", json!({})));
+    }
+}
+
+#[actix_web::test]
+async fn a_long_poll_reads_the_log_where_nothing_comes_by_itself() {
+    let bench = ApiBench::new(Config::default());
+    for noticed_before in [false, true] {
+        bench.hub.stale(noticed_before.then_some(Duration::ZERO));
+        let (user, token) = bench.user().await;
+        let client = Client {
+            token: Some(token),
+            ..client!(bench)
+        };
+        let cursor = snapshot_cursor(&client).await;
+        let path = format!("/api/v1/changes?cursor={cursor}&wait=50");
+        let (answer, ()) = tokio::join!(in_time(client.get(&path)), async {
+            while bench.api.seats.open() == 0 {
+                actix_rt::task::yield_now().await;
+            }
+            // Nobody tells of it.
+            damage(&bench, user).await;
+            if !noticed_before {
+                bench.hub.stale(Some(Duration::ZERO));
+            }
+        });
+        answer.problem(Code::FeedDamaged);
+    }
 }
 
 #[actix_web::test]

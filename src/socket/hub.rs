@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use taskflow_actors::cluster::Cluster;
@@ -16,7 +16,7 @@ use taskflow_actors::session::{Decision, Gate};
 use taskflow_protocol::message::{Entries, OperationResult, Results, ServerMessage};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Encoding, UserId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::frame;
 use crate::http::Changes;
@@ -179,6 +179,8 @@ pub struct Hub {
     workers: Vec<WorkerQueue>,
     starting: Mutex<Vec<Option<mpsc::UnboundedReceiver<ToWorker>>>>,
     interests: Arc<Interests>,
+    /// For those who wait without a worker.
+    stale: watch::Sender<Option<Instant>>,
     /// WebSockets of all workers, those included whose handshake is under way.
     pub connections: AtomicUsize,
     /// Handshakes under way.
@@ -220,6 +222,7 @@ impl Hub {
                 shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
                 cluster: OnceLock::new(),
             }),
+            stale: watch::Sender::new(None),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
@@ -276,6 +279,10 @@ impl Changes for Hub {
             Some(cluster) => Box::pin(async move { cluster.subscribed(feed).await }),
             None => Box::pin(std::future::ready(())),
         }
+    }
+
+    fn stale(&self) -> watch::Receiver<Option<Instant>> {
+        self.stale.subscribe()
     }
 }
 
@@ -379,6 +386,9 @@ impl Push for Hub {
     }
 
     fn stale(&self, since: Option<Duration>) {
+        let now = Instant::now();
+        self.stale
+            .send_replace(since.map(|since| now.checked_sub(since).unwrap_or(now)));
         for worker in 0..self.workers.len() as u16 {
             self.send(worker, ToWorker::Stale(since));
         }

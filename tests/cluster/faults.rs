@@ -10,7 +10,7 @@ use crate::proxy::{Proxy, Weather};
 use crate::services::{Cassandra, Redis};
 use crate::support::server::PASSWORD;
 use crate::support::ws::task;
-use crate::support::{Account, Client, ENCODINGS, Encoding, Follower, Server, eventually, http, json};
+use crate::support::{Account, Client, ENCODINGS, Encoding, EventStream, Follower, Server, eventually, http, json};
 use crate::{Nodes, clock};
 
 /// Accepted in the end; how long that took.
@@ -170,8 +170,11 @@ fn where_neither_redis_nor_the_database_answers_screens_are_told_that_they_may_b
             client
         })
         .collect();
+    let mut events = EventStream::open(node.address, "/api/v1/events", &[&account.bearer()]).expect("a stream");
+    events.wait_for("snapshot");
     cluster.cassandra.signal(1, "-STOP");
     cluster.redis.signal(0, "-STOP");
+    assert!(events.wait_for("heartbeat").data["stale_since"].is_u64());
     for client in &mut clients {
         let beat = client.wait_for("heartbeat");
         assert!(beat["stale_since"].is_u64(), "{beat}");
@@ -185,6 +188,7 @@ fn where_neither_redis_nor_the_database_answers_screens_are_told_that_they_may_b
     for client in clients.iter_mut().chain([&mut late]) {
         assert_eq!(client.wait_for("heartbeat"), json!({}));
     }
+    assert_eq!(events.wait_for("heartbeat").data, json!({}));
     node.wait_for_metric("taskflow_stale", |stale| stale == 0.0);
 }
 

@@ -27,6 +27,12 @@ const CLIENTS: usize = 64;
 const FEEDS: usize = 100;
 const TURNS: usize = 4;
 const CHANGES_A_SECOND: u64 = 200;
+/// The parts, by the names that choose them.
+const PARTS: [&str; 4] = [FEED_EACH, ONE_FEED, LATENCY, KILL];
+const FEED_EACH: &str = "feed-each";
+const ONE_FEED: &str = "one-feed";
+const LATENCY: &str = "latency";
+const KILL: &str = "kill";
 /// About what one change of a task takes in a log.
 const BODY_BYTES: usize = 300;
 
@@ -100,12 +106,29 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
     bare_throughput(&bare, CLIENTS, seconds).await?;
     throughput(&one, &two, &users[..CLIENTS], seconds).await?;
 
+    let parts = bench.subjects(&PARTS, 0);
+    if let Some(part) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        bail!(
+            "no part of this scenario is called {part}: choose of {}",
+            PARTS.join(", ")
+        );
+    }
+    let chosen = |part: &str| parts.iter().any(|chosen| chosen == part);
+
     for _ in 0..bench.rounds(3) {
         bench.quiet().await;
-        for (feeds, bare_subject, subject) in [
-            (CLIENTS, "bare, one partition each", "taskflow, one feed each"),
-            (1, "bare, one partition", "taskflow, one feed"),
+        for (part, feeds, bare_subject, subject) in [
+            (
+                FEED_EACH,
+                CLIENTS,
+                "bare, one partition each",
+                "taskflow, one feed each",
+            ),
+            (ONE_FEED, 1, "bare, one partition", "taskflow, one feed"),
         ] {
+            if !chosen(part) {
+                continue;
+            }
             // The machine is not equally fast for long: short turns, one after the other.
             for _ in 0..TURNS {
                 let watch = Watch::begin(&[]);
@@ -116,19 +139,22 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
                 record.rounds.push(round(bench, subject, watch, done, turn));
             }
         }
-        bench.quiet().await;
-        let watch = Watch::begin(&[]);
-        let took_ms = bare_latency(&bare, CHANGES_A_SECOND * seconds).await?;
-        record
-            .rounds
-            .push(latencies(bench, "bare, 200 a second", watch, &took_ms));
-        let watch = Watch::begin(&[one.process.pid(), two.process.pid()]);
-        let (took_ms, missed) = latency(&one, &two, &users, CHANGES_A_SECOND * seconds).await?;
-        let round = latencies(bench, "taskflow, 200 a second", watch, &took_ms);
-        record.rounds.push(round.figure("missed", missed as f64));
+        if chosen(LATENCY) {
+            bench.quiet().await;
+            let watch = Watch::begin(&[]);
+            let took_ms = bare_latency(&bare, CHANGES_A_SECOND * seconds).await?;
+            record
+                .rounds
+                .push(latencies(bench, "bare, 200 a second", watch, &took_ms));
+            let watch = Watch::begin(&[one.process.pid(), two.process.pid()]);
+            let (took_ms, missed) = latency(&one, &two, &users, CHANGES_A_SECOND * seconds).await?;
+            let round = latencies(bench, "taskflow, 200 a second", watch, &took_ms);
+            record.rounds.push(round.figure("missed", missed as f64));
+        }
     }
     let mut taken_ms = Vec::new();
-    for _ in 0..bench.rounds(3) {
+    let kills = if chosen(KILL) { bench.rounds(3) } else { 0 };
+    for _ in 0..kills {
         meet(&[&one, &two], 2.0).await?;
         let watch = Watch::begin(&[one.process.pid()]);
         let took_ms = kill(&one, &mut two, &users).await?;
@@ -143,8 +169,10 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
 }
 
 fn round(bench: &Bench, subject: &str, watch: Watch, done: u64, seconds: u64) -> Round {
-    Round::new(subject, watch.end())
+    let seen = watch.end();
+    Round::new(subject, seen)
         .figure("a_second", done as f64 / seconds as f64)
+        .figure("server_cpu_us", seen.server_cpu_seconds * 1e6 / done.max(1) as f64)
         .void_if_client_was_the_limit()
         // The database and Redis are no server of the bench's: they count as others.
         .void_if_others_used_more_than(bench.foreign_percent_max.max(100.0))
@@ -183,7 +211,8 @@ fn report(record: &mut Record, taken_ms: &[f64]) {
         .zip(of("bare, 200 a second", "p99_ms"))
         .map(|(ours, bare)| ours - bare)
         .collect();
-    let missed = record.total("taskflow, 200 a second", "missed");
+    let missed = of("taskflow, 200 a second", "missed");
+    let missed: Vec<f64> = (!missed.is_empty()).then(|| missed.iter().sum()).into_iter().collect();
     let measures = [
         Measure::new(
             "acknowledged operations a second, 64 clients on 64 feeds, against bare conditional writes by 64 writers on 64 partitions",
@@ -191,6 +220,7 @@ fn report(record: &mut Record, taken_ms: &[f64]) {
             Better::More,
             &per("taskflow, one feed each", "bare, one partition each"),
         )
+        .without(&record.void("taskflow, one feed each"))
         .asked(0.75, 0.9),
         Measure::new(
             "acknowledged operations a second, 64 clients on one feed, against bare conditional writes one after another on one partition",
@@ -198,6 +228,7 @@ fn report(record: &mut Record, taken_ms: &[f64]) {
             Better::More,
             &per("taskflow, one feed", "bare, one partition"),
         )
+        .without(&record.void("taskflow, one feed"))
         .asked(12.0, 25.0),
         Measure::new(
             "change on one node to a screen on the other, 200 changes a second over 100 feeds: p99 above the bare conditional \
@@ -206,8 +237,9 @@ fn report(record: &mut Record, taken_ms: &[f64]) {
             Better::Less,
             &above,
         )
+        .without(&record.void("taskflow, 200 a second"))
         .asked(8.0, 3.0),
-        Measure::new("of these missed or doubled", "pushes", Better::Less, &[missed]).asked(0.0, 0.0),
+        Measure::new("of these missed or doubled", "pushes", Better::Less, &missed).asked(0.0, 0.0),
         Measure::new(
             "node killed with -9: until the feeds of all take operations again, p99 of 100 feeds",
             "ms",
@@ -219,10 +251,17 @@ fn report(record: &mut Record, taken_ms: &[f64]) {
         record.measure("bare, one partition each", "writes a second", Better::More, "bare, one partition each", "a_second"),
         record.measure("taskflow, one feed", "operations a second", Better::More, "taskflow, one feed", "a_second"),
         record.measure("bare, one partition", "writes a second", Better::More, "bare, one partition", "a_second"),
+        record.measure("CPU of both nodes for an operation, one feed each", "µs", Better::Less, "taskflow, one feed each", "server_cpu_us"),
+        record.measure("CPU of both nodes for an operation, one feed", "µs", Better::Less, "taskflow, one feed", "server_cpu_us"),
         record.measure("taskflow, 200 a second", "ms, p99", Better::Less, "taskflow, 200 a second", "p99_ms"),
         record.measure("bare, 200 a second", "ms, p99", Better::Less, "bare, 200 a second", "p99_ms"),
     ];
-    record.measures.extend(measures);
+    // A part that was not chosen has no rounds, void or not.
+    record.measures.extend(
+        measures
+            .into_iter()
+            .filter(|measure| measure.rounds > 0 || measure.void.is_some()),
+    );
 }
 
 /// Appends of as many writers as there are clients; with one partition, of one writer.

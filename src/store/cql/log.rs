@@ -1,6 +1,6 @@
 //! The log: one conditional update of one row for each commit.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use scylla::response::query_result::QueryResult;
 use scylla::response::{PagingState, PagingStateResponse};
 use scylla::value::{CqlValue, Row};
@@ -8,6 +8,7 @@ use taskflow_actors::ports::{Append, AppendError, Epoch, Head, LogPage, LogRow, 
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
 
+use super::seal::{seal, unseal};
 use super::session::{Failed, Statement};
 use super::{Cql, KNOWN_MAX, lock};
 
@@ -60,20 +61,6 @@ pub(super) fn stored(seq: Seq) -> i64 {
     seq.cast_signed()
 }
 
-/// Puts a checksum in front of a body.
-pub(super) fn seal(body: &[u8]) -> Vec<u8> {
-    let mut sealed = BytesMut::with_capacity(4 + body.len());
-    sealed.put_u32(crc32c::crc32c(body));
-    sealed.put_slice(body);
-    sealed.into()
-}
-
-/// The body behind its checksum; `None` if it is not what was written.
-pub(super) fn unseal(sealed: &Bytes) -> Option<Bytes> {
-    let (sum, body) = sealed.split_first_chunk::<4>()?;
-    (u32::from_be_bytes(*sum) == crc32c::crc32c(body)).then(|| sealed.slice(4..))
-}
-
 impl Failed {
     pub fn append(self) -> AppendError {
         AppendError::Unavailable(self.to_string())
@@ -105,7 +92,7 @@ pub(super) fn applied(result: QueryResult) -> Result<Applied, Failed> {
 impl Cql {
     pub(super) async fn append_now(&self, append: Append) -> Result<(), AppendError> {
         let statements = self.0.session.statements();
-        let body = seal(&append.body);
+        let body = seal(&append.body, self.0.compress);
         let bytes = i32::try_from(append.body.len()).unwrap_or(i32::MAX);
         let user = append.feed.0;
         let (last, base, id) = (stored(append.last), stored(append.base), append.append_id.cast_signed());
@@ -515,7 +502,7 @@ impl Cql {
                         stored(*base),
                         row.append_id.cast_signed(),
                         row.time,
-                        seal(&row.body),
+                        seal(&row.body, self.0.compress),
                     );
                     self.0.session.execute(&statements.archive, values)
                 });

@@ -13,6 +13,7 @@ mod accounts;
 mod log;
 mod migrate;
 mod rows;
+mod seal;
 mod session;
 
 use std::collections::{HashMap, HashSet};
@@ -54,6 +55,8 @@ pub struct Options {
     /// Requests under way at once. A request takes a few milliseconds: 512 are more than 100,000 a second, and few enough
     /// that a database that has stopped does not cost memory.
     pub requests_max: usize,
+    /// Whether large bodies are compressed. Builds of before cannot read them.
+    pub compress: bool,
     /// After this an append is unknown. Longer than the database itself tries (1 s for the order, 2 s for the write).
     pub append_timeout: Duration,
     /// After this a read has failed.
@@ -71,6 +74,7 @@ impl Default for Options {
             tls_ca: None,
             replication: 3,
             requests_max: 512,
+            compress: true,
             append_timeout: Duration::from_millis(2_500),
             read_timeout: Duration::from_secs(2),
         }
@@ -185,6 +189,7 @@ struct Inner {
     known: Mutex<HashMap<UserId, Seq>>,
     /// Places of those who read all rows of a feed.
     loads: Semaphore,
+    compress: bool,
     cluster: u64,
 }
 
@@ -208,6 +213,7 @@ impl Cql {
             unsettled: Mutex::default(),
             known: Mutex::default(),
             loads: Semaphore::new(LOADS_MAX),
+            compress: options.compress,
             cluster,
         })))
     }

@@ -8,7 +8,8 @@ use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
 use uuid::Uuid;
 
-use super::log::{seal, stored, unseal};
+use super::log::stored;
+use super::seal::{seal, unseal};
 use super::session::Failed;
 use super::{Cql, lock};
 
@@ -61,7 +62,7 @@ impl Cql {
         let mut batch = Vec::new();
         let mut bytes = 0;
         for row in rows {
-            let body = seal(&row.body);
+            let body = seal(&row.body, self.0.compress);
             let size = 64 + body.len();
             if bytes + size > BATCH_BYTES_MAX && !batch.is_empty() {
                 self.write_batch(feed, std::mem::take(&mut batch), None).await?;
