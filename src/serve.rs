@@ -735,7 +735,7 @@ impl cluster::shell::Observer for ClusterFigures {
             Report::Stale => {
                 self.0.stale.set(1.0);
                 tracing::error!(
-                    "Redis carries no messages and the database does not answer about every feed that is followed: \
+                    "messages of Redis were missed, and the database does not answer about every feed that is followed: \
                      clients are told that what they show may be old"
                 );
             }

@@ -78,6 +78,10 @@ bugs! {
     LossForgotten,
     /// A look at the memory is answered without a look at the head.
     StaleLook,
+    /// Nobody is told that the log cannot be read while no messages come through.
+    StaleUntold,
+    /// Once messages come through again nobody is told that what was lost before cannot be read.
+    BackIsTrusted,
     /// What others appended is taken in without its operation ids.
     IdsOfOthersForgotten,
 }

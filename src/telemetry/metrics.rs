@@ -329,7 +329,7 @@ metrics! {
 
     /// Whether Redis carries messages: 1 or 0. Without Redis in the settings, 0.
     bus_up: Gauge = "taskflow_bus_up";
-    /// Whether clients are told that what they show may be old, for Redis carries no messages and the database does not answer: 1 or 0.
+    /// Whether clients are told that what they show may be old, for messages of Redis were missed and the database does not answer: 1 or 0.
     stale: Gauge = "taskflow_stale";
     /// Connections made to Redis.
     bus_connects: Counter = "taskflow_bus_connects_total";

@@ -170,8 +170,10 @@ fn where_neither_redis_nor_the_database_answers_screens_are_told_that_they_may_b
             client
         })
         .collect();
-    let mut events = EventStream::open(node.address, "/api/v1/events", &[&account.bearer()]).expect("a stream");
-    events.wait_for("snapshot");
+    let stream = |headers: &[&str]| EventStream::open(node.address, "/api/v1/events", headers).expect("a stream");
+    let cursor = stream(&[&account.bearer()]).wait_for("snapshot").id.expect("a cursor");
+    // One that has nothing to read is live when it answers.
+    let mut events = stream(&[&account.bearer(), &format!("last-event-id: {cursor}")]);
     cluster.cassandra.signal(1, "-STOP");
     cluster.redis.signal(0, "-STOP");
     assert!(events.wait_for("heartbeat").data["stale_since"].is_u64());
@@ -183,8 +185,11 @@ fn where_neither_redis_nor_the_database_answers_screens_are_told_that_they_may_b
     // So does who comes meanwhile.
     let mut late = Client::open(node, Encoding::Json, &account);
     assert!(late.wait_for("heartbeat")["stale_since"].is_u64());
-    cluster.cassandra.signal(1, "-CONT");
+    // That Redis is back says nothing of what was missed.
     cluster.redis.signal(0, "-CONT");
+    node.wait_for_metric("taskflow_bus_up", |up| up == 1.0);
+    assert_eq!(node.metric("taskflow_stale"), 1.0);
+    cluster.cassandra.signal(1, "-CONT");
     for client in clients.iter_mut().chain([&mut late]) {
         assert_eq!(client.wait_for("heartbeat"), json!({}));
     }

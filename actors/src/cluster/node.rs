@@ -149,8 +149,6 @@ pub struct Node<T> {
     /// The same, by when.
     taken_order: VecDeque<(u64, (u64, u64, u32))>,
     up: bool,
-    /// When messages last came through.
-    up_at: u64,
     stale: bool,
 }
 
@@ -186,7 +184,6 @@ impl<T> Node<T> {
             taken: BTreeSet::new(),
             taken_order: VecDeque::new(),
             up: false,
-            up_at: 0,
             stale: false,
         }
     }
@@ -297,12 +294,9 @@ impl<T> Node<T> {
 
     /// Says when it is no longer known of some feed that is followed here whether it has changed, and when it is of all again.
     fn look(&mut self, now: u64, effects: &mut Vec<Effect<T>>) {
-        if self.up {
-            self.up_at = now;
-        }
-        let failing_since = self.watch.failing_since().unwrap_or(now);
-        let unknown_for = now.saturating_sub(failing_since.max(self.up_at));
-        let stale = unknown_for >= STALE_AFTER_MS;
+        let unknown_for = now.saturating_sub(self.watch.failing_since().unwrap_or(now));
+        let trusts = self.up && is_planted(Bug::BackIsTrusted) || is_planted(Bug::StaleUntold);
+        let stale = unknown_for >= STALE_AFTER_MS && !trusts;
         if stale != self.stale {
             self.stale = stale;
             effects.push(Effect::Stale(stale.then_some(unknown_for)));
@@ -513,18 +507,24 @@ mod tests {
         // The store alone is enough, and so are messages.
         ticks(&mut handle, 20_000..40_000, true);
         handle(Event::Bus(BusEvent::Up), 40_000, false);
-        ticks(&mut handle, 40_000..60_000, false);
+        ticks(&mut handle, 40_000..41_000, true);
+        ticks(&mut handle, 41_000..60_000, false);
         handle(Event::Bus(BusEvent::Down("cut".to_owned())), 60_000, false);
         ticks(&mut handle, 60_000..80_000, false);
         ticks(&mut handle, 80_000..100_000, true);
         ticks(&mut handle, 100_000..120_000, false);
+        // That messages come again does not tell what they would have told before.
         handle(Event::Bus(BusEvent::Up), 120_000, false);
-        let [(first, since), (back, None), (second, Some(_)), (120_000, None)] = told[..] else {
+        ticks(&mut handle, 120_000..140_000, false);
+        ticks(&mut handle, 140_000..145_000, true);
+        ticks(&mut handle, 145_000..240_000, false);
+        let [(first, since), (back, None), (second, Some(_)), (again, None)] = told[..] else {
             panic!("{told:?}")
         };
         assert_eq!((first, since), (65_000, Some(STALE_AFTER_MS)));
         assert!((80_000..82_000).contains(&back), "{back}");
         assert!((104_000..=106_600).contains(&second), "{second}");
+        assert!((140_000..142_000).contains(&again), "{again}");
     }
 
     /// The answers about one feed say nothing of another.

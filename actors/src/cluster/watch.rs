@@ -44,7 +44,9 @@ struct Watched {
     reading: bool,
     /// When it was asked for last.
     asked_at: u64,
-    /// Since when no read of it has succeeded: when the first that failed began.
+    /// Since when something that nobody here was told of may have been lost. While no messages come through, always.
+    doubtful_since: Option<u64>,
+    /// Since when it has been in doubt and no read of it has succeeded: when the first that failed began.
     failing_since: Option<u64>,
     /// It came into doubt while it was being read: what is read may be older than what was lost.
     again: bool,
@@ -71,6 +73,7 @@ impl Watch {
             head: None,
             reading: false,
             asked_at: now,
+            doubtful_since: (!self.up).then_some(now),
             failing_since: None,
             again: false,
         };
@@ -90,7 +93,8 @@ impl Watch {
         }
     }
 
-    /// Since when it is not known of some feed whether it has changed: the longest time of all.
+    /// Since when it is not known of some feed whether it has changed: the longest time of all. That a feed cannot be compared
+    /// while messages come through, and nothing of it may have been lost, is no reason.
     pub fn failing_since(&self) -> Option<u64> {
         self.failing.first().map(|(since, _)| *since)
     }
@@ -125,6 +129,7 @@ impl Watch {
             }
             if let Some(watched) = self.feeds.get_mut(&feed) {
                 watched.again |= watched.reading && !is_planted(Bug::DoubtForgotten);
+                watched.doubtful_since.get_or_insert(now);
             }
             self.set_due(feed, now);
         }
@@ -191,8 +196,11 @@ impl Watch {
         let failed_since = watched.failing_since;
         watched.failing_since = match found {
             Some(_) => None,
-            None => failed_since.or(Some(watched.asked_at)),
+            None => failed_since.or(watched.doubtful_since.map(|since| since.max(watched.asked_at))),
         };
+        if found.is_some() && self.up && !watched.again {
+            watched.doubtful_since = None;
+        }
         if watched.failing_since != failed_since {
             self.failing.extend(watched.failing_since.map(|since| (since, feed)));
             if let Some(since) = failed_since {

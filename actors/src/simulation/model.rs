@@ -20,6 +20,7 @@ pub const COUNTED: &[&str] = &[
     "appends that found another head",
     "answers of the store that never came",
     "requests to another node",
+    "screens told that they may be old, or that they are not",
     "requests that were repeated",
     "followers that began anew",
     "followers that had missed something",
@@ -90,6 +91,8 @@ pub struct Model {
     /// What each connection of a client sent, in order; and what was sent more than once.
     sent: BTreeMap<(usize, u32), Vec<OperationId>>,
     sent_again: BTreeSet<OperationId>,
+    /// The highest `seq` of each feed that a client was told of as accepted.
+    confirmed: BTreeMap<UserId, Seq>,
     /// What is wrong.
     pub violations: Vec<String>,
     /// What was counted.
@@ -221,6 +224,8 @@ impl Model {
                 if matches!(pending.operation.command, Command::Undo(_)) {
                     self.counts.count("changes that were undone");
                 }
+                let confirmed = self.confirmed.entry(feed).or_default();
+                *confirmed = accepted.seq.max(*confirmed);
                 let entry = self
                     .entry(feed, accepted.seq)
                     .map(|entry| (entry.operation, entry.refused));
@@ -261,6 +266,11 @@ impl Model {
     /// An entry of the log.
     pub fn entry(&self, feed: UserId, seq: Seq) -> Option<&Entry> {
         self.logs.get(&feed)?.get(usize::try_from(seq).ok()?.checked_sub(1)?)
+    }
+
+    /// How far somebody has been told that the log is.
+    pub fn confirmed(&self, feed: UserId) -> Seq {
+        self.confirmed.get(&feed).copied().unwrap_or(0)
     }
 
     /// How long the log is.

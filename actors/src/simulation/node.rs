@@ -83,6 +83,8 @@ pub struct Served {
     pub waits: bool,
     /// Since when there is something that it was not sent.
     pub behind_since: Option<Time>,
+    /// Since when it lacks what somebody was told is done.
+    pub lacks_since: Option<Time>,
 }
 
 /// See the module.
@@ -112,6 +114,10 @@ pub struct SimNode {
     pub link: Link,
     /// The node knows that it has no connection.
     pub is_told_down: bool,
+    /// What it told its clients last: that what they show may be old.
+    pub says_stale: bool,
+    /// When it said so, or that they are not.
+    pub said_stale_at: Time,
     /// The store hears it.
     pub has_store: bool,
     /// It ends at its next append, and starts again after so long.

@@ -43,6 +43,10 @@ const CALM_LOSSY: Time = 75 * SECOND;
 /// that failed is repeated after one and a half.
 const STALE: Time = 5 * SECOND;
 
+/// How long a screen may be behind without a word, whatever is wrong: that messages do not come through is noticed within 2.5
+/// seconds, and that the log cannot be read either is said five seconds later.
+const SILENT: Time = 10 * SECOND;
+
 /// How long an operation may wait for an answer of some kind: the patience with a silent store begins anew when it has said
 /// something, and here it is silent for longer than that once.
 const ANSWER: Time = 2 * lines::DEADLINE_MS * MS;
@@ -307,6 +311,8 @@ impl World {
                 beat: Bytes::new(),
                 link: Link::Up,
                 is_told_down: false,
+                says_stale: false,
+                said_stale_at: 0,
                 has_store: true,
                 ends_at_append: None,
                 overflow: 0,
@@ -696,6 +702,7 @@ impl World {
         there.node = Node::new(member, first);
         there.beat = beat;
         there.is_told_down = true;
+        there.says_stale = false;
         let life = there.life;
         self.later(0, Event::Node(node, life, ToNode::Tick));
         self.later(self.now % MS, Event::Node(node, life, ToNode::Beat));
@@ -1038,7 +1045,14 @@ impl World {
             }
             Told::Report(Report::Clash(what)) => self.model.fail(what),
             Told::Report(Report::Garbled) => self.model.fail("a message was not understood".to_owned()),
-            Told::Report(_) | Told::Placed(_) | Told::Stale(_) => {}
+            Told::Stale(since) => {
+                self.nodes[index].says_stale = since.is_some();
+                self.nodes[index].said_stale_at = self.now;
+                self.model
+                    .counts
+                    .count("screens told that they may be old, or that they are not");
+            }
+            Told::Report(_) | Told::Placed(_) => {}
         }
     }
 
@@ -1249,6 +1263,7 @@ impl World {
             is_reading: true,
             waits: false,
             behind_since: None,
+            lacks_since: None,
         };
         self.nodes[index].served.insert(client, served);
         if is_first {
@@ -1445,7 +1460,7 @@ impl World {
         }
     }
 
-    /// No screen is behind for long while nothing is wrong.
+    /// No screen is behind for long while nothing is wrong, and none without a word whatever is.
     fn check_screens(&mut self, index: usize) {
         let is_wrong = |node: &SimNode| {
             node.is_up
@@ -1461,6 +1476,11 @@ impl World {
         }
         let (now, whole_since) = (self.now, self.whole_since);
         let stood_still = self.nodes[index].paused_until;
+        let (says_stale, said_stale_at) = (self.nodes[index].says_stale, self.nodes[index].said_stale_at);
+        if says_stale && now - whole_since > STALE {
+            let what = format!("node {index} says that screens may be old, and nothing has been wrong for a while");
+            return self.model.fail(what);
+        }
         let served = &self.nodes[index].served;
         let waits = |token: &Token| served.get(&token.0).is_some_and(|served| served.number == token.1);
         let longest = self
@@ -1477,12 +1497,26 @@ impl World {
         for (client, served) in &mut self.nodes[index].served {
             if served.at.position() >= self.model.head(served.feed) {
                 served.behind_since = None;
+                served.lacks_since = None;
                 continue;
             }
-            let since = (*served.behind_since.get_or_insert(now)).max(whole_since);
-            if self.tells && now - since > STALE {
-                let (at, head) = (served.at.position(), self.model.head(served.feed));
+            let behind_since = *served.behind_since.get_or_insert(now);
+            let (at, head) = (served.at.position(), self.model.head(served.feed));
+            if self.tells && now - behind_since.max(whole_since) > STALE {
                 let what = format!("client {client} is shown {at} of {head}, and nothing has been wrong for a while");
+                return self.model.fail(what);
+            }
+            // What nobody has been told of, nobody misses.
+            let confirmed = self.model.confirmed(served.feed);
+            if at >= confirmed {
+                served.lacks_since = None;
+                continue;
+            }
+            let lacks_since = (*served.lacks_since.get_or_insert(now))
+                .max(stood_still)
+                .max(said_stale_at);
+            if self.tells && !says_stale && now.saturating_sub(lacks_since) > SILENT {
+                let what = format!("client {client} is shown {at} of {confirmed}, and nobody says that it may be old");
                 return self.model.fail(what);
             }
         }
