@@ -41,6 +41,8 @@ struct Bare {
     session: Session,
     birth: PreparedStatement,
     append: PreparedStatement,
+    /// The partitions of its writers, and how far each is: as old as the feeds that it is measured beside.
+    partitions: Vec<(Uuid, Cell<i64>)>,
 }
 
 impl Bare {
@@ -63,7 +65,12 @@ impl Bare {
         let append = session
             .prepare(format!("UPDATE feed_log SET head = ?, {set} ? AND epoch = 1"))
             .await?;
-        Ok(Self { session, birth, append })
+        Ok(Self {
+            session,
+            birth,
+            append,
+            partitions: (0..CLIENTS).map(|_| (Uuid::new_v4(), Cell::new(0))).collect(),
+        })
     }
 
     /// One append after `base`.
@@ -91,7 +98,7 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
     record.about = format!(
         "Two nodes and one client on one machine, over one Cassandra (commitlog_sync: batch, data in memory) and one Redis, all on loopback; each node with one thread for sockets and one for feeds. \
          Throughput: {CLIENTS} clients, half on each node, one change of a task under way each, beside as many \
-         writers of the bare conditional update that an append is, {BODY_BYTES} bytes each, in {TURNS} turns of {turn} s each a round, one after the other. Latency: {CHANGES_A_SECOND} \
+         writers of the bare conditional update that an append is, {BODY_BYTES} bytes each, on partitions that grow all the time as the feeds do, in {TURNS} turns of {turn} s each a round, one after the other. Latency: {CHANGES_A_SECOND} \
          changes a second over {FEEDS} feeds by way of one node, seen at the other, open loop, every time from when the change \
          was due; beside it the bare updates at the same rate on as many partitions. Kill: one node ends by SIGKILL, and one \
          operation for each of {FEEDS} feeds is sent to the other at once."
@@ -269,13 +276,13 @@ async fn bare_throughput(bare: &Rc<Bare>, partitions: usize, seconds: u64) -> Re
     let done = Rc::new(Cell::new(0));
     let end = clock::now_ns() + seconds * 1_000_000_000;
     let writers: Vec<_> = (0..partitions)
-        .map(|_| {
+        .map(|number| {
             let (bare, done) = (bare.clone(), done.clone());
             tokio::task::spawn_local(async move {
-                let (user, mut base) = (Uuid::new_v4(), 0);
+                let (user, base) = &bare.partitions[number];
                 while clock::now_ns() < end {
-                    bare.append(user, base).await?;
-                    base += 1;
+                    bare.append(*user, base.get()).await?;
+                    base.set(base.get() + 1);
                     done.set(done.get() + u64::from(clock::now_ns() < end));
                 }
                 anyhow::Ok(())
