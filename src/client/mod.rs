@@ -71,8 +71,9 @@ pub enum ClientCommand {
 /// Where the client keeps what it knows.
 #[derive(Clone, Debug, Args)]
 pub struct Place {
-    /// Folder for the sign-in and the copy of your tasks; use two to be two users. [default: ~/.config/taskflow]
-    #[arg(long, env = "TASKFLOW_PROFILE", value_name = "DIR", hide_env_values = true)]
+    /// Where the sign-in and the copy of your tasks are; use two to be two users. A word is kept under
+    /// ~/.config/taskflow/profiles, what has a / in it is a folder. [default: ~/.config/taskflow]
+    #[arg(long, env = "TASKFLOW_PROFILE", value_name = "NAME|DIR", hide_env_values = true)]
     pub profile: Option<PathBuf>,
 }
 

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -68,13 +68,18 @@ enum Line {
 }
 
 impl Profile {
-    /// The folder that was asked for, or `$XDG_CONFIG_HOME/taskflow`, or `~/.config/taskflow`.
-    pub fn open(folder: Option<PathBuf>) -> anyhow::Result<Self> {
-        let folder = match folder {
-            Some(folder) => folder,
-            None => default_folder().context(
+    /// The folder that was asked for, or `$XDG_CONFIG_HOME/taskflow`, or `~/.config/taskflow`. A word leads to a folder
+    /// inside of that: tokens are not left where somebody happens to stand.
+    pub fn open(asked: Option<PathBuf>) -> anyhow::Result<Self> {
+        let home = || {
+            default_folder().context(
                 "There is no home folder to keep the sign-in in. Set HOME or XDG_CONFIG_HOME, or name a folder with --profile.",
-            )?,
+            )
+        };
+        let folder = match asked {
+            None => home()?,
+            Some(word) if is_word(&word) => home()?.join("profiles").join(word),
+            Some(folder) => folder,
         };
         make_private_folder(&folder.join("pending"))?;
         Ok(Self { folder })
@@ -363,6 +368,12 @@ impl Drop for Journal {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Neither empty, nor `.` or `..`, nor with a separator anywhere.
+fn is_word(path: &Path) -> bool {
+    let text = path.as_os_str().as_encoded_bytes();
+    !text.contains(&b'/') && matches!(path.components().collect::<Vec<_>>()[..], [Component::Normal(_)])
 }
 
 fn default_folder() -> Option<PathBuf> {

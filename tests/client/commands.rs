@@ -356,6 +356,30 @@ fn only_the_owner_can_read_the_profile() {
 }
 
 #[test]
+fn a_profile_that_is_a_word_is_kept_at_home_and_one_with_a_slash_is_a_folder() {
+    let fake = Fake::start();
+    let person = Person::registered(&fake);
+    let (home, here) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    for (profile, folder) in [
+        ("other", home.path().join("taskflow/profiles/other")),
+        ("./other", here.path().join("other")),
+        ("other/", here.path().join("other")),
+    ] {
+        let output = person
+            .command(&["whoami"])
+            .env("TASKFLOW_PROFILE", profile)
+            .env("XDG_CONFIG_HOME", home.path())
+            .current_dir(here.path())
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{profile}: nobody is signed in there");
+        assert!(folder.join("pending").is_dir(), "{profile}");
+        let is_alone = std::fs::read_dir(here.path()).unwrap().count() == usize::from(folder.starts_with(here.path()));
+        assert!(is_alone, "{profile}");
+    }
+}
+
+#[test]
 fn escape_sequences_in_titles_do_not_reach_the_terminal() {
     let fake = Fake::start();
     let person = Person::registered(&fake);
