@@ -10,6 +10,7 @@ use actix_web::http::header;
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::stream;
+use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 use taskflow_actors::cursor::Cursor;
 use taskflow_actors::domain::Entry;
@@ -38,8 +39,9 @@ const SNAPSHOT_PATH: &str = "/api/v1/snapshot";
 /// gone is noticed only by writing to it.
 const COMMENT_MS: u64 = 15_000;
 
-/// Milliseconds after which a long-poll reads the log unasked while nobody can find out whether feeds have changed.
-const LOOK_AGAIN_MS: u64 = 2_000;
+/// Milliseconds within which a long-poll reads the log unasked while nobody can find out whether feeds have changed. Each at a
+/// moment of its own: ten thousand that wait must not all ask a database that hardly answers at once.
+const LOOK_WITHIN_MS: u64 = 10_000;
 
 /// What a client waits before it connects again, at least, and the time over which all of them spread, in milliseconds.
 const RECONNECT_MS: (u32, u32) = (500, 5_000);
@@ -126,18 +128,23 @@ async fn long_poll(
             }
             Read::Entries(..) => {}
         }
-        let is_stale = stale.borrow_and_update().is_some();
         tokio::select! {
             () = changed => {}
             () = ended => {}
             // Nothing comes by itself: what the log says counts, and that it says nothing is an error.
-            _ = stale.changed() => {}
-            () = tokio::time::sleep(Duration::from_millis(LOOK_AGAIN_MS)), if is_stale => {}
+            () = a_while_in_doubt(&mut stale) => {}
             () = &mut over => last = true,
             // The last word before the server goes: what there is now.
             _ = closing.wait_for(|closing| *closing) => last = true,
         }
     }
+}
+
+async fn a_while_in_doubt(stale: &mut watch::Receiver<Option<Instant>>) {
+    // An error means that the server ends.
+    drop(stale.wait_for(Option::is_some).await);
+    let wait_ms = rand::rng().random_range(0..LOOK_WITHIN_MS);
+    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
 }
 
 fn reset_to_snapshot(api: &Api, feed: UserId, reason: ResetReason, head: Seq) -> Changes {

@@ -5,6 +5,7 @@
 
 use bytes::{BufMut as _, Bytes};
 use lz4_flex::block;
+use taskflow_protocol::limits::COMMIT_BYTES_MAX;
 
 /// Bytes from which on a body is compressed: below, one less does not matter.
 const PACK_BYTES: usize = 1024;
@@ -13,9 +14,10 @@ const PACK_BYTES: usize = 1024;
 /// itself is compressed whatever its size.
 const PACKED: u8 = 0xc1;
 
-/// Bytes that a compressed body may have: more than the largest commit and the largest row. What says that it has more is
-/// damaged.
+/// Bytes that a compressed body may have: more than the largest commit, and so than the largest row. What says that it has
+/// more is damaged.
 const UNPACKED_BYTES_MAX: usize = 16 * 1024 * 1024;
+const _: () = assert!(COMMIT_BYTES_MAX <= UNPACKED_BYTES_MAX, "what is written can be read");
 
 /// A body as it is stored.
 pub(super) fn seal(body: &[u8], compress: bool) -> Vec<u8> {
