@@ -72,6 +72,6 @@ fn left_out(key: &RowKey) -> Option<LeftOut> {
         RowKind::Task => Some(LeftOut::Task(TaskId(id))),
         RowKind::Label => Some(LeftOut::Label(LabelId(id))),
         // There is no feed without them.
-        RowKind::Settings => None,
+        RowKind::Settings | RowKind::Activity => None,
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
 
+use crate::domain::Quarter;
 use crate::ports::{
     Account, AccountError, Accounts, Append, AppendError, BoxFuture, Head, Loaded, LogPage, LogRow, ReadError,
     Retention, RowKey, SignIn, Store, StoredRow,
@@ -133,13 +134,23 @@ impl Store for MemoryStore {
             return ready(Ok(None));
         };
         let wanted = |row: &&LogRow| row.last > head.rows_upto || row.time >= ids_since;
-        let log = stored.log.values().skip_while(|row| !wanted(row)).cloned().collect();
+        let log: Vec<_> = stored.log.values().skip_while(|row| !wanted(row)).cloned().collect();
+        let since = log.first().map(|row| Quarter::of(row.time));
+        let is_needed = |row: &&StoredRow| {
+            Quarter::of_key(row.key).is_none_or(|quarter| since.is_some_and(|since| quarter >= since))
+        };
         ready(Ok(Some(Loaded {
             unreadable: Vec::new(),
             head,
-            rows: stored.rows.values().cloned().collect(),
+            rows: stored.rows.values().filter(is_needed).cloned().collect(),
             log,
         })))
+    }
+
+    fn activity(&self, feed: UserId, from: Quarter, to: Quarter) -> BoxFuture<Result<Vec<StoredRow>, ReadError>> {
+        let feeds = self.feeds();
+        let rows = feeds.get(&feed).map(|stored| stored.rows.range(from.key()..=to.key()));
+        ready(Ok(rows.into_iter().flatten().map(|(_, row)| row.clone()).collect()))
     }
 
     fn write_rows(&self, feed: UserId, rows: Vec<StoredRow>, upto: Seq) -> BoxFuture<Result<(), AppendError>> {

@@ -84,6 +84,8 @@ bugs! {
     BackIsTrusted,
     /// What others appended is taken in without its operation ids.
     IdsOfOthersForgotten,
+    /// What was done is counted again when it is replayed.
+    CountedTwice,
 }
 
 #[cfg(feature = "simulation")]

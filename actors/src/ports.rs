@@ -10,7 +10,7 @@ use taskflow_protocol::UserId;
 use taskflow_protocol::message::OperationResult;
 use taskflow_protocol::values::{Seq, UnixMs};
 
-use crate::domain::Entry;
+use crate::domain::{Entry, Quarter};
 
 /// A boxed future, so that ports can be trait objects.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
@@ -113,6 +113,9 @@ pub enum RowKind {
     Task = 3,
     /// A label.
     Label = 4,
+    /// What was done in one quarter of an hour ([`crate::domain::Activity`]). There is no end of these, so they are kept
+    /// apart: [`Store::activity`].
+    Activity = 5,
 }
 
 /// The key of a row within its feed.
@@ -149,7 +152,7 @@ pub struct Unreadable {
 pub struct Loaded {
     /// The head at the moment of the read.
     pub head: Head,
-    /// All rows that can be read.
+    /// All rows that can be read; of the activity, only the quarters of the commits in `log`.
     pub rows: Vec<StoredRow>,
     /// All others. Nothing writes over them.
     pub unreadable: Vec<Unreadable>,
@@ -182,7 +185,8 @@ pub struct Retention {
 ///   there and will not come. After `Unavailable` the store answers the next read of that feed only when it knows again.
 /// - *Reads* see every append that was answered `Ok` before the read began, and show no commit that a crash could lose.
 /// - *Rows* are idempotent: for each key the highest `seq` wins. `rows_upto` never goes down and is stored together with
-///   the rows; a crash may lose the latest writes of rows, but then `rows_upto` with them.
+///   the rows; a crash may lose the latest writes of rows, but then `rows_upto` with them. The activity may be further
+///   than `rows_upto`, never less far.
 /// - *Damage* is found and reported with the name of the file or table; nothing that was acknowledged is silently absent.
 ///   A row that is damaged alone is named by the load, which succeeds; a row that is missing makes it fail.
 /// - *Trim* never cuts above `rows_upto`, never a commit at or after `keep_since`, and moves `first`.
@@ -205,6 +209,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Everything of a feed, for memory or for a snapshot; commits since `ids_since` come along for their operation ids.
     fn load(&self, feed: UserId, ids_since: UnixMs) -> BoxFuture<Result<Option<Loaded>, ReadError>>;
+
+    /// What was done from the one quarter to the other, both included, in order.
+    fn activity(&self, feed: UserId, from: Quarter, to: Quarter) -> BoxFuture<Result<Vec<StoredRow>, ReadError>>;
 
     /// Writes rows, and moves `rows_upto` to `upto`.
     fn write_rows(&self, feed: UserId, rows: Vec<StoredRow>, upto: Seq) -> BoxFuture<Result<(), AppendError>>;

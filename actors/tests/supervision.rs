@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 
 use actix_rt::{Arbiter, System};
-use taskflow_actors::domain::State;
+use taskflow_actors::domain::{Quarter, State};
 use taskflow_actors::feed::Writers;
 use taskflow_actors::memory::MemoryStore;
 use taskflow_actors::ports::{
@@ -99,6 +99,9 @@ impl Store for Gated {
     }
     fn load(&self, feed: UserId, ids_since: UnixMs) -> BoxFuture<Result<Option<Loaded>, ReadError>> {
         self.store.load(feed, ids_since)
+    }
+    fn activity(&self, feed: UserId, from: Quarter, to: Quarter) -> BoxFuture<Result<Vec<StoredRow>, ReadError>> {
+        self.store.activity(feed, from, to)
     }
     fn write_rows(&self, feed: UserId, rows: Vec<StoredRow>, upto: Seq) -> BoxFuture<Result<(), AppendError>> {
         self.store.write_rows(feed, rows, upto)

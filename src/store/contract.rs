@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
     Account, AccountError, Accounts, Append, AppendError, Epoch, Head, LogRow, Retention, RowKey, RowKind, SignIn,
     Store, StoredRow,
@@ -50,6 +51,11 @@ macro_rules! store_contract {
             rows_upto_never_goes_down
             rows_of_a_feed_that_is_not_there_are_refused
             rows_and_rows_upto_survive_a_restart_together
+            activity_is_found_by_quarters
+            of_a_quarter_the_highest_seq_wins
+            a_load_brings_the_activity_of_the_commits_it_brings
+            activity_survives_a_restart_with_rows_upto
+            activity_of_two_feeds_is_apart
             a_load_brings_the_commits_that_the_rows_lack
             a_load_brings_the_commits_since_a_time
             a_reader_never_sees_a_hole_while_the_feed_is_written
@@ -456,6 +462,125 @@ pub async fn rows_and_rows_upto_survive_a_restart_together(bench: &mut impl Benc
         expected.extend(seq.map(|seq| row(number, seq)));
     }
     assert_eq!(rows, expected);
+}
+
+/// What was done in a quarter, as of this entry.
+fn counted(quarter: Quarter, seq: Seq) -> StoredRow {
+    StoredRow {
+        key: quarter.key(),
+        seq,
+        body: Bytes::from(format!("{quarter:?} at {seq}")),
+    }
+}
+
+/// The first quarter of this month after the beginning of 1970.
+fn month(number: i64) -> Quarter {
+    const DAYS: [i64; 4] = [0, 31, 59, 90];
+    let days = DAYS[usize::try_from(number).expect("one of the first months")];
+    Quarter::of(days * 24 * 3_600_000)
+}
+
+async fn activity(store: &Arc<dyn Store>, feed: UserId, from: Quarter, to: Quarter) -> Vec<StoredRow> {
+    store.activity(feed, from, to).await.expect("the activity")
+}
+
+pub async fn activity_is_found_by_quarters(bench: &mut impl Bench) {
+    let store = bench.store();
+    grow(&store, feed(1), 0, 9).await;
+    // The last of a month and the first of the next, and some with a month between them.
+    let quarters = [Quarter(1), Quarter(3), Quarter(month(1).0 - 1), month(1), month(3)];
+    let rows: Vec<_> = quarters
+        .iter()
+        .zip(2..)
+        .map(|(quarter, seq)| counted(*quarter, seq))
+        .collect();
+    let mut shuffled = rows.clone();
+    shuffled.reverse();
+    assert_eq!(store.write_rows(feed(1), shuffled, 9).await, Ok(()));
+    for from in 0..quarters.len() {
+        for to in from..quarters.len() {
+            let found = activity(&store, feed(1), quarters[from], quarters[to]).await;
+            assert_eq!(found, rows[from..=to], "from {from} to {to}");
+        }
+    }
+    assert_eq!(activity(&store, feed(1), Quarter(4), Quarter(9)).await, Vec::new());
+    assert_eq!(activity(&store, feed(1), Quarter(3), Quarter(1)).await, Vec::new());
+    assert_eq!(activity(&store, feed(2), Quarter(0), month(3)).await, Vec::new());
+}
+
+pub async fn of_a_quarter_the_highest_seq_wins(bench: &mut impl Bench) {
+    let store = bench.store();
+    grow(&store, feed(1), 0, 9).await;
+    for seq in [5, 3, 9, 4, 9, 8] {
+        assert_eq!(
+            store.write_rows(feed(1), vec![counted(Quarter(7), seq)], 9).await,
+            Ok(())
+        );
+    }
+    assert_eq!(
+        activity(&store, feed(1), Quarter(7), Quarter(7)).await,
+        [counted(Quarter(7), 9)]
+    );
+}
+
+pub async fn a_load_brings_the_activity_of_the_commits_it_brings(bench: &mut impl Bench) {
+    const HOUR: UnixMs = 3_600_000;
+    let store = bench.store();
+    let at = |base: Seq| Append {
+        time: HOUR * base.cast_signed(),
+        ..commit(feed(1), base)
+    };
+    for base in 0..6 {
+        assert_eq!(store.append(at(base)).await, Ok(()));
+    }
+    let quarter = |hour: u32| Quarter(4 * hour);
+    let mut rows = vec![row(1, 3), row(2, 4)];
+    rows.extend((0..4).map(|hour| counted(quarter(hour), Seq::from(hour) + 1)));
+    assert_eq!(store.write_rows(feed(1), rows.clone(), 4).await, Ok(()));
+    // Commits 5 and 6 are in no row yet; the others come for their ids.
+    for (since, first_hour) in [(UnixMs::MAX, 4), (3 * HOUR, 3), (2 * HOUR, 2), (0, 0)] {
+        let loaded = store.load(feed(1), since).await.expect("a load").expect("the feed");
+        let mut expected = rows[..2].to_vec();
+        expected.extend_from_slice(&rows[2 + first_hour..]);
+        assert_eq!(loaded.rows, expected, "since {since}");
+        assert_eq!(loaded.unreadable, Vec::new());
+    }
+    assert_eq!(store.write_rows(feed(1), vec![counted(quarter(5), 6)], 6).await, Ok(()));
+    assert_eq!(
+        stored_rows(&store, feed(1)).await,
+        (6, rows[..2].to_vec()),
+        "none is needed"
+    );
+}
+
+pub async fn activity_survives_a_restart_with_rows_upto(bench: &mut impl Bench) {
+    let store = bench.store();
+    grow(&store, feed(1), 0, 20).await;
+    for upto in 1..=20 {
+        let rows = vec![row(1, upto), counted(Quarter(7), upto)];
+        assert_eq!(store.write_rows(feed(1), rows, upto).await, Ok(()));
+    }
+    drop(store);
+    bench.reopen();
+    let store = bench.store();
+    let (rows_upto, _) = stored_rows(&store, feed(1)).await;
+    let found = activity(&store, feed(1), Quarter(7), Quarter(7)).await;
+    let seq = found.first().map_or(0, |row| row.seq);
+    assert!((rows_upto..=20).contains(&seq), "at {seq}, the rows at {rows_upto}");
+}
+
+pub async fn activity_of_two_feeds_is_apart(bench: &mut impl Bench) {
+    let store = bench.store();
+    for number in [1, 2] {
+        grow(&store, feed(number), 0, 3).await;
+        let rows = vec![counted(Quarter(8), number as Seq), row(1, 3)];
+        assert_eq!(store.write_rows(feed(number), rows, 3).await, Ok(()));
+    }
+    for number in [1, 2] {
+        let found = activity(&store, feed(number), Quarter(0), month(1)).await;
+        assert_eq!(found, [counted(Quarter(8), number as Seq)]);
+        assert_eq!(stored_rows(&store, feed(number)).await, (3, vec![row(1, 3)]));
+    }
 }
 
 pub async fn a_load_brings_the_commits_that_the_rows_lack(bench: &mut impl Bench) {

@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use contract::Bench;
 use services::Cassandra;
 use taskflow::store::cql::{Cql, Options, migrate};
+use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
     Account, AccountError, Accounts, Append, AppendError, BoxFuture, Head, Loaded, LogPage, ReadError, Retention,
     SignIn, Store, StoredRow,
@@ -96,6 +97,9 @@ impl Store for Salted {
     }
     fn load(&self, feed: UserId, ids_since: UnixMs) -> BoxFuture<Result<Option<Loaded>, ReadError>> {
         self.cql.load(self.user(feed), ids_since)
+    }
+    fn activity(&self, feed: UserId, from: Quarter, to: Quarter) -> BoxFuture<Result<Vec<StoredRow>, ReadError>> {
+        self.cql.activity(self.user(feed), from, to)
     }
     fn write_rows(&self, feed: UserId, rows: Vec<StoredRow>, upto: Seq) -> BoxFuture<Result<(), AppendError>> {
         self.cql.write_rows(self.user(feed), rows, upto)

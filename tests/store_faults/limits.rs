@@ -228,12 +228,12 @@ fn a_newer_format_and_a_foreign_database_are_refused() {
         let database = rusqlite::Connection::open(folder.path().join(DATABASE)).unwrap();
         database.execute_batch(&format!("PRAGMA {pragma}")).unwrap();
     };
-    set("user_version=2");
+    set("user_version=3");
     match embedded::open(folder.path(), busy(), Arc::new(())).err() {
-        Some(OpenError::Newer { found: 2, known: 1, .. }) => {}
+        Some(OpenError::Newer { found: 3, known: 2, .. }) => {}
         other => panic!("{other:?}"),
     }
-    set("user_version=1");
+    set("user_version=2");
     set("application_id=1");
     match embedded::open(folder.path(), busy(), Arc::new(())).err() {
         Some(OpenError::Damaged { what, .. }) => {
@@ -241,6 +241,26 @@ fn a_newer_format_and_a_foreign_database_are_refused() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_store_of_the_format_before_is_brought_to_the_present_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = embedded::open(folder.path(), busy(), Arc::new(())).unwrap();
+    assert_eq!(store.append(commit(0, 0)).await, Ok(()));
+    store.shutdown();
+    let format = |set: Option<i64>| -> i64 {
+        let database = rusqlite::Connection::open(folder.path().join(DATABASE)).unwrap();
+        if let Some(format) = set {
+            database.pragma_update(None, "user_version", format).unwrap();
+        }
+        database.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(format(Some(1)), 1);
+    let store = embedded::open(folder.path(), busy(), Arc::new(())).unwrap();
+    assert_eq!(store.head(feed(0)).await.unwrap().unwrap().seq, 1);
+    store.shutdown();
+    assert_eq!(format(None), 2);
 }
 
 #[test]

@@ -17,10 +17,12 @@
 //! | order of rows | `judge/place.rs`, `rank.rs` |
 //! | undo | `judge/undo.rs` |
 //! | how many rows a feed may hold | `judge/overlay.rs` |
+//! | what is counted for the charts | `activity.rs` |
 //!
 //! Architecture invariant: commands are judged as wire types and never stored; rows, entries and changes are types of
 //! this module with a stored form of their own. An entry holds results: applying it needs no rule, clock or zone.
 
+mod activity;
 mod birth;
 pub mod codec;
 pub mod due;
@@ -31,6 +33,7 @@ pub mod rank;
 mod row;
 mod state;
 
+pub use activity::{Activity, Quarter};
 pub use birth::birth;
 pub use codec::{CodecError, operation_hash};
 pub use entry::{Change, Entry, LabelSet, ListSet, TaskPut, TaskSet};

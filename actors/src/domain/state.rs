@@ -8,9 +8,11 @@ use taskflow_protocol::values::{Seq, UnixMs};
 use taskflow_protocol::{LabelId, ListId, TaskId, UserId};
 use uuid::Uuid;
 
+use super::activity::{Activity, Quarter};
 use super::codec::{self, CodecError};
 use super::entry::{Change, Entry};
 use super::row::{Label, List, Settings, Stamp, Task};
+use crate::planted::{Bug, is_planted};
 use crate::ports::{RowKey, RowKind, StoredRow};
 
 /// How many rows there are.
@@ -168,6 +170,8 @@ pub struct State {
     seq: Seq,
     settings: Settings,
     rows: Rows,
+    /// Of the latest quarters: see [`Self::forget_activity`].
+    activity: BTreeMap<Quarter, Activity>,
     left_out: BTreeSet<RowKey>,
 }
 
@@ -179,6 +183,7 @@ impl State {
             seq: 0,
             settings: Settings::default(),
             rows: Rows::default(),
+            activity: BTreeMap::new(),
             left_out: BTreeSet::new(),
         }
     }
@@ -282,7 +287,35 @@ impl State {
         for change in &entry.changes {
             self.apply_change(change, entry);
         }
+        if let Some(done) = Activity::of(entry) {
+            self.count(&done);
+        }
         self.seq = self.seq.max(entry.seq);
+    }
+
+    fn count(&mut self, done: &Activity) {
+        if self.left_out.contains(&done.quarter.key()) {
+            return;
+        }
+        let counted = self.activity.entry(done.quarter).or_insert_with(|| Activity {
+            quarter: done.quarter,
+            ..Activity::default()
+        });
+        if counted.version < done.version || is_planted(Bug::CountedTwice) {
+            counted.add(done);
+        }
+    }
+
+    /// What was done in a quarter, as far as it is in memory.
+    pub fn activity(&self, quarter: Quarter) -> Option<&Activity> {
+        self.activity.get(&quarter)
+    }
+
+    /// Forgets what is stored, but for the last quarter: more may be counted there.
+    pub fn forget_activity(&mut self, is_stored: impl Fn(RowKey) -> bool) {
+        let last = self.activity.last_key_value().map(|(quarter, _)| *quarter);
+        self.activity
+            .retain(|quarter, _| Some(*quarter) == last || !is_stored(quarter.key()));
     }
 
     fn apply_change(&mut self, change: &Change, entry: &Entry) {
@@ -355,7 +388,9 @@ impl State {
     /// The rows that an entry changes.
     pub fn touched<'e>(&self, entry: &'e Entry) -> impl Iterator<Item = RowKey> + use<'e> {
         let user = self.user;
-        entry.changes.iter().map(move |change| key_of(user, change))
+        let counted = Activity::of(entry).map(|done| done.quarter.key());
+        let changed = entry.changes.iter().map(move |change| key_of(user, change));
+        changed.chain(counted)
     }
 
     /// Rows that exist, but could not be read when the feed was loaded. No operation may name them.
@@ -378,6 +413,7 @@ impl State {
             RowKind::List => self.list(ListId(id)).map(|row| row.version),
             RowKind::Task => self.task(TaskId(id)).map(|row| row.version),
             RowKind::Label => self.label(LabelId(id)).map(|row| row.version),
+            RowKind::Activity => self.activity(Quarter::of_key(key)?).map(|row| row.version),
         }
     }
 
@@ -397,6 +433,10 @@ impl State {
             RowKind::Label => {
                 let row = self.label(LabelId(id))?;
                 (row.version, codec::encode_row(&**row))
+            }
+            RowKind::Activity => {
+                let row = self.activity(Quarter::of_key(key)?)?;
+                (row.version, codec::encode_row(row))
             }
         };
         Some(StoredRow {
@@ -436,6 +476,11 @@ impl State {
                 let row: Label = codec::decode_row(&stored.body)?;
                 check(row.id.0, row.version)?;
                 self.rows.put_label(Arc::new(row));
+            }
+            RowKind::Activity => {
+                let row: Activity = codec::decode_row(&stored.body)?;
+                check(Uuid::from_bytes(row.quarter.key().id), row.version)?;
+                self.activity.insert(row.quarter, row);
             }
         }
         Ok(())

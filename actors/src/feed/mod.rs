@@ -1149,6 +1149,8 @@ impl Feed {
                 if let Some(head) = &mut self.head {
                     head.rows_upto = head.rows_upto.max(upto);
                 }
+                let dirty = &self.dirty;
+                self.state.forget_activity(|key| !dirty.contains(&key));
                 if self.flush_due {
                     self.set_flush_timer(effects);
                 }

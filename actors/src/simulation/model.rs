@@ -9,8 +9,9 @@ use taskflow_protocol::{OperationId, UserId};
 
 use super::client::Pending;
 use super::store::SimStore;
-use crate::domain::{Draft, Entry, State};
+use crate::domain::{Activity, Draft, Entry, State};
 use crate::feed::{decode_row, rebuild};
+use crate::ports::{RowKey, StoredRow};
 
 /// What may be counted: each must happen in a run of a thousand schedules, or the run shows nothing about it.
 pub const COUNTED: &[&str] = &[
@@ -49,6 +50,8 @@ pub const COUNTED: &[&str] = &[
     "fault: connection lost",
     "fault: client forgets",
     "node knows that messages do not come through",
+    "rows of which only the first were written",
+    "activity that was recounted",
 ];
 
 /// How often each of [`COUNTED`] happened.
@@ -340,6 +343,42 @@ impl Model {
                     self.violated(format!("{feed}: rows and replay are not what the log says"));
                 }
             }
+        }
+        self.check_activity(feed, loaded.head.rows_upto, store);
+    }
+
+    /// What is counted is what a recount of the log comes to, and counted is at least what the rows say.
+    fn check_activity(&mut self, feed: UserId, rows_upto: Seq, store: &SimStore) {
+        let stored: BTreeMap<RowKey, StoredRow> = store.activity(feed).into_iter().map(|row| (row.key, row)).collect();
+        let mut recount = State::new(feed);
+        let mut last = BTreeMap::new();
+        for entry in self.logs.get(&feed).into_iter().flatten() {
+            let Some(key) = Activity::of(entry).map(|done| done.quarter.key()) else {
+                continue;
+            };
+            let counted_upto = stored.get(&key).map_or(0, |row| row.seq);
+            if entry.seq <= counted_upto {
+                recount.apply(entry);
+            }
+            if entry.seq <= rows_upto {
+                last.insert(key, entry.seq);
+            }
+        }
+        for (key, seq) in last {
+            if stored.get(&key).is_none_or(|row| row.seq < seq) {
+                return self.violated(format!("{feed}: the rows are at {rows_upto}, but {seq} is not counted"));
+            }
+        }
+        for (key, row) in &stored {
+            if recount.stored_row(*key).as_ref() != Some(row) {
+                return self.violated(format!(
+                    "{feed}: what is counted up to {} is not what the log says",
+                    row.seq
+                ));
+            }
+        }
+        if !stored.is_empty() {
+            self.counts.count("activity that was recounted");
         }
     }
 

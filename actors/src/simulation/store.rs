@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use futures_util::FutureExt as _;
 use taskflow_protocol::UserId;
 
+use crate::domain::Quarter;
 use crate::memory::MemoryStore;
-use crate::ports::{Append, AppendError, BoxFuture, Head, Loaded, LogPage, ReadError, Store as _};
+use crate::ports::{Append, AppendError, BoxFuture, Head, Loaded, LogPage, ReadError, RowKind, Store as _, StoredRow};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -57,8 +58,20 @@ impl SimStore {
         now(self.inner.load(feed, ids_since))
     }
 
+    /// What was done, all of it.
+    pub fn activity(&self, feed: UserId) -> Vec<StoredRow> {
+        let all = now(self.inner.activity(feed, Quarter(0), Quarter(u32::MAX)));
+        all.unwrap_or_default()
+    }
+
+    /// Writes of rows what is written before all others, and then no more.
+    pub fn write_first_rows(&self, feed: UserId, mut rows: Vec<StoredRow>) {
+        rows.retain(|row| row.key.kind == RowKind::Activity);
+        let _ = now(self.inner.write_rows(feed, rows, 0));
+    }
+
     /// Writes rows now.
-    pub fn write_rows(&self, feed: UserId, rows: Vec<crate::ports::StoredRow>, upto: u64) -> Result<(), AppendError> {
+    pub fn write_rows(&self, feed: UserId, rows: Vec<StoredRow>, upto: u64) -> Result<(), AppendError> {
         now(self.inner.write_rows(feed, rows, upto))
     }
 }

@@ -52,7 +52,7 @@ const SILENT: Time = 10 * SECOND;
 const ANSWER: Time = 2 * lines::DEADLINE_MS * MS;
 
 /// The clock of the store, when virtual time begins.
-const BEGINNING_MS: i64 = 1_800_000_000_000;
+const BEGINNING_MS: i64 = 1_799_999_990_000;
 
 /// How a schedule went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -889,6 +889,10 @@ impl World {
                 ToNode::Feed(feed, asks.message(page))
             }
             StoreWhat::Load(since) => ToNode::Feed(feed, Message::Loaded(self.store.load(feed, since))),
+            StoreWhat::Rows(rows, _) if is_lost && self.rng.permille(500) => {
+                self.model.counts.count("rows of which only the first were written");
+                return self.store.write_first_rows(feed, rows);
+            }
             StoreWhat::Rows(rows, upto) => {
                 let done = self.store.write_rows(feed, rows, upto);
                 ToNode::Feed(feed, Message::RowsWritten(upto, done))

@@ -528,7 +528,7 @@ struct Sizes {
 }
 
 /// The month of a time, in UTC: year * 12 + month.
-fn month_of(time: UnixMs) -> i32 {
+pub(super) fn month_of(time: UnixMs) -> i32 {
     match jiff::Timestamp::from_millisecond(time) {
         Ok(time) => {
             let date = jiff::tz::TimeZone::UTC.to_datetime(time).date();

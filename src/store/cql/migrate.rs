@@ -25,7 +25,7 @@ struct Step {
 }
 
 /// The steps, in order. What is there is never changed: what must change gets a new step.
-const STEPS: [Step; 2] = [
+const STEPS: [Step; 3] = [
     Step {
         number: 1,
         name: "0001-feeds",
@@ -37,6 +37,13 @@ const STEPS: [Step; 2] = [
         name: "0002-accounts",
         needs: 2,
         text: include_str!("../../../cql/0002-accounts.cql"),
+    },
+    Step {
+        number: 3,
+        name: "0003-activity",
+        // Nodes of the version before work on it: they count nothing.
+        needs: 2,
+        text: include_str!("../../../cql/0003-activity.cql"),
     },
 ];
 

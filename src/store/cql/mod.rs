@@ -21,9 +21,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
     Account, AccountError, Accounts, Append, AppendError, BoxFuture, Head, Loaded, LogPage, ReadError, Retention,
-    SignIn, Store, StoredRow,
+    SignIn, Store, StoredRow, Unreadable,
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
@@ -304,6 +305,17 @@ impl Store for Cql {
     fn load(&self, feed: UserId, ids_since: UnixMs) -> BoxFuture<Result<Option<Loaded>, ReadError>> {
         let cql = self.clone();
         Box::pin(async move { cql.load_all(feed, ids_since).await })
+    }
+
+    fn activity(&self, feed: UserId, from: Quarter, to: Quarter) -> BoxFuture<Result<Vec<StoredRow>, ReadError>> {
+        let cql = self.clone();
+        Box::pin(async move {
+            let (rows, unreadable) = cql.read_activity(feed, from, to).await?;
+            match unreadable.into_iter().next() {
+                None => Ok(rows),
+                Some(Unreadable { what, .. }) => Err(ReadError::Damaged(what)),
+            }
+        })
     }
 
     fn write_rows(&self, feed: UserId, rows: Vec<StoredRow>, upto: Seq) -> BoxFuture<Result<(), AppendError>> {

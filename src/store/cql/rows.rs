@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use scylla::response::{PagingState, PagingStateResponse};
 use scylla::serialize::row::SerializeRow;
+use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{AppendError, Loaded, ReadError, RowKey, RowKind, StoredRow, Unreadable};
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
 use uuid::Uuid;
 
-use super::log::stored;
+use super::log::{month_of, stored};
 use super::seal::{seal, unseal};
 use super::session::Failed;
 use super::{Cql, lock};
@@ -59,6 +60,11 @@ impl Cql {
                 return Err(AppendError::Conflict(None));
             }
         }
+        let is_activity = |row: &StoredRow| row.key.kind == RowKind::Activity;
+        let (activity, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_activity);
+        // In partitions of its own, and there before rows_upto speaks for it.
+        let counted = activity.into_iter().map(|row| self.write_activity(feed, row));
+        futures_util::future::try_join_all(counted).await?;
         let mut batch = Vec::new();
         let mut bytes = 0;
         for row in rows {
@@ -74,6 +80,60 @@ impl Cql {
         }
         // With the last ones, when everything else that it speaks for is there.
         self.write_batch(feed, batch, Some(stored(upto))).await
+    }
+
+    async fn write_activity(&self, feed: UserId, row: StoredRow) -> Result<(), AppendError> {
+        let Some(quarter) = Quarter::of_key(row.key) else {
+            return Ok(());
+        };
+        let values = (
+            feed.0,
+            month_of(quarter.begin()),
+            i64::from(quarter.0),
+            stored(row.seq),
+            row.body,
+            stored(row.seq),
+        );
+        let statement = &self.0.session.statements().write_activity;
+        let done = self.0.session.execute(statement, values).await;
+        done.map(drop).map_err(Failed::append)
+    }
+
+    /// The quarters from the one to the other that can be read, and the others.
+    pub(super) async fn read_activity(
+        &self,
+        feed: UserId,
+        from: Quarter,
+        to: Quarter,
+    ) -> Result<(Vec<StoredRow>, Vec<Unreadable>), ReadError> {
+        let (mut rows, mut unreadable) = (Vec::new(), Vec::new());
+        let statement = &self.0.session.statements().read_activity;
+        for month in month_of(from.begin())..=month_of(to.begin()) {
+            let values = (feed.0, month, i64::from(from.0), i64::from(to.0));
+            // A month is less than a page.
+            let result = self.0.session.execute(statement, values).await.map_err(Failed::read)?;
+            let found = result.into_rows_result().map_err(|error| self.damaged(feed, &error))?;
+            let found = found.rows::<(i64, Option<i64>, Option<Bytes>)>();
+            for row in found.map_err(|error| self.damaged(feed, &error))? {
+                let (quarter, seq, body) = row.map_err(|error| self.damaged(feed, &error))?;
+                let key = Quarter(u32::try_from(quarter).unwrap_or(u32::MAX)).key();
+                match (seq, body) {
+                    (Some(seq), Some(body)) => rows.push(StoredRow {
+                        key,
+                        seq: seq.cast_unsigned(),
+                        body,
+                    }),
+                    _ => {
+                        self.0.observer.damage();
+                        unreadable.push(Unreadable {
+                            key,
+                            what: format!("feed_activity of user {feed}: quarter {quarter} is not what was written"),
+                        });
+                    }
+                }
+            }
+        }
+        Ok((rows, unreadable))
     }
 
     async fn write_batch(
@@ -111,6 +171,13 @@ impl Cql {
             return Ok(None);
         };
         self.knows(feed, 0);
+        if let (Some(first), Some(last)) = (commits.first(), commits.last()) {
+            let (from, to) = (Quarter::of(first.row.time), Quarter::of(last.row.time));
+            // After the rows as well: it is at least as far as rows_upto says.
+            let (activity, unreadable) = self.read_activity(feed, from, to).await?;
+            rows.rows.extend(activity);
+            rows.unreadable.extend(unreadable);
+        }
         Ok(Some(Loaded {
             head: head.with(rows.rows_upto),
             rows: rows.rows,

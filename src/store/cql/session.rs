@@ -129,6 +129,8 @@ pub(super) struct Statements {
     pub row: Statement,
     pub rows_upto: Statement,
     pub read_rows: Statement,
+    pub write_activity: Statement,
+    pub read_activity: Statement,
     pub read_rows_upto: Statement,
     pub account_insert: Statement,
     pub account: Statement,
@@ -423,6 +425,21 @@ impl Session {
             read_rows: prepare(
                 CqlRequest::Rows,
                 "SELECT kind, id, seq, body, rows_upto FROM feed_rows WHERE user_id = ?".to_owned(),
+                QUORUM,
+            )
+            .await?,
+            write_activity: prepare(
+                CqlRequest::WriteRows,
+                "INSERT INTO feed_activity (user_id, month, quarter, seq, body) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"
+                    .to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            read_activity: prepare(
+                CqlRequest::Rows,
+                "SELECT quarter, seq, body FROM feed_activity WHERE user_id = ? AND month = ? AND quarter >= ? AND \
+                 quarter <= ?"
+                    .to_owned(),
                 QUORUM,
             )
             .await?,

@@ -139,6 +139,7 @@ pub(super) fn row_of_key(feed: UserId, key: &[u8]) -> Outcome<RowKey> {
         2 => RowKind::List,
         3 => RowKind::Task,
         4 => RowKind::Label,
+        5 => RowKind::Activity,
         _ => return Err(Fault::Damaged("there is no such kind of row".to_owned())),
     };
     let mut id = [0; 16];
@@ -158,7 +159,8 @@ pub(super) struct StoredHead {
     pub seq: Seq,
     pub first: Seq,
     pub rows_upto: Seq,
-    /// How many rows there are, and [`row_digest`] of all of them, combined by exclusive or.
+    /// How many rows there are, and [`row_digest`] of all of them, combined by exclusive or. Without the activity, which is
+    /// never read as a whole.
     pub rows: u64,
     pub digest: u64,
     /// Commits in the table `log`, and the bytes of their bodies.

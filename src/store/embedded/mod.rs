@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
     Account, AccountError, Accounts, Append, AppendError, BoxFuture, Head, Loaded, LogPage, ReadError, Retention,
     SignIn, Store, StoredRow,
@@ -333,6 +334,10 @@ impl Store for Embedded {
 
     fn load(&self, feed: UserId, ids_since: UnixMs) -> BoxFuture<Result<Option<Loaded>, ReadError>> {
         self.read(|answer| Read::Load(feed, ids_since, answer))
+    }
+
+    fn activity(&self, feed: UserId, from: Quarter, to: Quarter) -> BoxFuture<Result<Vec<StoredRow>, ReadError>> {
+        self.read(|answer| Read::Activity(feed, from, to, answer))
     }
 
     fn write_rows(&self, feed: UserId, rows: Vec<StoredRow>, upto: Seq) -> BoxFuture<Result<(), AppendError>> {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension as _};
-use taskflow_actors::ports::{AppendError, StoredRow};
+use taskflow_actors::ports::{AppendError, RowKind, StoredRow};
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::Seq;
 
@@ -380,10 +380,13 @@ fn write_rows(
         });
         match old.optional()?.transpose()? {
             Some(old) if old.seq > row.seq => continue,
-            Some(old) => head.digest ^= old.digest,
-            None => head.rows += 1,
+            _ if row.key.kind == RowKind::Activity => {}
+            Some(old) => head.digest ^= old.digest ^ codec::row_digest(value),
+            None => {
+                head.rows += 1;
+                head.digest ^= codec::row_digest(value);
+            }
         }
-        head.digest ^= codec::row_digest(value);
         put.execute((&key, &*value))?;
     }
     Ok(())

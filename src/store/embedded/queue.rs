@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
     Account, AccountError, Append, AppendError, Head, Loaded, LogPage, ReadError, Retention, SignIn, StoredRow,
 };
@@ -215,6 +216,7 @@ pub(super) enum Read {
     Head(UserId, Answer<Result<Option<Head>, ReadError>>),
     Log(UserId, Seq, usize, Answer<Result<Option<LogPage>, ReadError>>),
     Load(UserId, UnixMs, Answer<Result<Option<Loaded>, ReadError>>),
+    Activity(UserId, Quarter, Quarter, Answer<Result<Vec<StoredRow>, ReadError>>),
     AccountByEmail(String, Answer<Result<Option<Account>, AccountError>>),
     SignIn(Uuid, Answer<Result<Option<SignIn>, AccountError>>),
 }
@@ -227,6 +229,7 @@ impl Read {
             Self::Head(_, answer) => drop(answer.send(Err(unavailable))),
             Self::Log(_, _, _, answer) => drop(answer.send(Err(unavailable))),
             Self::Load(_, _, answer) => drop(answer.send(Err(unavailable))),
+            Self::Activity(_, _, _, answer) => drop(answer.send(Err(unavailable))),
             Self::AccountByEmail(_, answer) => drop(answer.send(Err(AccountError::Unavailable(why.to_owned())))),
             Self::SignIn(_, answer) => drop(answer.send(Err(AccountError::Unavailable(why.to_owned())))),
         }

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension as _};
-use taskflow_actors::ports::{Loaded, LogPage, LogRow, ReadError, StoredRow, Unreadable};
+use taskflow_actors::domain::Quarter;
+use taskflow_actors::ports::{Loaded, LogPage, LogRow, ReadError, RowKey, RowKind, StoredRow, Unreadable};
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
 
 use super::COLLECT_EVERY;
 use super::accounts;
-use super::codec::{self, Commit, LOG_KEY_BYTES, ROW_KEY_BYTES, StoredHead, Table};
+use super::codec::{self, Commit, LOG_KEY_BYTES, StoredHead, Table};
 use super::fault::{Fault, Outcome};
 use super::queue::{Read, Turn};
 use super::schema::{Role, connect, shrink};
@@ -111,7 +112,7 @@ fn tail_for(shared: &Shared, job: &Read) -> Option<FeedTail> {
         Read::Head(feed, _) => shared.tail.after(*feed, Seq::MAX, 0),
         Read::Log(feed, after, bytes_max, _) => shared.tail.after(*feed, *after, *bytes_max),
         Read::Load(feed, _, _) => shared.tail.of(*feed),
-        Read::AccountByEmail(..) | Read::SignIn(..) => None,
+        Read::Activity(..) | Read::AccountByEmail(..) | Read::SignIn(..) => None,
     }
 }
 
@@ -140,6 +141,14 @@ fn answer(shared: &Shared, connection: &Connection, job: Read, tail: Option<Feed
                 shared.observer.damage();
             }
             let _ = answer.send(tell(shared, feed, loaded));
+        }
+        Read::Activity(feed, from, to, answer) => {
+            let found = scan(connection, feed, from.key(), to.key());
+            let activity = found.and_then(|Found { rows, unreadable, .. }| match unreadable.into_iter().next() {
+                None => Ok(rows),
+                Some(Unreadable { what, .. }) => Err(Fault::Damaged(what)),
+            });
+            let _ = answer.send(shared.noted(activity).map_err(Into::into));
         }
         Read::AccountByEmail(email, answer) => {
             let mut account = accounts::by_email(connection, &email);
@@ -183,7 +192,7 @@ pub(super) fn stored_head(connection: &Connection, feed: UserId) -> Outcome<Opti
         )? {
             return Err(Fault::Damaged("the log goes beyond it".to_owned()));
         }
-        let (from, to) = row_range(feed);
+        let [from, to] = ALL_ROWS.map(|key| codec::row_key(feed, key));
         if head.is_none() && exists(connection, "SELECT 1 FROM row WHERE k>=? AND k<=? LIMIT 1", &from, &to)? {
             return Err(Fault::Damaged("it is missing, but the feed has rows".to_owned()));
         }
@@ -206,12 +215,17 @@ fn log_key(feed: UserId, seq: Seq) -> [u8; LOG_KEY_BYTES] {
     codec::log_key(feed, seq)
 }
 
-fn row_range(feed: UserId) -> ([u8; ROW_KEY_BYTES], [u8; ROW_KEY_BYTES]) {
-    let (mut from, mut to) = ([0; ROW_KEY_BYTES], [0xff; ROW_KEY_BYTES]);
-    from[..16].copy_from_slice(feed.bytes());
-    to[..16].copy_from_slice(feed.bytes());
-    (from, to)
-}
+/// From the first row to the last of those that a feed has whole. The activity comes after them.
+const ALL_ROWS: [RowKey; 2] = [
+    RowKey {
+        kind: RowKind::Settings,
+        id: [0; 16],
+    },
+    RowKey {
+        kind: RowKind::Label,
+        id: [0xff; 16],
+    },
+];
 
 fn exists(connection: &Connection, query: &str, from: &[u8], to: &[u8]) -> Outcome<bool> {
     let mut statement = connection.prepare_cached(query)?;
@@ -326,9 +340,19 @@ fn load(connection: &Connection, feed: UserId, ids_since: UnixMs, tail: Option<F
     let Some((stored, head)) = head_now(connection, feed, tail.as_ref())? else {
         return Ok(None);
     };
-    let (rows, unreadable) = load_rows(connection, feed, &stored)?;
+    let Found {
+        mut rows,
+        mut unreadable,
+        ..
+    } = load_rows(connection, feed, &stored)?;
     let log = load_log(connection, feed, ids_since, &stored, tail)
         .map_err(|fault| fault.at(Table::Log.name(), format_args!("feed {feed}")))?;
+    if let Some(first) = log.first() {
+        let from = Quarter::of(first.time).key();
+        let activity = scan(connection, feed, from, Quarter(u32::MAX).key())?;
+        rows.extend(activity.rows);
+        unreadable.extend(activity.unreadable);
+    }
     Ok(Some(Loaded {
         head,
         rows,
@@ -337,41 +361,56 @@ fn load(connection: &Connection, feed: UserId, ids_since: UnixMs, tail: Option<F
     }))
 }
 
-/// The rows, and those that cannot be read.
-fn load_rows(connection: &Connection, feed: UserId, stored: &StoredHead) -> Outcome<(Vec<StoredRow>, Vec<Unreadable>)> {
-    let read = || -> Outcome<_> {
-        let mut unreadable = Vec::new();
-        let mut rows = Vec::with_capacity(usize::try_from(stored.rows).unwrap_or(0).min(100_000));
-        let mut digest = 0;
-        let (from, to) = row_range(feed);
+/// The rows that a feed has whole, and those that cannot be read.
+fn load_rows(connection: &Connection, feed: UserId, stored: &StoredHead) -> Outcome<Found> {
+    let [from, to] = ALL_ROWS;
+    let found = scan(connection, feed, from, to)?;
+    let count = found.rows.len() + found.unreadable.len();
+    let damaged = |what| {
+        let damage = Fault::Damaged(what);
+        Err(damage.at(Table::Row.name(), format_args!("feed {feed}")))
+    };
+    if count as u64 != stored.rows {
+        return damaged(format!("{count} rows were found, {} were written", stored.rows));
+    }
+    // A row that is damaged spoils the digest of all.
+    if found.digest != stored.digest && found.unreadable.is_empty() {
+        return damaged("some rows are older than what was written".to_owned());
+    }
+    Ok(found)
+}
+
+/// What a part of the table `row` holds.
+#[derive(Default)]
+struct Found {
+    rows: Vec<StoredRow>,
+    unreadable: Vec<Unreadable>,
+    /// [`codec::row_digest`] of all of them, combined by exclusive or.
+    digest: u64,
+}
+
+fn scan(connection: &Connection, feed: UserId, from: RowKey, to: RowKey) -> Outcome<Found> {
+    let read = || -> Outcome<Found> {
+        let mut all = Found::default();
         let mut statement = connection.prepare_cached("SELECT k,v FROM row WHERE k>=? AND k<=? ORDER BY k")?;
-        let mut found = statement.query((from, to))?;
+        let mut found = statement.query((codec::row_key(feed, from), codec::row_key(feed, to)))?;
         while let Some(row) = found.next()? {
             let (key, value) = (row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
-            digest ^= codec::row_digest(value);
+            all.digest ^= codec::row_digest(value);
             match codec::decode_row(feed, key, value) {
-                Ok(row) => rows.push(row),
+                Ok(row) => all.rows.push(row),
                 Err(Fault::Damaged(what)) => {
                     let named = format_args!("feed {feed}, row {}", hex(key.get(16..).unwrap_or(key)));
                     let damage = Fault::damaged(Table::Row.name(), named, what);
                     match (codec::row_of_key(feed, key), damage) {
-                        (Ok(key), Fault::Damaged(what)) => unreadable.push(Unreadable { key, what }),
+                        (Ok(key), Fault::Damaged(what)) => all.unreadable.push(Unreadable { key, what }),
                         (_, damage) => return Err(damage),
                     }
                 }
                 Err(other) => return Err(other),
             }
         }
-        let found = rows.len() + unreadable.len();
-        if found as u64 != stored.rows {
-            let rows = stored.rows;
-            return Err(Fault::Damaged(format!("{found} rows were found, {rows} were written")));
-        }
-        // A row that is damaged spoils the digest of all.
-        if digest != stored.digest && unreadable.is_empty() {
-            return Err(Fault::Damaged("some rows are older than what was written".to_owned()));
-        }
-        Ok((rows, unreadable))
+        Ok(all)
     };
     read().map_err(|fault| fault.at(Table::Row.name(), format_args!("feed {feed}")))
 }

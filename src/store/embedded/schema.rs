@@ -13,7 +13,9 @@ use super::fault::{Fault, Outcome};
 use super::folder::{DATABASE, Folder};
 
 /// Format of the tables and values. A server refuses what is newer than it knows.
-pub(super) const FORMAT: i64 = 1;
+///
+/// Since 2 the table `row` may hold what a feed's head does not count: the activity.
+pub(super) const FORMAT: i64 = 2;
 
 /// `TFLW`: tells the file from other SQLite databases.
 const APPLICATION_ID: i64 = 0x5446_4C57;
@@ -134,8 +136,8 @@ pub(super) fn format(connection: &Connection) -> Outcome<i64> {
 /// write-ahead log. Writes nothing.
 pub(super) fn recognise(connection: &Connection, format: i64) -> Outcome<()> {
     let damaged = |what: String| Err(Fault::Damaged(format!("{DATABASE}, header: {what}")));
-    if format != FORMAT {
-        return damaged(format!("the format is {format}, not {FORMAT}"));
+    if !(1..=FORMAT).contains(&format) {
+        return damaged(format!("the format is {format}, not 1 to {FORMAT}"));
     }
     let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     if application != APPLICATION_ID {
@@ -144,6 +146,14 @@ pub(super) fn recognise(connection: &Connection, format: i64) -> Outcome<()> {
     let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
     if mode != "wal" {
         return damaged(format!("the journal mode is {mode}, not wal"));
+    }
+    Ok(())
+}
+
+/// Brings a store to the present format. What older ones hold is the same there.
+pub(super) fn upgrade(connection: &Connection) -> Outcome<()> {
+    if format(connection)? < FORMAT {
+        connection.pragma_update(None, "user_version", FORMAT)?;
     }
     Ok(())
 }

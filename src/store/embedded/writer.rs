@@ -208,6 +208,7 @@ impl Writer {
         let replayed = replay(&engine.connection, &witness.record()).map_err(refuse)?;
         // Compared; now it may be written.
         engine.begin_writing().map_err(refuse)?;
+        schema::upgrade(&engine.connection).map_err(refuse)?;
         let census =
             Census::stored(&engine.connection).and_then(|stored| Ok(stored == Census::taken(&engine.connection)?));
         match census {

@@ -1,5 +1,6 @@
 //! The rules as sentences: each test does something to a small feed and says exactly what comes of it.
 
+mod activity;
 mod batches;
 mod labels_and_settings;
 mod left_out;

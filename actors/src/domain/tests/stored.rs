@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::super::codec::{FORMAT, decode_commit, encode_commit};
 use super::super::{Change, CodecError, TaskPut};
 use super::*;
+use crate::domain::Quarter;
 use crate::ports::{RowKey, RowKind, StoredRow};
 
 fn task_key(n: u128) -> RowKey {
@@ -240,7 +241,8 @@ fn an_entry_touches_the_rows_that_it_changes() {
         [
             key(RowKind::List, list(5).bytes()),
             key(RowKind::Label, label(7).bytes()),
-            task_key(1)
+            task_key(1),
+            Quarter::of(entry.time).key(),
         ]
     );
     let born: Vec<RowKey> = feed.state.touched(&feed.log[0]).collect();
