@@ -30,7 +30,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 
 use crate::allocator;
-use crate::auth::{Key, SignIns, SignedOut, Tokens};
+use crate::auth::{Key, Revocation, SignIns, SignedOut, Tokens};
 use crate::bus::redis::{self, RedisBus, RedisObserver};
 use crate::clock::SystemClock;
 use crate::config::{Config, Loaded, StoreKind};
@@ -191,7 +191,7 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         router: router.clone(),
         store: stored.store.clone(),
         tokens: tokens.clone(),
-        sessions: Sessions::new(hub.clone()),
+        sessions: Arc::new(Sessions::new(hub.clone())),
         seats: seats.clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),
@@ -206,17 +206,28 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     let sessions = gateway.clone();
     tokens.on_sign_out(move |SignedOut { user, sign_in }| sessions.sessions.tell(user, Event::SignedOut(sign_in)));
 
+    let sign_ins = SignIns::new(
+        stored.accounts.clone(),
+        tokens.clone(),
+        clock.clone(),
+        config.refresh_token_days,
+    );
+    if let Some((cluster, _)) = &cluster {
+        let revocation = Revocation::new(tokens.clone(), stored.accounts.clone());
+        cluster.on_sign_outs(revocation.clone());
+        let (others, heard) = (cluster.clone(), cluster.clone());
+        sign_ins.on_end(move |SignedOut { user, sign_in }| others.signed_out(user, sign_in));
+        let rounds = metrics.sign_in_rounds.clone();
+        let (is_heard, looked) = (move || heard.status().0, move || rounds.increment(1));
+        spawn(revocation.run(gateway.sessions.clone(), is_heard, looked));
+    }
+
     let (closing, closing_seen) = watch::channel(false);
     let api = web::Data::new(Api {
         seats,
         snapshots: gateway.snapshots.clone(),
         tokens: tokens.clone(),
-        sign_ins: SignIns::new(
-            stored.accounts.clone(),
-            tokens,
-            clock.clone(),
-            config.refresh_token_days,
-        ),
+        sign_ins,
         router,
         store: stored.store.clone(),
         changes: hub.clone(),

@@ -331,6 +331,18 @@ pub trait Bus: Send + Sync + 'static {
     fn beat(&self, body: Bytes);
 }
 
+/// Hears what became of sign-ins on other nodes.
+///
+/// # Contract
+///
+/// Never waits.
+pub trait SignOuts: Send + Sync + 'static {
+    /// A sign-in was ended, here or elsewhere; perhaps it is said more than once.
+    fn ended(&self, user: UserId, sign_in: uuid::Uuid);
+    /// Some that were ended before may not have been told of here: only the store knows.
+    fn missed(&self);
+}
+
 /// The clock, injected so that a seed repeats a failure.
 pub trait Clock: Send + Sync + 'static {
     /// Unix time in milliseconds.

@@ -31,6 +31,11 @@ pub enum Event {
     SignedOut(Uuid),
 }
 
+/// Asks a session for the sign-ins of its connections.
+#[derive(actix::Message)]
+#[rtype(result = "Vec<Uuid>")]
+struct InUse;
+
 /// What a session decides.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Decision {
@@ -62,6 +67,14 @@ impl Session {
             user,
             connections: Vec::new(),
         }
+    }
+
+    /// The sign-ins of its connections, each once.
+    pub fn sign_ins(&self) -> Vec<Uuid> {
+        let mut all: Vec<Uuid> = self.connections.iter().map(|(_, sign_in)| *sign_in).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Takes one event. Waits for nothing.
@@ -123,6 +136,14 @@ impl Handler<Event> for SessionActor {
     }
 }
 
+impl Handler<InUse> for SessionActor {
+    type Result = Vec<Uuid>;
+
+    fn handle(&mut self, _: InUse, _: &mut Self::Context) -> Vec<Uuid> {
+        self.session.sign_ins()
+    }
+}
+
 /// A session in the table. The actor stops when the table drops its address.
 struct Place {
     address: Addr<SessionActor>,
@@ -179,6 +200,26 @@ impl Sessions {
             if place.joined == 0 {
                 shard.remove(&user);
             }
+        }
+    }
+
+    /// Everyone who has a session here.
+    pub fn users(&self) -> Vec<UserId> {
+        let shards = self.shards.iter();
+        let users = shards.flat_map(|shard| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.keys().copied().collect::<Vec<_>>()
+        });
+        users.collect()
+    }
+
+    /// The sign-ins under which the user is connected here.
+    pub async fn sign_ins(&self, user: UserId) -> Vec<Uuid> {
+        let address = self.shard(user).get(&user).map(|place| place.address.clone());
+        match address {
+            // A session that ends meanwhile has none.
+            Some(address) => address.send(InUse).await.unwrap_or_default(),
+            None => Vec::new(),
         }
     }
 

@@ -2,9 +2,11 @@
 
 pub mod key;
 pub mod password;
+pub mod revocation;
 pub mod sign_in;
 pub mod token;
 
 pub use key::{Key, KeyError};
+pub use revocation::Revocation;
 pub use sign_in::SignIns;
 pub use token::{Claims, OPERATOR_SIGN_IN, SignedOut, Tokens};

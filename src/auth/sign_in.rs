@@ -13,7 +13,7 @@
 //!   nothing, and only the owner has the password.
 //! - So a thief gets at most until the owner's client refreshes next, and that shows.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -53,6 +53,7 @@ pub struct SignIns {
     passwords: Passwords,
     clock: Arc<dyn Clock>,
     refresh_life_ms: i64,
+    on_end: OnceLock<Box<dyn Fn(SignedOut) + Send + Sync>>,
 }
 
 impl SignIns {
@@ -69,7 +70,14 @@ impl SignIns {
             passwords: Passwords::default(),
             clock,
             refresh_life_ms: i64::from(refresh_token_days) * 86_400_000,
+            on_end: OnceLock::new(),
         }
+    }
+
+    /// Is told of every sign-in that is ended through this node, so that the other nodes hear of it. Must not wait. To be
+    /// set once.
+    pub fn on_end(&self, callback: impl Fn(SignedOut) + Send + Sync + 'static) {
+        let _ = self.on_end.set(Box::new(callback));
     }
 
     /// Makes an account; the caller gives the user a feed next, and then [`SignIns::open`]s a sign-in.
@@ -194,7 +202,11 @@ impl SignIns {
             return Err(Code::TokenInvalid);
         }
         self.accounts.end_sign_in(sign_in).await.map_err(code_of)?;
-        self.tokens.end(SignedOut { user, sign_in });
+        let signed_out = SignedOut { user, sign_in };
+        self.tokens.end(signed_out);
+        if let Some(callback) = self.on_end.get() {
+            callback(signed_out);
+        }
         Ok(())
     }
 

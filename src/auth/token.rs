@@ -1,6 +1,7 @@
 //! Access tokens: signed, short-lived, and worth nothing once their sign-in was ended.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -77,6 +78,8 @@ pub struct Tokens {
     clock: Arc<dyn Clock>,
     accounts: Arc<dyn Accounts>,
     verified: [Mutex<Verified>; SHARDS],
+    /// How often they were forgotten: what was looked up before is not remembered after.
+    forgotten: AtomicU64,
     ended: RwLock<Ended>,
     on_sign_out: OnceLock<Box<dyn Fn(SignedOut) + Send + Sync>>,
     watched: Arc<Watched>,
@@ -115,8 +118,15 @@ struct Ended {
     swept_at: UnixMs,
 }
 
-/// Sign-ins that streams watch: how many, and how to wake them.
-type Watched = Mutex<HashMap<Uuid, (usize, Arc<Notify>)>>;
+/// Sign-ins that streams watch.
+type Watched = Mutex<HashMap<Uuid, Watchers>>;
+
+/// Whose sign-in it is, how many watch it, and how to wake them.
+struct Watchers {
+    user: UserId,
+    count: usize,
+    notify: Arc<Notify>,
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing in this file panics while it holds a lock.
@@ -140,6 +150,7 @@ impl Tokens {
             clock,
             accounts,
             verified: Default::default(),
+            forgotten: AtomicU64::new(0),
             ended: RwLock::default(),
             on_sign_out: OnceLock::new(),
             watched: Arc::default(),
@@ -204,6 +215,7 @@ impl Tokens {
         if let Some(known) = self.verify_cached(token) {
             return known;
         }
+        let forgotten = self.forgotten.load(Ordering::Acquire);
         let claims = self.still_good(self.decode(token)?)?;
         if claims.sign_in != OPERATOR_SIGN_IN {
             let found = self.accounts.sign_in(claims.sign_in).await.map_err(|error| {
@@ -218,7 +230,9 @@ impl Tokens {
                 return Err(Code::SignedOut);
             }
         }
-        self.remember(token, claims);
+        if forgotten == self.forgotten.load(Ordering::Acquire) {
+            self.remember(token, claims);
+        }
         // Once more: it may have been ended between the look-up and here.
         self.still_good(claims)
     }
@@ -244,7 +258,7 @@ impl Tokens {
         }
         let watched = lock(&self.watched)
             .get(&signed_out.sign_in)
-            .map(|(_, notify)| Arc::clone(notify));
+            .map(|watchers| Arc::clone(&watchers.notify));
         if let Some(notify) = watched {
             notify.notify_waiters();
         }
@@ -254,14 +268,35 @@ impl Tokens {
     }
 
     /// Watches a sign-in for as long as the answer lives: for streams, which no request ends.
-    pub fn watch(&self, sign_in: Uuid) -> SignInWatch {
+    pub fn watch(&self, user: UserId, sign_in: Uuid) -> SignInWatch {
         let mut watched = lock(&self.watched);
-        let (count, notify) = watched.entry(sign_in).or_default();
-        *count += 1;
+        let watchers = watched.entry(sign_in).or_insert_with(|| Watchers {
+            user,
+            count: 0,
+            notify: Arc::default(),
+        });
+        watchers.count += 1;
         SignInWatch {
             sign_in,
-            notify: Arc::clone(notify),
+            notify: Arc::clone(&watchers.notify),
             watched: Arc::clone(&self.watched),
+        }
+    }
+
+    /// The sign-ins that are watched, and whose they are.
+    pub fn watched(&self) -> Vec<(UserId, Uuid)> {
+        let watched = lock(&self.watched);
+        watched
+            .iter()
+            .map(|(sign_in, watchers)| (watchers.user, *sign_in))
+            .collect()
+    }
+
+    /// Every token is looked up at its next use.
+    pub fn forget_verified(&self) {
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        for shard in &self.verified {
+            *lock(shard) = Verified::default();
         }
     }
 
@@ -362,9 +397,9 @@ impl SignInWatch {
 impl Drop for SignInWatch {
     fn drop(&mut self) {
         let mut watched = lock(&self.watched);
-        if let Some((count, _)) = watched.get_mut(&self.sign_in) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(watchers) = watched.get_mut(&self.sign_in) {
+            watchers.count -= 1;
+            if watchers.count == 0 {
                 watched.remove(&self.sign_in);
             }
         }
@@ -378,7 +413,6 @@ mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use proptest::prelude::*;
-    use std::sync::atomic::Ordering;
     use taskflow_actors::ports::{AccountError, SignIn};
 
     const USER: UserId = UserId(Uuid::from_u128(1));
@@ -573,8 +607,8 @@ mod tests {
     #[tokio::test]
     async fn who_watches_a_sign_in_is_told_of_its_end() {
         let bench = bench().await;
-        let watch = bench.tokens.watch(SIGN_IN);
-        let other = bench.tokens.watch(Uuid::from_u128(3));
+        let watch = bench.tokens.watch(USER, SIGN_IN);
+        let other = bench.tokens.watch(USER, Uuid::from_u128(3));
         let (ended, not_ended) = (watch.ended(), other.ended());
         bench.sign_ins().end(USER, SIGN_IN).await.expect("ended");
         ended.await;

@@ -108,7 +108,7 @@ async fn long_poll(
     limit: usize,
 ) -> Result<Changes, Problem> {
     let _seat = api.seats.take(caller.user)?;
-    let watched = api.tokens.watch(caller.sign_in);
+    let watched = api.tokens.watch(caller.user, caller.sign_in);
     let mut closing = api.closing.clone();
     let mut stale = api.changes.stale();
     let over = tokio::time::sleep(wait);
@@ -331,7 +331,7 @@ impl Events {
             ready: VecDeque::new(),
             pieces: None,
             changed: None,
-            watched: api.tokens.watch(caller.sign_in),
+            watched: api.tokens.watch(caller.user, caller.sign_in),
             closing: api.closing.clone(),
             stale: api.changes.stale(),
             over: false,

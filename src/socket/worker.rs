@@ -42,7 +42,7 @@ pub struct Gateway {
     /// Who may come in.
     pub tokens: Arc<Tokens>,
     /// The users that are here.
-    pub sessions: Sessions,
+    pub sessions: Arc<Sessions>,
     /// How many connections each of them has, event streams and long-polls included.
     pub seats: Arc<Seats>,
     /// The clock.

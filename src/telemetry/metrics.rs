@@ -345,7 +345,9 @@ metrics! {
     bus_canary: Histogram = "taskflow_bus_canary_duration_seconds";
     /// Seconds by which this node's clock is ahead of that of Redis; behind it, below 0.
     clock_ahead: Gauge = "taskflow_clock_ahead_seconds";
-    /// Feeds that this node is subscribed to.
+    /// Rounds in which the sign-ins of all open connections were looked up, because messages about them may have been missed.
+    sign_in_rounds: Counter = "taskflow_sign_in_rounds_total";
+    /// Channels that this node is subscribed to: one for each feed that is followed here, and that of all nodes.
     bus_subscriptions: Gauge = "taskflow_bus_subscriptions";
     /// Nodes of the cluster that this node knows of, itself included. Without Redis in the settings, 0.
     cluster_members: Gauge = "taskflow_cluster_members";

@@ -236,7 +236,7 @@ fn clocks_ten_minutes_apart_are_named_and_change_nothing() {
 }
 
 /// The same account with a token of this node.
-fn signed_in(node: &Server, account: &Account) -> Account {
+pub fn signed_in(node: &Server, account: &Account) -> Account {
     let body = json!({ "email": account.email, "password": PASSWORD });
     let response = http::post(node.address, "/api/v1/auth/login", &[], &body);
     assert_eq!(response.status, 200, "{response:?}");

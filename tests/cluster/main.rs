@@ -15,6 +15,7 @@ mod proxy;
 mod rolling;
 #[path = "../support/services.rs"]
 mod services;
+mod sign_outs;
 #[path = "../support/mod.rs"]
 mod support;
 mod together;

@@ -11,7 +11,7 @@ use taskflow_protocol::message::{Operation, OperationResult};
 use taskflow_protocol::{Code, UserId};
 
 use super::lines::{self, Ground, Lines, Submitted, WAITING_MAX};
-use super::wire::{FeedMessage, NodeMessage, Reply, Request};
+use super::wire::{FeedMessage, NodeMessage, Notice, Reply, Request};
 use super::{Member, Members, Placement, Watch};
 use crate::domain::Entry;
 use crate::planted::{Bug, is_planted};
@@ -37,6 +37,13 @@ const LINGER_MS: u64 = 5_000;
 /// attempt was doubled on its way, and judging it again could change a refusal that was answered.
 const TAKEN_KEPT_MS: u64 = 2 * lines::DEADLINE_MS;
 
+/// How long a node waits to hear its own notice before it says it again, in milliseconds: messages come back in a few, and
+/// whoever was signed out is to be gone within a second.
+const NOTICE_AGAIN_MS: u64 = 400;
+
+/// Notices that a node has not heard itself yet. Each is a sign-in that was ended while Redis was away; 10,000 in 1 MB.
+const NOTICES_MAX: usize = 10_000;
+
 /// How many of them: 100,000 are more than a node takes in that time, and 5 MB.
 const TAKEN_MAX: usize = 100_000;
 
@@ -57,6 +64,8 @@ pub enum Event<T> {
     HeadRead(UserId, Result<Option<Head>, ReadError>),
     /// The time of [`Effect::Gather`] is over.
     Gathered(UserId),
+    /// Every node is to know this.
+    Notice(Notice),
     /// This node is about to end.
     Leave,
     /// Time has passed.
@@ -76,6 +85,8 @@ pub enum Effect<T> {
     Send(NodeId, Bytes),
     /// Say [`Event::Gathered`] of the feed after [`lines::GATHER_MS`].
     Gather(UserId),
+    /// Publish to every node.
+    Tell(Bytes),
     /// Subscribe to the feed.
     Subscribe(UserId),
     /// Unsubscribe from it.
@@ -98,6 +109,10 @@ pub enum Effect<T> {
     /// Tell all who follow anything here that for so many milliseconds nobody has been able to find out whether it changed;
     /// `None`: that it is known again.
     Stale(Option<u64>),
+    /// Every node was told this.
+    Notice(Notice),
+    /// What every node was told until now may not have come here.
+    NoticesMissed,
     /// An operator should know.
     Report(Report),
 }
@@ -148,6 +163,8 @@ pub struct Node<T> {
     taken: BTreeSet<(u64, u64, u32)>,
     /// The same, by when.
     taken_order: VecDeque<(u64, (u64, u64, u32))>,
+    /// What every node is to know and this one has not heard come back, by when it was said last.
+    unheard: VecDeque<(u64, Notice)>,
     up: bool,
     stale: bool,
 }
@@ -183,6 +200,7 @@ impl<T> Node<T> {
             lingering: VecDeque::new(),
             taken: BTreeSet::new(),
             taken_order: VecDeque::new(),
+            unheard: VecDeque::new(),
             up: false,
             stale: false,
         }
@@ -274,6 +292,13 @@ impl<T> Node<T> {
                 let done = self.lines.gathered(feed, now, &here);
                 self.carry_on(done, &mut effects);
             }
+            Event::Notice(notice) => {
+                effects.push(Effect::Tell(notice.encode()));
+                if self.unheard.len() >= NOTICES_MAX {
+                    self.unheard.pop_front();
+                }
+                self.unheard.push_back((now, notice));
+            }
             Event::Leave => {
                 self.me.leaving = true;
                 effects.push(Effect::Beat(self.me.encode()));
@@ -282,6 +307,7 @@ impl<T> Node<T> {
                 self.members.forget(now);
                 self.place(now, busy, &mut effects);
                 self.let_go(now, &mut effects);
+                self.tell_again(now, &mut effects);
                 effects.extend(self.watch.tick(now).into_iter().map(Effect::ReadHead));
                 self.look(now, &mut effects);
                 let here = here(&self.me, &self.placement, busy);
@@ -304,6 +330,18 @@ impl<T> Node<T> {
         }
     }
 
+    /// Says again what this node has not heard itself: while no messages come through, nobody else has either.
+    fn tell_again(&mut self, now: u64, effects: &mut Vec<Effect<T>>) {
+        if !self.up {
+            return;
+        }
+        let due = |told: &mut (u64, Notice)| told.0 + NOTICE_AGAIN_MS <= now;
+        while let Some((_, notice)) = self.unheard.pop_front_if(due) {
+            effects.push(Effect::Tell(notice.encode()));
+            self.unheard.push_back((now, notice));
+        }
+    }
+
     /// Ends the subscriptions of feeds that nobody here has followed for a while.
     fn let_go(&mut self, now: u64, effects: &mut Vec<Effect<T>>) {
         while let Some((left, feed)) = self.lingering.pop_front_if(|(left, _)| *left + LINGER_MS <= now) {
@@ -322,6 +360,13 @@ impl<T> Node<T> {
 
     fn bus(&mut self, event: BusEvent, now: u64, busy: &dyn Fn(UserId) -> bool, effects: &mut Vec<Effect<T>>) {
         match event {
+            BusEvent::Published(Notice::CHANNEL, message) => effects.push(match Notice::decode(&message) {
+                Some(notice) => {
+                    self.unheard.retain(|(_, told)| *told != notice);
+                    Effect::Notice(notice)
+                }
+                None => Effect::Report(Report::Garbled),
+            }),
             // The node's own followers had it before it went out.
             BusEvent::Published(feed, message) if FeedMessage::sender(&message) == Some(self.me.node) => {
                 self.watch.changed(feed, now);
@@ -343,6 +388,9 @@ impl<T> Node<T> {
                 None => effects.push(Effect::Report(Report::Garbled)),
             },
             BusEvent::Subscribed(feeds) => {
+                if feeds.contains(&Notice::CHANNEL) {
+                    effects.push(Effect::NoticesMissed);
+                }
                 let mut late = Vec::new();
                 for feed in &feeds {
                     if let Some(following) = self.following.get_mut(feed) {
@@ -525,6 +573,55 @@ mod tests {
         assert!((80_000..82_000).contains(&back), "{back}");
         assert!((104_000..=106_600).contains(&second), "{second}");
         assert!((140_000..142_000).contains(&again), "{again}");
+    }
+
+    #[test]
+    fn what_every_node_is_to_know_is_said_until_it_is_heard() {
+        let mut node = Node::<()>::new(member(), 1);
+        let notice = Notice::SignedOut {
+            user: UserId(Uuid::from_u128(7)),
+            sign_in: Uuid::from_u128(8),
+        };
+        let mut told = Vec::new();
+        let mut handle = |event, now| {
+            let effects = node.handle(event, now, &|_| false);
+            for effect in &effects {
+                if let Effect::Tell(bytes) = effect {
+                    assert_eq!(Notice::decode(bytes), Some(notice.clone()));
+                    told.push(now);
+                }
+            }
+            effects
+        };
+        handle(Event::Notice(notice.clone()), 0);
+        for now in (20..1_000).step_by(20) {
+            handle(Event::Tick, now);
+        }
+        // It is no use while no messages come through.
+        handle(Event::Bus(BusEvent::Up), 1_000);
+        for now in (1_000..1_500).step_by(20) {
+            handle(Event::Tick, now);
+        }
+        let heard = handle(Event::Bus(BusEvent::Published(Notice::CHANNEL, notice.encode())), 1_500);
+        assert!(
+            matches!(&heard[..], [Effect::Notice(heard)] if *heard == notice),
+            "{heard:?}"
+        );
+        for now in (1_500..5_000).step_by(20) {
+            handle(Event::Tick, now);
+        }
+        assert_eq!(told, [0, 1_000, 1_400]);
+    }
+
+    #[test]
+    fn a_subscription_made_anew_means_that_notices_may_have_been_missed() {
+        let mut node = Node::<()>::new(member(), 1);
+        let mut missed = |feeds| {
+            let effects = node.handle(Event::Bus(BusEvent::Subscribed(feeds)), 0, &|_| false);
+            effects.iter().any(|effect| matches!(effect, Effect::NoticesMissed))
+        };
+        assert!(!missed(vec![UserId(Uuid::from_u128(7))]));
+        assert!(missed(vec![UserId(Uuid::from_u128(7)), Notice::CHANNEL]));
     }
 
     /// The answers about one feed say nothing of another.

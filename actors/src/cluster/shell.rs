@@ -15,9 +15,9 @@ use tokio::sync::oneshot;
 use super::lines::{self, Submitted};
 use super::members::BEAT_MS;
 use super::node::{Effect, Event, Node, Report, SUBSCRIBE_WAIT_MS};
-use super::wire::{FeedMessage, Item, NodeMessage, Reply, Request};
+use super::wire::{FeedMessage, Item, NodeMessage, Notice, Reply, Request};
 use super::{Member, Placement};
-use crate::ports::{Bus, BusEvent, BusInbox, Head, NodeId, Publication, Push, Store};
+use crate::ports::{Bus, BusEvent, BusInbox, Head, NodeId, Publication, Push, SignOuts, Store};
 use crate::supervisor::{ReplyTo, Router, Settled, Submission};
 
 /// How often a node looks at what is due: repeats, deadlines, reads of heads.
@@ -57,6 +57,7 @@ pub struct Cluster {
     observer: Arc<dyn Observer>,
     bus: OnceLock<Arc<dyn Bus>>,
     router: OnceLock<Router>,
+    sign_outs: OnceLock<Arc<dyn SignOuts>>,
 }
 
 /// What is left to do when the lock has been given back.
@@ -84,6 +85,7 @@ impl Cluster {
             observer,
             bus: OnceLock::new(),
             router: OnceLock::new(),
+            sign_outs: OnceLock::new(),
         })
     }
 
@@ -92,6 +94,7 @@ impl Cluster {
     pub fn join(self: &Arc<Self>, bus: Arc<dyn Bus>, router: Router) {
         let _ = self.router.set(router);
         bus.beat(self.locked().me().encode());
+        bus.subscribe(Notice::CHANNEL);
         let _ = self.bus.set(bus);
         let cluster = self.clone();
         tokio::spawn(async move {
@@ -116,6 +119,17 @@ impl Cluster {
         while self.performing.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(TICK).await;
         }
+    }
+
+    /// Who hears which sign-ins are ended. To be set once, before the first token is taken.
+    pub fn on_sign_outs(&self, sign_outs: Arc<dyn SignOuts>) {
+        let _ = self.sign_outs.set(sign_outs);
+    }
+
+    /// Tells every node that a sign-in was ended. Whoever does not hear it looks into the store when messages come through
+    /// again.
+    pub fn signed_out(self: &Arc<Self>, user: UserId, sign_in: uuid::Uuid) {
+        self.handle(Event::Notice(Notice::SignedOut { user, sign_in }));
     }
 
     /// This life of this node.
@@ -219,6 +233,7 @@ impl Cluster {
                     self.observer.forwarded();
                     bus.send(node, message);
                 }
+                Effect::Tell(message) => bus.publish(Notice::CHANNEL, message),
                 Effect::Subscribe(feed) => bus.subscribe(feed),
                 Effect::Unsubscribe(feed) => bus.unsubscribe(feed),
                 Effect::Beat(body) => bus.beat(body),
@@ -271,9 +286,24 @@ impl Cluster {
                     router.announce_all();
                 }
             }
+            Effect::Notice(Notice::SignedOut { user, sign_in }) => {
+                if let Some(sign_outs) = self.sign_outs.get() {
+                    sign_outs.ended(user, sign_in);
+                }
+            }
+            Effect::NoticesMissed => {
+                if let Some(sign_outs) = self.sign_outs.get() {
+                    sign_outs.missed();
+                }
+            }
             Effect::Report(report) => self.observer.reported(&report),
             // Before the node is on the bus there is nobody to tell.
-            Effect::Send(..) | Effect::Subscribe(_) | Effect::Unsubscribe(_) | Effect::Beat(_) | Effect::Placed(_) => {}
+            Effect::Send(..)
+            | Effect::Tell(_)
+            | Effect::Subscribe(_)
+            | Effect::Unsubscribe(_)
+            | Effect::Beat(_)
+            | Effect::Placed(_) => {}
         }
     }
 

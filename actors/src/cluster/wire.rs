@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use taskflow_protocol::UserId;
 use taskflow_protocol::message::{Operation, OperationResult};
+use uuid::Uuid;
 
 use crate::domain::{Entry, codec};
 use crate::ports::{Epoch, Head, NodeId};
@@ -116,6 +117,36 @@ pub enum NodeMessage {
 }
 
 impl NodeMessage {
+    /// As it goes over the bus.
+    pub fn encode(&self) -> Bytes {
+        encode(self)
+    }
+
+    /// As it came over the bus.
+    pub fn decode(message: &[u8]) -> Option<Self> {
+        decode(message)
+    }
+}
+
+/// What every node has to know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Notice {
+    /// A sign-in was ended: its tokens are refused and its connections closed.
+    #[serde(rename = "o")]
+    SignedOut {
+        /// Whose.
+        #[serde(rename = "u")]
+        user: UserId,
+        /// Which.
+        #[serde(rename = "s")]
+        sign_in: Uuid,
+    },
+}
+
+impl Notice {
+    /// The channel that every node subscribes to: that of a feed that nobody has.
+    pub const CHANNEL: UserId = UserId(Uuid::nil());
+
     /// As it goes over the bus.
     pub fn encode(&self) -> Bytes {
         encode(self)

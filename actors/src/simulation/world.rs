@@ -1056,7 +1056,8 @@ impl World {
                     .counts
                     .count("screens told that they may be old, or that they are not");
             }
-            Told::Report(_) | Told::Placed(_) => {}
+            // Sign-ins are no part of the simulation.
+            Told::Tell(_) | Told::Notice(_) | Told::NoticesMissed | Told::Report(_) | Told::Placed(_) => {}
         }
     }
 

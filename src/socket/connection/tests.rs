@@ -26,7 +26,7 @@ fn worker(bench: &ApiBench, hub: Arc<Hub>, router: Router) -> Rc<Worker> {
         router,
         store: bench.api.store.clone(),
         tokens: bench.api.tokens.clone(),
-        sessions: Sessions::new(hub),
+        sessions: Arc::new(Sessions::new(hub)),
         seats: bench.api.seats.clone(),
         clock: bench.api.clock.clone(),
         metrics: Telemetry::new().metrics,

@@ -1,0 +1,110 @@
+//! Whoever is signed out on one node is out on all, whatever the way between them.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use super::Nodes;
+use super::proxy::{Proxy, Weather};
+use crate::support::ENCODINGS;
+use crate::support::http::{self, EventStream};
+use crate::support::server::{Account, Server};
+use crate::support::ws::{Client, task};
+
+/// What a user has open on a node: sockets of two sign-ins, and a stream and a token of the first.
+struct Here<'a> {
+    node: &'a Server,
+    first: Account,
+    firsts: Vec<Client>,
+    seconds: Vec<Client>,
+    stream: EventStream,
+}
+
+impl<'a> Here<'a> {
+    fn open(node: &'a Server, first: &Account, second: &Account) -> Self {
+        let sockets = |account| ENCODINGS.map(|encoding| Client::open(node, encoding, account)).into();
+        assert_eq!(node.get("/api/v1/tasks", first).status, 200);
+        let mut stream = EventStream::open(node.address, "/api/v1/events", &[&first.bearer()]).unwrap();
+        stream.wait_for("snapshot");
+        Self {
+            node,
+            first: first.clone(),
+            firsts: sockets(first),
+            seconds: sockets(second),
+            stream,
+        }
+    }
+
+    /// The first sign-in ends here, and nothing else does.
+    fn is_ended(mut self) {
+        for client in &mut self.firsts {
+            assert_eq!(client.ended().code(), Some(4203));
+        }
+        assert_eq!(self.stream.wait_for("reconnect").data["code"], 203);
+        let refused = self.node.get("/api/v1/tasks", &self.first);
+        assert_eq!((refused.status, &refused.json()["name"]), (401, &json!("signed_out")));
+        for client in &mut self.seconds {
+            client.accept(&task("still in")["command"]);
+        }
+    }
+}
+
+fn log_out(node: &Server, account: &Account) {
+    let body = json!({ "refresh_token": account.refresh });
+    assert_eq!(http::post(node.address, "/api/v1/auth/logout", &[], &body).status, 204);
+}
+
+fn two_sign_ins(node: &Server) -> (Account, Account) {
+    let first = node.register();
+    let second = super::faults::signed_in(node, &first);
+    (first, second)
+}
+
+#[test]
+fn a_sign_out_on_one_node_closes_what_is_open_on_the_others() {
+    let cluster = Nodes::start("sign_outs", 3);
+    let (first, second) = two_sign_ins(&cluster.nodes[0]);
+    let open: Vec<Here> = cluster.nodes[..2]
+        .iter()
+        .map(|node| Here::open(node, &first, &second))
+        .collect();
+    log_out(&cluster.nodes[2], &first);
+    open.into_iter().for_each(Here::is_ended);
+}
+
+#[test]
+fn without_redis_the_store_says_who_is_signed_out() {
+    let cluster = Nodes::start("sign_outs_alone", 2);
+    let (first, second) = two_sign_ins(&cluster.nodes[0]);
+    let open = Here::open(&cluster.nodes[0], &first, &second);
+    cluster.redis.signal(0, "-KILL");
+    for node in &cluster.nodes {
+        node.wait_for_metric("taskflow_bus_up", |up| up == 0.0);
+    }
+    log_out(&cluster.nodes[1], &first);
+    open.is_ended();
+}
+
+#[test]
+fn a_node_that_was_cut_off_from_redis_says_it_when_it_is_back() {
+    let mut cluster = Nodes::start("sign_outs_late", 1);
+    let proxy = Proxy::to(SocketAddr::from(([127, 0, 0, 1], cluster.redis.port)));
+    cluster.add(&[&format!("--redis=redis://{}", proxy.address)]);
+    cluster.meet();
+    let [here, cut] = &cluster.nodes[..] else {
+        unreachable!()
+    };
+    // Those of its start: from then on it looks nowhere by itself.
+    here.wait_for_metric("taskflow_sign_in_rounds_total", |rounds| rounds == 2.0);
+    let (first, second) = two_sign_ins(here);
+    let open = Here::open(here, &first, &second);
+    proxy.set(Weather::NothingThere);
+    cut.wait_for_metric("taskflow_bus_up", |up| up == 0.0);
+    log_out(cut, &first);
+    // Nobody has told the other one, and nothing has told it that it missed something.
+    assert_eq!(here.get("/api/v1/tasks", &first).status, 200);
+    assert_eq!(here.metric("taskflow_bus_up"), 1.0);
+    proxy.set(Weather::Fair);
+    open.is_ended();
+    assert_eq!(here.metric("taskflow_sign_in_rounds_total"), 2.0);
+}
