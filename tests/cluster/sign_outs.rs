@@ -22,6 +22,8 @@ struct Here<'a> {
 
 impl<'a> Here<'a> {
     fn open(node: &'a Server, first: &Account, second: &Account) -> Self {
+        // Those of its start: from then on it looks nowhere by itself.
+        node.wait_for_metric("taskflow_sign_in_rounds_total", |rounds| rounds == 2.0);
         let sockets = |account| ENCODINGS.map(|encoding| Client::open(node, encoding, account)).into();
         assert_eq!(node.get("/api/v1/tasks", first).status, 200);
         let mut stream = EventStream::open(node.address, "/api/v1/events", &[&first.bearer()]).unwrap();
@@ -94,8 +96,6 @@ fn a_node_that_was_cut_off_from_redis_says_it_when_it_is_back() {
     let [here, cut] = &cluster.nodes[..] else {
         unreachable!()
     };
-    // Those of its start: from then on it looks nowhere by itself.
-    here.wait_for_metric("taskflow_sign_in_rounds_total", |rounds| rounds == 2.0);
     let (first, second) = two_sign_ins(here);
     let open = Here::open(here, &first, &second);
     proxy.set(Weather::NothingThere);
