@@ -226,7 +226,7 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
     let api = web::Data::new(Api {
         seats,
         snapshots: gateway.snapshots.clone(),
-        tokens: tokens.clone(),
+        tokens,
         sign_ins,
         router,
         store: stored.store.clone(),

@@ -1,7 +1,6 @@
 //! Doubles for tests of the server's own parts: a clock that stands still, accounts in memory, an application over the
 //! real feeds on a store in memory.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,8 +8,8 @@ use std::time::Duration;
 use actix_rt::Arbiter;
 use actix_web::web;
 use taskflow_actors::feed::Writers;
-use taskflow_actors::memory::MemoryStore;
-use taskflow_actors::ports::{Account, AccountError, Accounts, BoxFuture, Clock, Epoch, SignIn};
+use taskflow_actors::memory::{self, MemoryStore};
+use taskflow_actors::ports::{Account, AccountError, Accounts, BoxFuture, Clock, Device, Epoch, SignIn};
 use taskflow_actors::supervisor::{Ports, Supervisor, Unobserved};
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::UnixMs;
@@ -46,11 +45,10 @@ impl Clock for TestClock {
     }
 }
 
-/// Accounts in memory, with the contract of [`Accounts`].
+/// Accounts in memory that count look-ups, and fail when told to.
 #[derive(Debug, Default)]
 pub struct MemoryAccounts {
-    accounts: Mutex<HashMap<String, Account>>,
-    sign_ins: Mutex<HashMap<Uuid, SignIn>>,
+    inner: memory::MemoryAccounts,
     /// How often a sign-in was looked up.
     pub look_ups: AtomicUsize,
     failure: Mutex<Option<AccountError>>,
@@ -64,60 +62,52 @@ impl MemoryAccounts {
 
     fn answer<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<T, AccountError>,
+        work: impl FnOnce(&memory::MemoryAccounts) -> BoxFuture<Result<T, AccountError>>,
     ) -> BoxFuture<Result<T, AccountError>> {
-        let failure = lock(&self.failure).clone();
-        let result = failure.map_or_else(work, Err);
-        Box::pin(async move { result })
+        match lock(&self.failure).clone() {
+            Some(failure) => Box::pin(std::future::ready(Err(failure))),
+            None => work(&self.inner),
+        }
     }
 }
 
 impl Accounts for MemoryAccounts {
     fn create_account(&self, account: Account) -> BoxFuture<Result<(), AccountError>> {
-        self.answer(|| {
-            let mut accounts = lock(&self.accounts);
-            if accounts.contains_key(&account.email) {
-                return Err(AccountError::EmailTaken);
-            }
-            accounts.insert(account.email.clone(), account);
-            Ok(())
-        })
+        self.answer(|inner| inner.create_account(account))
     }
 
     fn account_by_email(&self, email: String) -> BoxFuture<Result<Option<Account>, AccountError>> {
-        self.answer(|| Ok(lock(&self.accounts).get(&email).cloned()))
+        self.answer(|inner| inner.account_by_email(email))
     }
 
-    fn create_sign_in(&self, sign_in: SignIn) -> BoxFuture<Result<(), AccountError>> {
-        self.answer(|| {
-            lock(&self.sign_ins).insert(sign_in.id, sign_in);
-            Ok(())
-        })
+    fn replace_password(&self, email: String, expected: String, hash: String) -> BoxFuture<Result<bool, AccountError>> {
+        self.answer(|inner| inner.replace_password(email, expected, hash))
+    }
+
+    fn create_sign_in(&self, sign_in: SignIn, device: Device) -> BoxFuture<Result<(), AccountError>> {
+        self.answer(|inner| inner.create_sign_in(sign_in, device))
     }
 
     fn sign_in(&self, id: Uuid) -> BoxFuture<Result<Option<SignIn>, AccountError>> {
         self.look_ups.fetch_add(1, Ordering::SeqCst);
-        self.answer(|| Ok(lock(&self.sign_ins).get(&id).cloned()))
+        self.answer(|inner| inner.sign_in(id))
     }
 
-    fn replace_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> BoxFuture<Result<bool, AccountError>> {
-        self.answer(|| {
-            let mut sign_ins = lock(&self.sign_ins);
-            match sign_ins.get_mut(&sign_in.id) {
-                Some(found) if found.secret_hash == expected => {
-                    *found = sign_in;
-                    Ok(true)
-                }
-                _ => Ok(false),
-            }
-        })
+    fn sign_ins_of(&self, user: UserId) -> BoxFuture<Result<Vec<(SignIn, Device)>, AccountError>> {
+        self.answer(|inner| inner.sign_ins_of(user))
     }
 
-    fn end_sign_in(&self, id: Uuid) -> BoxFuture<Result<(), AccountError>> {
-        self.answer(|| {
-            lock(&self.sign_ins).remove(&id);
-            Ok(())
-        })
+    fn replace_sign_in(
+        &self,
+        expected: [u8; 32],
+        sign_in: SignIn,
+        address: String,
+    ) -> BoxFuture<Result<bool, AccountError>> {
+        self.answer(|inner| inner.replace_sign_in(expected, sign_in, address))
+    }
+
+    fn end_sign_in(&self, user: UserId, id: Uuid) -> BoxFuture<Result<(), AccountError>> {
+        self.answer(|inner| inner.end_sign_in(user, id))
     }
 }
 

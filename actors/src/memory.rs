@@ -8,7 +8,7 @@ use taskflow_protocol::values::{Seq, UnixMs};
 
 use crate::domain::Quarter;
 use crate::ports::{
-    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Head, Loaded, LogPage, LogRow, ReadError,
+    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Device, Head, Loaded, LogPage, LogRow, ReadError,
     Retention, RowKey, SignIn, Store, StoredRow,
 };
 
@@ -199,7 +199,7 @@ impl Store for MemoryStore {
 #[derive(Debug, Default)]
 pub struct MemoryAccounts {
     accounts: Mutex<HashMap<String, Account>>,
-    sign_ins: Mutex<HashMap<uuid::Uuid, SignIn>>,
+    sign_ins: Mutex<BTreeMap<uuid::Uuid, (SignIn, Device)>>,
 }
 
 impl Accounts for MemoryAccounts {
@@ -216,26 +216,52 @@ impl Accounts for MemoryAccounts {
         ready(Ok(lock(&self.accounts).get(&email).cloned()))
     }
 
-    fn create_sign_in(&self, sign_in: SignIn) -> BoxFuture<Result<(), AccountError>> {
-        lock(&self.sign_ins).insert(sign_in.id, sign_in);
+    fn replace_password(&self, email: String, expected: String, hash: String) -> BoxFuture<Result<bool, AccountError>> {
+        let mut accounts = lock(&self.accounts);
+        let found = accounts
+            .get_mut(&email)
+            .filter(|present| present.password_hash == expected);
+        let replaced = found.map(|present| present.password_hash = hash).is_some();
+        ready(Ok(replaced))
+    }
+
+    fn create_sign_in(&self, sign_in: SignIn, device: Device) -> BoxFuture<Result<(), AccountError>> {
+        lock(&self.sign_ins).insert(sign_in.id, (sign_in, device));
         ready(Ok(()))
     }
 
     fn sign_in(&self, id: uuid::Uuid) -> BoxFuture<Result<Option<SignIn>, AccountError>> {
-        ready(Ok(lock(&self.sign_ins).get(&id).cloned()))
+        ready(Ok(lock(&self.sign_ins).get(&id).map(|(sign_in, _)| sign_in.clone())))
     }
 
-    fn replace_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> BoxFuture<Result<bool, AccountError>> {
+    fn sign_ins_of(&self, user: UserId) -> BoxFuture<Result<Vec<(SignIn, Device)>, AccountError>> {
+        let sign_ins = lock(&self.sign_ins);
+        let of_user = sign_ins.values().filter(|(sign_in, _)| sign_in.user == user);
+        ready(Ok(of_user.cloned().collect()))
+    }
+
+    fn replace_sign_in(
+        &self,
+        expected: [u8; 32],
+        sign_in: SignIn,
+        address: String,
+    ) -> BoxFuture<Result<bool, AccountError>> {
         let mut sign_ins = lock(&self.sign_ins);
         let found = sign_ins
             .get_mut(&sign_in.id)
-            .filter(|present| present.secret_hash == expected);
-        let replaced = found.map(|present| *present = sign_in).is_some();
-        ready(Ok(replaced))
+            .filter(|(present, _)| present.secret_hash == expected);
+        let replaced = found.map(|(present, device)| {
+            *present = sign_in;
+            device.address = address;
+        });
+        ready(Ok(replaced.is_some()))
     }
 
-    fn end_sign_in(&self, id: uuid::Uuid) -> BoxFuture<Result<(), AccountError>> {
-        lock(&self.sign_ins).remove(&id);
+    fn end_sign_in(&self, user: UserId, id: uuid::Uuid) -> BoxFuture<Result<(), AccountError>> {
+        let mut sign_ins = lock(&self.sign_ins);
+        if sign_ins.get(&id).is_some_and(|(present, _)| present.user == user) {
+            sign_ins.remove(&id);
+        }
         ready(Ok(()))
     }
 }

@@ -379,6 +379,17 @@ pub struct SignIn {
     pub expires_at: UnixMs,
 }
 
+/// Where a sign-in is used, as its owner sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// What it calls itself.
+    pub name: String,
+    /// The network address that it last came from.
+    pub address: String,
+    /// When it was signed in.
+    pub created_at: UnixMs,
+}
+
 /// Why an account operation did not succeed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum AccountError {
@@ -401,18 +412,30 @@ pub enum AccountError {
 /// # Contract
 ///
 /// What was answered `Ok` is durable. `create_account` is atomic: of two calls with one address one wins.
-/// `replace_sign_in` is conditional on the present `secret_hash`: of two calls with one token one wins.
+/// `replace_sign_in` is conditional on the present `secret_hash`, and `replace_password` on the present hash: of two calls
+/// with one token, or one old password, one wins. `sign_ins_of` finds every sign-in whose creation was answered before, and
+/// none whose end was.
 pub trait Accounts: Send + Sync + 'static {
     /// Makes an account, unless the address is taken.
     fn create_account(&self, account: Account) -> BoxFuture<Result<(), AccountError>>;
     /// Finds an account by its normalised address.
     fn account_by_email(&self, email: String) -> BoxFuture<Result<Option<Account>, AccountError>>;
+    /// Replaces the password of an account whose hash is still `expected`; `false` if it is another, or there is no account.
+    fn replace_password(&self, email: String, expected: String, hash: String) -> BoxFuture<Result<bool, AccountError>>;
     /// Stores a new sign-in.
-    fn create_sign_in(&self, sign_in: SignIn) -> BoxFuture<Result<(), AccountError>>;
+    fn create_sign_in(&self, sign_in: SignIn, device: Device) -> BoxFuture<Result<(), AccountError>>;
     /// Finds a sign-in.
     fn sign_in(&self, id: uuid::Uuid) -> BoxFuture<Result<Option<SignIn>, AccountError>>;
-    /// Replaces a sign-in whose `secret_hash` is still `expected`; `false` if it is another or gone.
-    fn replace_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> BoxFuture<Result<bool, AccountError>>;
-    /// Ends a sign-in; it is no error if there is none.
-    fn end_sign_in(&self, id: uuid::Uuid) -> BoxFuture<Result<(), AccountError>>;
+    /// All sign-ins of a user, in no order. Those that are past their end may be among them.
+    fn sign_ins_of(&self, user: UserId) -> BoxFuture<Result<Vec<(SignIn, Device)>, AccountError>>;
+    /// Replaces a sign-in whose `secret_hash` is still `expected`; `false` if it is another or gone. It was used from this
+    /// address.
+    fn replace_sign_in(
+        &self,
+        expected: [u8; 32],
+        sign_in: SignIn,
+        address: String,
+    ) -> BoxFuture<Result<bool, AccountError>>;
+    /// Ends a sign-in of this user; it is no error if there is none.
+    fn end_sign_in(&self, user: UserId, id: uuid::Uuid) -> BoxFuture<Result<(), AccountError>>;
 }

@@ -119,6 +119,10 @@ pub const REFRESHES_A_MINUTE_MAX: u32 = 60;
 pub const TOKEN_BYTES_MAX: usize = 4096;
 /// Length of the client's name in hello, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 100;
+/// Sign-ins of one user: more than anybody has devices. Beyond it the one that was not used for longest is ended.
+pub const SIGN_INS_A_USER_MAX: usize = 100;
+/// Length of a device's name, in bytes.
+pub const DEVICE_NAME_BYTES_MAX: usize = 100;
 /// Items on one page of a REST answer.
 pub const PAGE_ITEMS_MAX: usize = 500;
 

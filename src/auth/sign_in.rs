@@ -18,7 +18,8 @@ use std::sync::{Arc, OnceLock};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
-use taskflow_actors::ports::{Account, AccountError, Accounts, Clock, SignIn};
+use taskflow_actors::ports::{Account, AccountError, Accounts, Clock, Device, SignIn};
+use taskflow_protocol::limits::SIGN_INS_A_USER_MAX;
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, UserId};
 use uuid::Uuid;
@@ -44,6 +45,15 @@ pub struct Opened {
     pub refresh_token: String,
     /// Seconds that the access token is good for.
     pub expires_in: u32,
+}
+
+/// Who asks for a sign-in, as its owner will see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asker {
+    /// What the device calls itself.
+    pub device: String,
+    /// The network address that it comes from.
+    pub address: String,
 }
 
 /// Opens and ends sign-ins.
@@ -101,8 +111,8 @@ impl SignIns {
         Ok(user)
     }
 
-    /// Whose e-mail address and password these are.
-    pub async fn authenticate(&self, email: &str, password: String) -> Result<UserId, Code> {
+    /// The account whose e-mail address and password these are.
+    pub async fn authenticate(&self, email: &str, password: String) -> Result<Account, Code> {
         // No account has such a one; and no hash is computed over a megabyte.
         if Passwords::check_length(&password).is_err() {
             return Err(Code::CredentialsWrong);
@@ -111,17 +121,73 @@ impl SignIns {
             Some(email) => self.account(&email).await?,
             None => None,
         };
-        let (user, hash) = account.map(|account| (account.user, account.password_hash)).unzip();
+        let hash = account.as_ref().map(|account| account.password_hash.clone());
         // Also without an account: an unknown address takes as long as a wrong password.
         let right = self.passwords.verify(password, hash).await?;
-        match user {
-            Some(user) if right => Ok(user),
-            _ => Err(Code::CredentialsWrong),
+        account.filter(|_| right).ok_or(Code::CredentialsWrong)
+    }
+
+    /// Opens a sign-in for somebody who has the password of the account.
+    pub async fn open_with_password(&self, account: &Account, asker: Asker) -> Result<Opened, Code> {
+        let opened = self.open(account.user, asker).await?;
+        // The password may have been replaced since it was checked, and what it had opened by then been ended.
+        match self.account(&account.email).await? {
+            Some(present) if present.password_hash == account.password_hash => Ok(opened),
+            _ => {
+                self.end_by_refresh_token(&opened.refresh_token).await?;
+                Err(Code::CredentialsWrong)
+            }
         }
     }
 
+    /// Replaces a password: every sign-in of the account is ended, and a new one opened for whoever asks.
+    pub async fn change_password(
+        &self,
+        email: &str,
+        password: String,
+        new: String,
+        asker: Asker,
+    ) -> Result<Opened, Code> {
+        Passwords::check_length(&new)?;
+        let account = self.authenticate(email, password).await?;
+        let hash = self.passwords.hash(new).await?;
+        let Account {
+            user,
+            email,
+            password_hash,
+            ..
+        } = account;
+        let replaced = self.accounts.replace_password(email, password_hash, hash).await;
+        if !replaced.map_err(code_of)? {
+            // Somebody else was faster: what was given is the password no more.
+            return Err(Code::CredentialsWrong);
+        }
+        self.end_all(user).await?;
+        self.open(user, asker).await
+    }
+
+    /// The sign-ins of a user that are not over, the one used last first.
+    pub async fn of_user(&self, user: UserId) -> Result<Vec<(SignIn, Device)>, Code> {
+        let mut all = self.accounts.sign_ins_of(user).await.map_err(code_of)?;
+        let now = self.clock.now_ms();
+        all.retain(|(sign_in, _)| sign_in.expires_at > now);
+        all.sort_by_key(|(sign_in, _)| (std::cmp::Reverse(sign_in.rotated_at), sign_in.id));
+        Ok(all)
+    }
+
+    /// Ends every sign-in of a user.
+    pub async fn end_all(&self, user: UserId) -> Result<(), Code> {
+        for (sign_in, _) in self.of_user(user).await? {
+            self.end(user, sign_in.id).await?;
+        }
+        Ok(())
+    }
+
     /// Opens a sign-in.
-    pub async fn open(&self, user: UserId) -> Result<Opened, Code> {
+    pub async fn open(&self, user: UserId, asker: Asker) -> Result<Opened, Code> {
+        for (sign_in, _) in self.of_user(user).await?.iter().skip(SIGN_INS_A_USER_MAX - 1) {
+            self.end(user, sign_in.id).await?;
+        }
         let now = self.clock.now_ms();
         let token = RefreshToken {
             sign_in: Uuid::from_bytes(rand::random()),
@@ -135,12 +201,17 @@ impl SignIns {
             rotated_at: now,
             expires_at: now + self.refresh_life_ms,
         };
-        self.accounts.create_sign_in(sign_in).await.map_err(code_of)?;
+        let device = Device {
+            name: asker.device,
+            address: asker.address,
+            created_at: now,
+        };
+        self.accounts.create_sign_in(sign_in, device).await.map_err(code_of)?;
         Ok(self.opened(user, &token))
     }
 
-    /// A new access token and the next refresh token. See the head of this file.
-    pub async fn refresh(&self, text: &str) -> Result<Opened, Code> {
+    /// A new access token and the next refresh token, for somebody at this address. See the head of this file.
+    pub async fn refresh(&self, text: &str, address: &str) -> Result<Opened, Code> {
         let token = RefreshToken::parse(text).ok_or(Code::TokenInvalid)?;
         let next = RefreshToken {
             sign_in: token.sign_in,
@@ -175,7 +246,8 @@ impl SignIns {
                 expires_at: now + self.refresh_life_ms,
                 ..found
             };
-            if self.accounts.replace_sign_in(hash, replaced).await.map_err(code_of)? {
+            let replaced = self.accounts.replace_sign_in(hash, replaced, address.to_owned()).await;
+            if replaced.map_err(code_of)? {
                 return Ok(self.opened(user, &next));
             }
         }
@@ -183,17 +255,18 @@ impl SignIns {
         Err(Code::SignInBusy)
     }
 
-    /// Ends the sign-in of a refresh token; what is no longer a sign-in is no error.
-    pub async fn end_by_refresh_token(&self, text: &str) -> Result<(), Code> {
+    /// Ends the sign-in of a refresh token, and says whose it was; what is no longer a sign-in is no error.
+    pub async fn end_by_refresh_token(&self, text: &str) -> Result<Option<UserId>, Code> {
         let token = RefreshToken::parse(text).ok_or(Code::TokenInvalid)?;
         let Some(found) = self.accounts.sign_in(token.sign_in).await.map_err(code_of)? else {
-            return Ok(());
+            return Ok(None);
         };
         let hash = token.hash();
         if hash != found.secret_hash && hash != found.previous_hash {
             return Err(Code::TokenInvalid);
         }
-        self.end(found.user, found.id).await
+        self.end(found.user, found.id).await?;
+        Ok(Some(found.user))
     }
 
     /// Ends a sign-in: durable first, then its tokens are refused and its connections close.
@@ -201,7 +274,7 @@ impl SignIns {
         if sign_in == OPERATOR_SIGN_IN {
             return Err(Code::TokenInvalid);
         }
-        self.accounts.end_sign_in(sign_in).await.map_err(code_of)?;
+        self.accounts.end_sign_in(user, sign_in).await.map_err(code_of)?;
         let signed_out = SignedOut { user, sign_in };
         self.tokens.end(signed_out);
         if let Some(callback) = self.on_end.get() {
@@ -312,7 +385,8 @@ mod tests {
         assert_eq!(
             sign_ins
                 .authenticate("ann@example.org", "correct horse".to_owned())
-                .await,
+                .await
+                .map(|account| account.user),
             Ok(user)
         );
         assert_eq!(
@@ -335,6 +409,55 @@ mod tests {
         );
         let again = sign_ins.register("ANN@example.org", "another horse".to_owned()).await;
         assert_eq!(again, Err(Code::EmailTaken));
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_the_sign_in_that_was_not_used_for_longest_is_ended() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let mut tokens = Vec::new();
+        for _ in 0..SIGN_INS_A_USER_MAX {
+            bench.clock.advance_ms(1_000);
+            tokens.push(
+                sign_ins
+                    .open(USER, Asker::default())
+                    .await
+                    .expect("opened")
+                    .refresh_token,
+            );
+        }
+        bench.clock.advance_ms(1_000);
+        let first = sign_ins.refresh(&tokens[0], "").await.expect("the oldest is in use");
+        assert!(sign_ins.open(USER, Asker::default()).await.is_ok());
+        assert_eq!(
+            sign_ins.of_user(USER).await.map(|all| all.len()),
+            Ok(SIGN_INS_A_USER_MAX)
+        );
+        assert_eq!(sign_ins.refresh(&tokens[1], "").await, Err(Code::SignedOut));
+        assert!(sign_ins.refresh(&first.refresh_token, "").await.is_ok());
+        assert!(sign_ins.refresh(&tokens[2], "").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_password_that_was_replaced_since_it_was_checked_opens_nothing() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let password = || "correct horse".to_owned();
+        let user = sign_ins.register("ann@example.org", password()).await.expect("made");
+        let checked = sign_ins
+            .authenticate("ann@example.org", password())
+            .await
+            .expect("right");
+        let new = "another horse".to_owned();
+        let changed = sign_ins.change_password("ann@example.org", password(), new, Asker::default());
+        assert!(changed.await.is_ok());
+        let opened = sign_ins.open_with_password(&checked, Asker::default()).await;
+        assert_eq!(opened, Err(Code::CredentialsWrong));
+        assert_eq!(
+            sign_ins.of_user(user).await.map(|all| all.len()),
+            Ok(1),
+            "that of the change"
+        );
     }
 
     #[tokio::test]
@@ -373,14 +496,14 @@ mod tests {
     async fn a_refresh_gives_the_next_token_and_the_one_before_is_good_no_more() {
         let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
-        let first = sign_ins.open(USER).await.expect("opened");
+        let first = sign_ins.open(USER, Asker::default()).await.expect("opened");
         bench.clock.advance_ms(600_000);
-        let second = sign_ins.refresh(&first.refresh_token).await.expect("refreshed");
+        let second = sign_ins.refresh(&first.refresh_token, "").await.expect("refreshed");
         assert_ne!(second.refresh_token, first.refresh_token);
         assert_eq!(second.user, USER);
         assert_eq!(second.expires_in, 900);
         bench.clock.advance_ms(600_000);
-        let third = sign_ins.refresh(&second.refresh_token).await.expect("refreshed");
+        let third = sign_ins.refresh(&second.refresh_token, "").await.expect("refreshed");
         assert!(bench.restarted().tokens.verify(&third.access_token).await.is_ok());
     }
 
@@ -388,22 +511,25 @@ mod tests {
     async fn a_lost_answer_can_be_had_again_for_a_minute() {
         let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
-        let first = sign_ins.open(USER).await.expect("opened");
-        let second = sign_ins.refresh(&first.refresh_token).await.expect("refreshed");
+        let first = sign_ins.open(USER, Asker::default()).await.expect("opened");
+        let second = sign_ins.refresh(&first.refresh_token, "").await.expect("refreshed");
         bench.clock.advance_ms(REUSE_GRACE_MS);
-        let again = sign_ins.refresh(&first.refresh_token).await.expect("the same answer");
+        let again = sign_ins
+            .refresh(&first.refresh_token, "")
+            .await
+            .expect("the same answer");
         assert_eq!(again.refresh_token, second.refresh_token);
         // And what it gave still works: both tabs hold the same token.
-        assert!(sign_ins.refresh(&second.refresh_token).await.is_ok());
+        assert!(sign_ins.refresh(&second.refresh_token, "").await.is_ok());
     }
 
     #[tokio::test]
     async fn two_refreshes_at_once_get_the_same_token() {
         let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
-        let first = sign_ins.open(USER).await.expect("opened");
+        let first = sign_ins.open(USER, Asker::default()).await.expect("opened");
         let token = &first.refresh_token;
-        let (one, two) = tokio::join!(sign_ins.refresh(token), sign_ins.refresh(token));
+        let (one, two) = tokio::join!(sign_ins.refresh(token, ""), sign_ins.refresh(token, ""));
         assert_eq!(
             one.expect("refreshed").refresh_token,
             two.expect("refreshed").refresh_token
@@ -414,12 +540,16 @@ mod tests {
     async fn a_copied_token_ends_the_sign_in_for_both() {
         let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
-        let stolen = sign_ins.open(USER).await.expect("opened").refresh_token;
-        let owner = sign_ins.refresh(&stolen).await.expect("the owner's");
+        let stolen = sign_ins
+            .open(USER, Asker::default())
+            .await
+            .expect("opened")
+            .refresh_token;
+        let owner = sign_ins.refresh(&stolen, "").await.expect("the owner's");
         bench.clock.advance_ms(REUSE_GRACE_MS + 1);
-        assert_eq!(sign_ins.refresh(&stolen).await, Err(Code::SignedOut), "the thief");
+        assert_eq!(sign_ins.refresh(&stolen, "").await, Err(Code::SignedOut), "the thief");
         assert_eq!(
-            sign_ins.refresh(&owner.refresh_token).await,
+            sign_ins.refresh(&owner.refresh_token, "").await,
             Err(Code::SignedOut),
             "the owner"
         );
@@ -434,29 +564,41 @@ mod tests {
     async fn a_token_older_than_the_previous_one_ends_the_sign_in_also_within_the_minute() {
         let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
-        let first = sign_ins.open(USER).await.expect("opened").refresh_token;
-        let second = sign_ins.refresh(&first).await.expect("refreshed").refresh_token;
-        let third = sign_ins.refresh(&second).await.expect("refreshed").refresh_token;
-        assert_eq!(sign_ins.refresh(&first).await, Err(Code::SignedOut));
-        assert_eq!(sign_ins.refresh(&third).await, Err(Code::SignedOut));
+        let first = sign_ins
+            .open(USER, Asker::default())
+            .await
+            .expect("opened")
+            .refresh_token;
+        let second = sign_ins.refresh(&first, "").await.expect("refreshed").refresh_token;
+        let third = sign_ins.refresh(&second, "").await.expect("refreshed").refresh_token;
+        assert_eq!(sign_ins.refresh(&first, "").await, Err(Code::SignedOut));
+        assert_eq!(sign_ins.refresh(&third, "").await, Err(Code::SignedOut));
     }
 
     #[tokio::test]
     async fn a_sign_in_that_nobody_used_for_its_days_is_over() {
         let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
-        let token = sign_ins.open(USER).await.expect("opened").refresh_token;
+        let token = sign_ins
+            .open(USER, Asker::default())
+            .await
+            .expect("opened")
+            .refresh_token;
         bench.clock.advance_ms(30 * 86_400_000);
-        assert_eq!(sign_ins.refresh(&token).await, Err(Code::SignedOut));
+        assert_eq!(sign_ins.refresh(&token, "").await, Err(Code::SignedOut));
     }
 
     #[tokio::test]
     async fn what_is_no_refresh_token_is_invalid() {
         let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
-        let access = sign_ins.open(USER).await.expect("opened").access_token;
+        let access = sign_ins
+            .open(USER, Asker::default())
+            .await
+            .expect("opened")
+            .access_token;
         for text in ["", "x", &access, &"A".repeat(63), &"!".repeat(64)] {
-            assert_eq!(sign_ins.refresh(text).await, Err(Code::TokenInvalid), "{text}");
+            assert_eq!(sign_ins.refresh(text, "").await, Err(Code::TokenInvalid), "{text}");
             assert_eq!(
                 sign_ins.end_by_refresh_token(text).await,
                 Err(Code::TokenInvalid),
@@ -464,7 +606,7 @@ mod tests {
             );
         }
         assert_eq!(
-            sign_ins.refresh(&"A".repeat(64)).await,
+            sign_ins.refresh(&"A".repeat(64), "").await,
             Err(Code::SignedOut),
             "of no sign-in"
         );
@@ -474,7 +616,7 @@ mod tests {
     async fn signing_out_by_refresh_token_needs_the_right_one() {
         let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
-        let opened = sign_ins.open(USER).await.expect("opened");
+        let opened = sign_ins.open(USER, Asker::default()).await.expect("opened");
         let token = RefreshToken::parse(&opened.refresh_token).expect("a token");
         let guessed = RefreshToken {
             secret: [7; 32],
@@ -485,11 +627,14 @@ mod tests {
             Err(Code::TokenInvalid)
         );
         assert!(bench.tokens.verify(&opened.access_token).await.is_ok());
-        assert_eq!(sign_ins.end_by_refresh_token(&opened.refresh_token).await, Ok(()));
+        assert_eq!(
+            sign_ins.end_by_refresh_token(&opened.refresh_token).await,
+            Ok(Some(USER))
+        );
         assert_eq!(bench.tokens.verify(&opened.access_token).await, Err(Code::SignedOut));
         assert_eq!(
             sign_ins.end_by_refresh_token(&opened.refresh_token).await,
-            Ok(()),
+            Ok(None),
             "twice is no error"
         );
     }
@@ -499,12 +644,12 @@ mod tests {
         let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
         bench.accounts.fail(Some(AccountError::Full));
-        assert_eq!(sign_ins.open(USER).await, Err(Code::StoreFull));
+        assert_eq!(sign_ins.open(USER, Asker::default()).await, Err(Code::StoreFull));
         bench
             .accounts
             .fail(Some(AccountError::Unavailable("planted".to_owned())));
-        assert_eq!(sign_ins.open(USER).await, Err(Code::StoreUnavailable));
+        assert_eq!(sign_ins.open(USER, Asker::default()).await, Err(Code::StoreUnavailable));
         bench.accounts.fail(Some(AccountError::Damaged("planted".to_owned())));
-        assert_eq!(sign_ins.open(USER).await, Err(Code::Internal));
+        assert_eq!(sign_ins.open(USER, Asker::default()).await, Err(Code::Internal));
     }
 }

@@ -413,7 +413,7 @@ mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use proptest::prelude::*;
-    use taskflow_actors::ports::{AccountError, SignIn};
+    use taskflow_actors::ports::{AccountError, Device, SignIn};
 
     const USER: UserId = UserId(Uuid::from_u128(1));
     const SIGN_IN: Uuid = Uuid::from_u128(2);
@@ -433,7 +433,10 @@ mod tests {
             rotated_at: 0,
             expires_at,
         };
-        accounts.create_sign_in(sign_in).await.expect("stored");
+        accounts
+            .create_sign_in(sign_in, Device::default())
+            .await
+            .expect("stored");
     }
 
     /// Signs any header and body with the bench's key.

@@ -124,6 +124,9 @@ resources! {
     "/api/v1/auth/login" { POST sign_in::login }
     "/api/v1/auth/register" { POST sign_in::register }
     "/api/v1/auth/logout" { POST sign_in::logout }
+    "/api/v1/auth/password" { POST sign_in::password }
+    "/api/v1/sessions" { GET sign_in::sessions }
+    "/api/v1/sessions/{id}" { DELETE sign_in::end_session }
     "/.well-known/jwks.json" { GET sign_in::jwks }
     "/openapi.json" { GET openapi }
 }

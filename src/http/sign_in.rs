@@ -1,11 +1,15 @@
-//! `/api/v1/auth/…` and the key set.
+//! `/api/v1/auth/…`, `/api/v1/sessions` and the key set.
 
+use actix_web::http::header;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
+use taskflow_protocol::limits::DEVICE_NAME_BYTES_MAX;
+use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, UserId};
+use uuid::Uuid;
 
-use crate::auth::sign_in::Opened;
+use crate::auth::sign_in::{Asker, Opened};
 use crate::config::Registration;
 use crate::http::problem::Problem;
 use crate::http::{Api, request};
@@ -16,6 +20,7 @@ use crate::telemetry::metrics::SignInOutcome;
 struct Credentials {
     email: String,
     password: String,
+    device: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -25,6 +30,16 @@ struct Register {
     password: String,
     time_zone: Option<String>,
     locale: Option<String>,
+    device: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewPassword {
+    email: String,
+    password: String,
+    new_password: String,
+    device: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -37,6 +52,25 @@ struct Refresh {
 #[serde(default, deny_unknown_fields)]
 struct Logout {
     refresh_token: Option<String>,
+    everywhere: bool,
+}
+
+/// A sign-in, as its owner sees it.
+#[derive(Serialize)]
+struct Session {
+    id: Uuid,
+    device: String,
+    address: String,
+    created_at: UnixMs,
+    seen_at: UnixMs,
+    expires_at: UnixMs,
+    current: bool,
+}
+
+#[derive(Serialize)]
+struct Sessions {
+    items: Vec<Session>,
+    next: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -58,6 +92,31 @@ fn answer(mut response: actix_web::HttpResponseBuilder, opened: Opened) -> HttpR
     })
 }
 
+/// Who asks: the device by the name that it gives itself, else by that of its program.
+fn asker(http: &HttpRequest, device: Option<String>) -> Result<Asker, Problem> {
+    let device = match device {
+        Some(device) if device.len() > DEVICE_NAME_BYTES_MAX || device.contains(char::is_control) => {
+            let problem = Problem::new(Code::InvalidField).field("device");
+            return Err(problem.because("it must be one line of 100 bytes at most"));
+        }
+        Some(device) => device,
+        None => {
+            let agent = http.headers().get(header::USER_AGENT);
+            let agent = agent.and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+            // Headers that are text are ASCII.
+            agent.chars().take(DEVICE_NAME_BYTES_MAX).collect()
+        }
+    };
+    Ok(Asker {
+        device,
+        address: address(http),
+    })
+}
+
+fn address(http: &HttpRequest) -> String {
+    http.peer_addr().map_or_else(String::new, |peer| peer.ip().to_string())
+}
+
 /// What a feed is born with where the client does not say.
 const TIME_ZONE: &str = "UTC";
 const LOCALE: &str = "en";
@@ -68,13 +127,14 @@ pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
         return Err(Problem::new(Code::RegistrationClosed));
     }
     let body: Register = request::sign_in_document(&http, payload).await?;
+    let asker = asker(&http, body.device)?;
     let made = async {
         let user = api.sign_ins.register(&body.email, body.password).await?;
         let zone = body.time_zone.unwrap_or_else(|| TIME_ZONE.to_owned());
         let locale = body.locale.unwrap_or_else(|| LOCALE.to_owned());
         // A crash before this leaves an account without a feed: the next sign-in makes up for it.
         api.router.birth(user, zone, locale).await?;
-        api.sign_ins.open(user).await
+        api.sign_ins.open(user, asker).await
     };
     let opened = counted(&api, SignInOutcome::Registered, made.await)?;
     Ok(answer(HttpResponse::Created(), opened))
@@ -83,13 +143,15 @@ pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
 /// `POST /api/v1/auth/login`
 pub async fn login(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: Credentials = request::sign_in_document(&http, payload).await?;
+    let asker = asker(&http, body.device)?;
     let opened = async {
-        let user = api.sign_ins.authenticate(&body.email, body.password).await?;
+        let account = api.sign_ins.authenticate(&body.email, body.password).await?;
+        let user = account.user;
         let head = api.store.head(user).await.map_err(crate::http::read_code)?;
         if head.is_none() {
             api.router.birth(user, TIME_ZONE.to_owned(), LOCALE.to_owned()).await?;
         }
-        api.sign_ins.open(user).await
+        api.sign_ins.open_with_password(&account, asker).await
     };
     let opened = counted(&api, SignInOutcome::Opened, opened.await)?;
     Ok(answer(HttpResponse::Ok(), opened))
@@ -98,21 +160,75 @@ pub async fn login(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resul
 /// `POST /api/v1/auth/refresh`
 pub async fn refresh(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: Refresh = request::sign_in_document(&http, payload).await?;
-    let opened = api.sign_ins.refresh(&body.refresh_token).await;
+    let opened = api.sign_ins.refresh(&body.refresh_token, &address(&http)).await;
     let opened = counted(&api, SignInOutcome::Opened, opened)?;
     Ok(answer(HttpResponse::Ok(), opened))
 }
 
-/// `POST /api/v1/auth/logout`: ends the sign-in of the refresh token in the body, or else of the access token.
+/// `POST /api/v1/auth/password`: replaces the password, and ends every sign-in but the one that it answers with.
+pub async fn password(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
+    let body: NewPassword = request::sign_in_document(&http, payload).await?;
+    let asker = asker(&http, body.device)?;
+    let changed = api
+        .sign_ins
+        .change_password(&body.email, body.password, body.new_password, asker);
+    let opened = counted(&api, SignInOutcome::Opened, changed.await)?;
+    Ok(answer(HttpResponse::Ok(), opened))
+}
+
+/// `POST /api/v1/auth/logout`: ends the sign-in of the refresh token in the body, or else of the access token; or all.
 pub async fn logout(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: Logout = request::document_or_default(&http, payload).await?;
-    match body.refresh_token {
+    let user = match body.refresh_token {
         Some(token) => api.sign_ins.end_by_refresh_token(&token).await?,
         None => {
             let claims = request::caller(&api, &http).await?;
-            api.sign_ins.end(claims.user, claims.sign_in).await?;
+            if !body.everywhere {
+                api.sign_ins.end(claims.user, claims.sign_in).await?;
+            }
+            Some(claims.user)
         }
+    };
+    if let Some(user) = user
+        && body.everywhere
+    {
+        api.sign_ins.end_all(user).await?;
     }
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// `GET /api/v1/sessions`: where the user is signed in, the one used last first.
+pub async fn sessions(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
+    let caller = request::caller(&api, &http).await?;
+    request::no_parameters(&http)?;
+    let all = api.sign_ins.of_user(caller.user).await?;
+    let items = all.into_iter().map(|(sign_in, device)| Session {
+        id: sign_in.id,
+        device: device.name,
+        address: device.address,
+        created_at: device.created_at,
+        seen_at: sign_in.rotated_at,
+        expires_at: sign_in.expires_at,
+        current: sign_in.id == caller.sign_in,
+    });
+    let answer = Sessions {
+        items: items.collect(),
+        next: None,
+    };
+    Ok(HttpResponse::Ok()
+        .insert_header(("cache-control", "no-store"))
+        .json(answer))
+}
+
+/// `DELETE /api/v1/sessions/{id}`
+pub async fn end_session(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
+    let caller = request::caller(&api, &http).await?;
+    let id: Uuid = request::id(&http)?;
+    let all = api.sign_ins.of_user(caller.user).await?;
+    if !all.iter().any(|(sign_in, _)| sign_in.id == id) {
+        return Err(Code::RowNotFound.into());
+    }
+    api.sign_ins.end(caller.user, id).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
-    Account, AccountError, Accounts, Append, AppendError, Epoch, Head, LogRow, Retention, RowKey, RowKind, SignIn,
-    Store, StoredRow,
+    Account, AccountError, Accounts, Append, AppendError, Device, Epoch, Head, LogRow, Retention, RowKey, RowKind,
+    SignIn, Store, StoredRow,
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
@@ -83,6 +83,9 @@ macro_rules! accounts_contract {
             a_sign_in_is_found_until_it_is_ended
             of_two_replacements_of_a_sign_in_one_wins
             a_sign_in_that_is_gone_is_not_replaced
+            of_two_replacements_of_a_password_one_wins
+            the_sign_ins_of_a_user_are_found_with_their_devices
+            nobody_ends_the_sign_in_of_another
             accounts_and_sign_ins_survive_a_restart
         }
     };
@@ -919,6 +922,101 @@ fn signed_in(number: u128, generation: u8) -> SignIn {
     }
 }
 
+fn device(number: u8) -> Device {
+    Device {
+        name: format!("device {number}"),
+        address: format!("192.0.2.{number}"),
+        created_at: i64::from(number),
+    }
+}
+
+/// The sign-ins of a user, by id.
+async fn of_user(accounts: &Arc<dyn Accounts>, user: UserId) -> Vec<(SignIn, Device)> {
+    let mut found = accounts.sign_ins_of(user).await.expect("the sign-ins");
+    found.sort_by_key(|(sign_in, _)| sign_in.id);
+    found
+}
+
+pub async fn of_two_replacements_of_a_password_one_wins(bench: &mut impl Bench) {
+    let accounts = bench.accounts();
+    let email = || "ada@example.org".to_owned();
+    let old = account(&email(), 1).password_hash;
+    let rivals = |expected: &String| {
+        let replace = |number| accounts.replace_password(email(), expected.clone(), format!("$argon2id$new${number}"));
+        join_all((0..8).map(replace))
+    };
+    assert_eq!(rivals(&old).await, vec![Ok(false); 8], "there is no account");
+    assert_eq!(accounts.create_account(account(&email(), 1)).await, Ok(()));
+    let answers = rivals(&old).await;
+    let winner = answers.iter().position(|answer| *answer == Ok(true)).expect("one wins");
+    assert_eq!(
+        answers.iter().filter(|answer| **answer == Ok(false)).count(),
+        7,
+        "{answers:?}"
+    );
+    drop(accounts);
+    bench.reopen();
+    let expected = Account {
+        password_hash: format!("$argon2id$new${winner}"),
+        ..account(&email(), 1)
+    };
+    assert_eq!(bench.accounts().account_by_email(email()).await, Ok(Some(expected)));
+}
+
+pub async fn the_sign_ins_of_a_user_are_found_with_their_devices(bench: &mut impl Bench) {
+    let accounts = bench.accounts();
+    // Three of one user's, one of another's.
+    let mine = |number| SignIn {
+        user: feed(1),
+        ..signed_in(number, 1)
+    };
+    assert_eq!(of_user(&accounts, feed(1)).await, Vec::new());
+    for number in 1..=3 {
+        assert_eq!(
+            accounts.create_sign_in(mine(number), device(number as u8)).await,
+            Ok(())
+        );
+    }
+    assert_eq!(accounts.create_sign_in(signed_in(4, 1), device(4)).await, Ok(()));
+    let expected = |number| (mine(number), device(number as u8));
+    assert_eq!(
+        of_user(&accounts, feed(1)).await,
+        [expected(1), expected(2), expected(3)]
+    );
+    assert_eq!(accounts.end_sign_in(feed(1), mine(1).id).await, Ok(()));
+    let renewed = SignIn {
+        user: feed(1),
+        ..signed_in(2, 2)
+    };
+    let address = || "2001:db8::7".to_owned();
+    assert_eq!(
+        accounts.replace_sign_in([1; 32], renewed.clone(), address()).await,
+        Ok(true)
+    );
+    // Whose secret is another has not been there.
+    let other = SignIn {
+        user: feed(1),
+        ..signed_in(3, 3)
+    };
+    assert_eq!(accounts.replace_sign_in([9; 32], other, address()).await, Ok(false));
+    drop(accounts);
+    bench.reopen();
+    let accounts = bench.accounts();
+    let seen = Device {
+        address: address(),
+        ..device(2)
+    };
+    assert_eq!(of_user(&accounts, feed(1)).await, [(renewed, seen), expected(3)]);
+    assert_eq!(of_user(&accounts, feed(4)).await, [(signed_in(4, 1), device(4))]);
+}
+
+pub async fn nobody_ends_the_sign_in_of_another(bench: &mut impl Bench) {
+    let accounts = bench.accounts();
+    assert_eq!(accounts.create_sign_in(signed_in(1, 1), device(1)).await, Ok(()));
+    assert_eq!(accounts.end_sign_in(feed(2), signed_in(1, 1).id).await, Ok(()));
+    assert_eq!(of_user(&accounts, feed(1)).await, [(signed_in(1, 1), device(1))]);
+}
+
 pub async fn an_account_is_found_by_its_address(bench: &mut impl Bench) {
     let accounts = bench.accounts();
     assert_eq!(accounts.account_by_email("ada@example.org".to_owned()).await, Ok(None));
@@ -955,11 +1053,11 @@ pub async fn a_sign_in_is_found_until_it_is_ended(bench: &mut impl Bench) {
     let accounts = bench.accounts();
     let id = signed_in(1, 1).id;
     assert_eq!(accounts.sign_in(id).await, Ok(None));
-    assert_eq!(accounts.create_sign_in(signed_in(1, 1)).await, Ok(()));
-    assert_eq!(accounts.create_sign_in(signed_in(2, 1)).await, Ok(()));
+    assert_eq!(accounts.create_sign_in(signed_in(1, 1), device(1)).await, Ok(()));
+    assert_eq!(accounts.create_sign_in(signed_in(2, 1), device(1)).await, Ok(()));
     assert_eq!(accounts.sign_in(id).await, Ok(Some(signed_in(1, 1))));
     for _ in 0..2 {
-        assert_eq!(accounts.end_sign_in(id).await, Ok(()));
+        assert_eq!(accounts.end_sign_in(feed(1), id).await, Ok(()));
         assert_eq!(accounts.sign_in(id).await, Ok(None));
     }
     assert_eq!(accounts.sign_in(signed_in(2, 1).id).await, Ok(Some(signed_in(2, 1))));
@@ -967,8 +1065,8 @@ pub async fn a_sign_in_is_found_until_it_is_ended(bench: &mut impl Bench) {
 
 pub async fn of_two_replacements_of_a_sign_in_one_wins(bench: &mut impl Bench) {
     let accounts = bench.accounts();
-    assert_eq!(accounts.create_sign_in(signed_in(1, 1)).await, Ok(()));
-    let rivals = (2..10).map(|generation| accounts.replace_sign_in([1; 32], signed_in(1, generation)));
+    assert_eq!(accounts.create_sign_in(signed_in(1, 1), device(1)).await, Ok(()));
+    let rivals = (2..10).map(|generation| accounts.replace_sign_in([1; 32], signed_in(1, generation), String::new()));
     let answers = join_all(rivals).await;
     let winners: Vec<usize> = (0..8).filter(|at| answers[*at] == Ok(true)).collect();
     assert_eq!(winners.len(), 1, "{answers:?}");
@@ -983,7 +1081,10 @@ pub async fn of_two_replacements_of_a_sign_in_one_wins(bench: &mut impl Bench) {
 
 pub async fn a_sign_in_that_is_gone_is_not_replaced(bench: &mut impl Bench) {
     let accounts = bench.accounts();
-    assert_eq!(accounts.replace_sign_in([1; 32], signed_in(1, 2)).await, Ok(false));
+    assert_eq!(
+        accounts.replace_sign_in([1; 32], signed_in(1, 2), String::new()).await,
+        Ok(false)
+    );
     assert_eq!(accounts.sign_in(signed_in(1, 2).id).await, Ok(None));
 }
 
@@ -992,10 +1093,13 @@ pub async fn accounts_and_sign_ins_survive_a_restart(bench: &mut impl Bench) {
         let accounts = bench.accounts();
         let email = format!("user{number}@example.org");
         assert_eq!(accounts.create_account(account(&email, number)).await, Ok(()));
-        assert_eq!(accounts.create_sign_in(signed_in(number, 1)).await, Ok(()));
+        assert_eq!(accounts.create_sign_in(signed_in(number, 1), device(1)).await, Ok(()));
     }
     assert_eq!(
-        bench.accounts().replace_sign_in([1; 32], signed_in(7, 2)).await,
+        bench
+            .accounts()
+            .replace_sign_in([1; 32], signed_in(7, 2), String::new())
+            .await,
         Ok(true)
     );
     bench.reopen();

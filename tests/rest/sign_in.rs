@@ -65,6 +65,161 @@ fn register_sign_in_refresh_and_sign_out() {
     assert_eq!(server.get("/api/v1/tasks", &first).status, 200);
 }
 
+fn login(server: &Server, email: &str, password: &str, device: &str) -> Response {
+    let body = json!({ "email": email, "password": password, "device": device });
+    auth(server, "login", &body)
+}
+
+fn sessions(server: &Server, account: &Account) -> Vec<Value> {
+    let answer = server.get("/api/v1/sessions", account);
+    assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")));
+    answer.json()["items"].as_array().expect("items").clone()
+}
+
+fn status(server: &Server, account: &Account) -> (u16, String) {
+    name(&server.get("/api/v1/tasks", account))
+}
+
+fn in_there() -> (u16, String) {
+    (200, String::new())
+}
+
+fn signed_out() -> (u16, String) {
+    (401, "signed_out".to_owned())
+}
+
+#[test]
+fn sessions_are_listed_and_ended_one_by_one() {
+    let server = Server::start(&[]);
+    let first = server.register();
+    let phone = Account::of(
+        &login(&server, &first.email, PASSWORD, "Ada's phone"),
+        first.email.clone(),
+    );
+    let all = sessions(&server, &phone);
+    let [now, before] = &all[..] else { panic!("{all:?}") };
+    assert_eq!((&now["device"], &now["current"]), (&json!("Ada's phone"), &json!(true)));
+    assert_eq!(now["address"], "127.0.0.1");
+    assert_eq!(before["current"], false);
+    for time in ["created_at", "seen_at", "expires_at"] {
+        assert!(now[time].as_i64() > Some(1_700_000_000_000), "{now}");
+    }
+    let path = |session: &Value| format!("/api/v1/sessions/{}", session["id"].as_str().unwrap());
+    let end = |path: &str, account: &Account| server.send("DELETE", path, account, &[], &Value::Null);
+    // Another user has nothing to end here.
+    let other = server.register();
+    assert_eq!(name(&end(&path(before), &other)), (404, "row_not_found".to_owned()));
+    assert_eq!(
+        name(&end("/api/v1/sessions/no-id", &phone)),
+        (404, "row_not_found".to_owned())
+    );
+    assert_eq!(end(&path(before), &phone).status, 204);
+    assert_eq!(name(&end(&path(before), &phone)), (404, "row_not_found".to_owned()));
+    assert_eq!(status(&server, &first), signed_out());
+    assert_eq!(
+        name(&auth(&server, "refresh", &json!({ "refresh_token": first.refresh }))),
+        signed_out()
+    );
+    assert_eq!(status(&server, &phone), in_there());
+    assert_eq!(sessions(&server, &phone).len(), 1);
+    assert_eq!(sessions(&server, &other).len(), 1);
+    // What has no name of its own is called like its program.
+    let agent = ["user-agent: curl/8.5.0"];
+    let body = json!({ "email": first.email, "password": PASSWORD });
+    let answer = http::post(server.address, "/api/v1/auth/login", &agent, &body);
+    let unnamed = Account::of(&answer, first.email.clone());
+    assert_eq!(sessions(&server, &unnamed)[0]["device"], "curl/8.5.0");
+    for wrong in ["x".repeat(101), "two\nlines".to_owned()] {
+        let answer = login(&server, &first.email, PASSWORD, &wrong);
+        assert_eq!(
+            (name(&answer), &answer.json()["field"]),
+            ((400, "invalid_field".to_owned()), &json!("device"))
+        );
+    }
+}
+
+#[test]
+fn signing_out_everywhere_ends_what_the_user_has_and_nothing_else() {
+    let server = Server::start(&[]);
+    let (first, other) = (server.register(), server.register());
+    let again = || Account::of(&login(&server, &first.email, PASSWORD, "again"), first.email.clone());
+    let second = again();
+    let everywhere = json!({ "everywhere": true });
+    let answer = http::post(server.address, "/api/v1/auth/logout", &[&second.bearer()], &everywhere);
+    assert_eq!(answer.status, 204, "{answer:?}");
+    for account in [&first, &second] {
+        assert_eq!(status(&server, account), signed_out());
+    }
+    let (third, fourth) = (again(), again());
+    let body = json!({ "refresh_token": third.refresh, "everywhere": true });
+    assert_eq!(auth(&server, "logout", &body).status, 204);
+    for account in [&third, &fourth] {
+        assert_eq!(status(&server, account), signed_out());
+    }
+    assert_eq!(status(&server, &other), in_there());
+}
+
+#[test]
+fn a_new_password_ends_every_other_sign_in() {
+    const NEW: &str = "another horse, another battery";
+    let server = Server::start(&[]);
+    let (first, other) = (server.register(), server.register());
+    let change = |password: &str, new: &str| {
+        let body = json!({ "email": first.email, "password": password, "new_password": new, "device": "here" });
+        auth(&server, "password", &body)
+    };
+    assert_eq!(
+        name(&change("not the password", NEW)),
+        (401, "credentials_wrong".to_owned())
+    );
+    assert_eq!(name(&change(PASSWORD, "short")), (422, "password_invalid".to_owned()));
+    assert_eq!(status(&server, &first), in_there());
+    let changed = change(PASSWORD, NEW);
+    assert_eq!(changed.status, 200, "{changed:?}");
+    let here = Account::of(&changed, first.email.clone());
+    assert_eq!(status(&server, &here), in_there());
+    assert_eq!(sessions(&server, &here)[0]["device"], "here");
+    assert_eq!(sessions(&server, &here).len(), 1);
+    assert_eq!(status(&server, &first), signed_out());
+    assert_eq!(status(&server, &other), in_there());
+    assert_eq!(
+        name(&login(&server, &first.email, PASSWORD, "")),
+        (401, "credentials_wrong".to_owned())
+    );
+    assert_eq!(login(&server, &first.email, NEW, "").status, 200);
+    assert_eq!(
+        name(&change(PASSWORD, "and one more")),
+        (401, "credentials_wrong".to_owned())
+    );
+    let nobody = json!({ "email": "nobody@example.org", "password": PASSWORD, "new_password": NEW });
+    assert_eq!(
+        name(&auth(&server, "password", &nobody)),
+        (401, "credentials_wrong".to_owned())
+    );
+}
+
+#[test]
+fn whoever_signs_in_while_the_password_is_replaced_is_out_or_has_the_new_one() {
+    let server = Server::start(&[]);
+    let account = server.register();
+    let opened = std::sync::Mutex::new(Vec::new());
+    in_parallel(0..7, |index| {
+        if index == 3 {
+            let body = json!({ "email": account.email, "password": PASSWORD, "new_password": "the new password" });
+            assert_eq!(auth(&server, "password", &body).status, 200);
+        } else {
+            let answer = login(&server, &account.email, PASSWORD, "at the same moment");
+            assert!([200, 401].contains(&answer.status), "{answer:?}");
+            if answer.status == 200 {
+                opened.lock().unwrap().push(Account::of(&answer, String::new()));
+            }
+        }
+    });
+    for account in opened.into_inner().unwrap() {
+        assert_eq!(status(&server, &account), signed_out());
+    }
+}
+
 #[test]
 fn a_refresh_token_that_is_old_ends_its_sign_in() {
     let server = Server::start(&[]);

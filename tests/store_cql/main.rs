@@ -17,8 +17,8 @@ use services::Cassandra;
 use taskflow::store::cql::{Cql, Options, migrate};
 use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
-    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Head, Loaded, LogPage, ReadError, Retention,
-    SignIn, Store, StoredRow,
+    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Device, Head, Loaded, LogPage, ReadError,
+    Retention, SignIn, Store, StoredRow,
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
@@ -119,18 +119,34 @@ impl Accounts for Salted {
         let found = self.cql.account_by_email(format!("{}{email}", self.salt));
         Box::pin(async move { Ok(found.await?.map(|account| salted.account(account, email))) })
     }
-    fn create_sign_in(&self, sign_in: SignIn) -> BoxFuture<Result<(), AccountError>> {
-        self.cql.create_sign_in(self.salted(&sign_in))
+    fn replace_password(&self, email: String, expected: String, hash: String) -> BoxFuture<Result<bool, AccountError>> {
+        self.cql
+            .replace_password(format!("{}{email}", self.salt), expected, hash)
+    }
+    fn create_sign_in(&self, sign_in: SignIn, device: Device) -> BoxFuture<Result<(), AccountError>> {
+        self.cql.create_sign_in(self.salted(&sign_in), device)
     }
     fn sign_in(&self, id: Uuid) -> BoxFuture<Result<Option<SignIn>, AccountError>> {
         let (salted, found) = (self.clone(), self.cql.sign_in(self.id(id)));
         Box::pin(async move { Ok(found.await?.map(|sign_in| salted.salted(&sign_in))) })
     }
-    fn replace_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> BoxFuture<Result<bool, AccountError>> {
-        self.cql.replace_sign_in(expected, self.salted(&sign_in))
+    fn sign_ins_of(&self, user: UserId) -> BoxFuture<Result<Vec<(SignIn, Device)>, AccountError>> {
+        let (salted, found) = (self.clone(), self.cql.sign_ins_of(self.user(user)));
+        Box::pin(async move {
+            let all = found.await?.into_iter();
+            Ok(all.map(|(sign_in, device)| (salted.salted(&sign_in), device)).collect())
+        })
     }
-    fn end_sign_in(&self, id: Uuid) -> BoxFuture<Result<(), AccountError>> {
-        self.cql.end_sign_in(self.id(id))
+    fn replace_sign_in(
+        &self,
+        expected: [u8; 32],
+        sign_in: SignIn,
+        address: String,
+    ) -> BoxFuture<Result<bool, AccountError>> {
+        self.cql.replace_sign_in(expected, self.salted(&sign_in), address)
+    }
+    fn end_sign_in(&self, user: UserId, id: Uuid) -> BoxFuture<Result<(), AccountError>> {
+        self.cql.end_sign_in(self.user(user), self.id(id))
     }
 }
 

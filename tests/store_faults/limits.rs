@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use taskflow::store::embedded::{self, OpenError, Options, StoreObserver};
-use taskflow_actors::ports::{Accounts as _, Append, AppendError, Head, SignIn, Store as _};
+use taskflow_actors::ports::{Accounts as _, Append, AppendError, Device, Head, SignIn, Store as _};
 use uuid::Uuid;
 
 use crate::disk::{DATABASE, Disk, VFS, WAL};
@@ -154,23 +154,32 @@ async fn reads_beyond_the_bound_are_refused_and_not_kept_waiting() {
     );
 }
 
-#[tokio::test]
-async fn expired_sign_ins_are_removed_as_new_ones_come() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = embedded::open(folder.path(), busy(), Arc::new(())).unwrap();
-    let sign_in = |number: u128, now: i64| SignIn {
+fn sign_in(number: u128, now: i64) -> SignIn {
+    SignIn {
         id: Uuid::from_u128(number),
         user: feed(0),
         secret_hash: [1; 32],
         previous_hash: [0; 32],
         rotated_at: now,
         expires_at: now + 100,
-    };
+    }
+}
+
+#[tokio::test]
+async fn expired_sign_ins_are_removed_as_new_ones_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = embedded::open(folder.path(), busy(), Arc::new(())).unwrap();
     for number in 0..50 {
-        assert_eq!(store.create_sign_in(sign_in(number, 0)).await, Ok(()));
+        assert_eq!(
+            store.create_sign_in(sign_in(number, 0), Device::default()).await,
+            Ok(())
+        );
     }
     for number in 50..70 {
-        assert_eq!(store.create_sign_in(sign_in(number, 101)).await, Ok(()));
+        assert_eq!(
+            store.create_sign_in(sign_in(number, 101), Device::default()).await,
+            Ok(())
+        );
     }
     let found = join_all((0..70).map(|number| store.sign_in(Uuid::from_u128(number)))).await;
     let left: Vec<usize> = (0..70).filter(|at| found[*at].as_ref().unwrap().is_some()).collect();
@@ -248,10 +257,13 @@ async fn a_store_of_the_format_before_is_brought_to_the_present_one() {
     let folder = tempfile::tempdir().unwrap();
     let store = embedded::open(folder.path(), busy(), Arc::new(())).unwrap();
     assert_eq!(store.append(commit(0, 0)).await, Ok(()));
+    let signed_in = sign_in(1, 5);
+    assert_eq!(store.create_sign_in(signed_in.clone(), Device::default()).await, Ok(()));
     store.shutdown();
     let format = |set: Option<i64>| -> i64 {
         let database = rusqlite::Connection::open(folder.path().join(DATABASE)).unwrap();
         if let Some(format) = set {
+            database.execute_batch("DROP TABLE device").unwrap();
             database.pragma_update(None, "user_version", format).unwrap();
         }
         database.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
@@ -259,6 +271,12 @@ async fn a_store_of_the_format_before_is_brought_to_the_present_one() {
     assert_eq!(format(Some(1)), 1);
     let store = embedded::open(folder.path(), busy(), Arc::new(())).unwrap();
     assert_eq!(store.head(feed(0)).await.unwrap().unwrap().seq, 1);
+    let unknown = Device {
+        created_at: signed_in.rotated_at,
+        ..Device::default()
+    };
+    let found = store.sign_ins_of(signed_in.user).await;
+    assert_eq!(found, Ok(vec![(signed_in, unknown)]));
     store.shutdown();
     assert_eq!(format(None), 2);
 }

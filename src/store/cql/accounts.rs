@@ -1,6 +1,7 @@
 //! Accounts and sign-ins: every write conditional, every read at LOCAL_SERIAL.
 
-use taskflow_actors::ports::{Account, AccountError, Clock as _, SignIn};
+use futures_util::future::try_join_all;
+use taskflow_actors::ports::{Account, AccountError, Clock as _, Device, SignIn};
 use taskflow_protocol::UserId;
 use uuid::Uuid;
 
@@ -77,7 +78,93 @@ impl Cql {
         }))
     }
 
-    pub(super) async fn insert_sign_in(&self, sign_in: SignIn) -> Result<(), AccountError> {
+    pub(super) async fn swap_password(
+        &self,
+        email: String,
+        expected: String,
+        hash: String,
+    ) -> Result<bool, AccountError> {
+        let statement = &self.0.session.statements().password_replace;
+        let values = (&hash, &email, &expected);
+        let done = self.0.session.execute(statement, values).await.and_then(applied);
+        if matches!(done, Ok(Applied::Yes)) {
+            return Ok(true);
+        }
+        // As with a sign-in's secret: hashes are salted, so that no two are the same.
+        match self.find_account(email).await? {
+            Some(found) if found.password_hash == hash => Ok(true),
+            Some(found) if found.password_hash == expected => Err(done.err().map_or_else(
+                || AccountError::Unavailable("the password was not replaced: try again".to_owned()),
+                Failed::account,
+            )),
+            _ => Ok(false),
+        }
+    }
+
+    /// The sign-in first: a device without one is removed by whoever lists it.
+    pub(super) async fn open_sign_in(&self, sign_in: SignIn, device: Device) -> Result<(), AccountError> {
+        let (user, id) = (sign_in.user.0, sign_in.id);
+        self.insert_sign_in(sign_in).await?;
+        let statement = &self.0.session.statements().device_insert;
+        let values = (user, id, device.name, device.address, device.created_at);
+        let done = self.0.session.execute(statement, values).await;
+        done.map(drop).map_err(Failed::account)
+    }
+
+    pub(super) async fn find_sign_ins_of(&self, user: UserId) -> Result<Vec<(SignIn, Device)>, AccountError> {
+        let statement = &self.0.session.statements().devices;
+        let result = self
+            .0
+            .session
+            .execute(statement, (user.0,))
+            .await
+            .map_err(Failed::account)?;
+        let broken = |what: &dyn std::fmt::Display| damaged("sign_ins_by_user", &user, what);
+        let rows = result.into_rows_result().map_err(|error| broken(&error))?;
+        let rows = rows
+            .rows::<(Uuid, Option<String>, Option<String>, Option<i64>)>()
+            .map_err(|error| broken(&error))?;
+        let mut devices = Vec::new();
+        for row in rows {
+            let (id, name, address, created_at) = row.map_err(|error| broken(&error))?;
+            devices.push((id, name, address, created_at));
+        }
+        let found = devices.into_iter().map(async |(id, name, address, created_at)| {
+            let Some(sign_in) = self.find_sign_in(id).await?.filter(|found| found.user == user) else {
+                let statement = &self.0.session.statements().device_delete;
+                // If not now, then the next time.
+                let _ = self.0.session.execute(statement, (user.0, id)).await;
+                return Ok(None);
+            };
+            let device = Device {
+                name: name.unwrap_or_default(),
+                address: address.unwrap_or_default(),
+                created_at: created_at.unwrap_or(sign_in.rotated_at),
+            };
+            Ok::<_, AccountError>(Some((sign_in, device)))
+        });
+        Ok(try_join_all(found).await?.into_iter().flatten().collect())
+    }
+
+    pub(super) async fn renew_sign_in(
+        &self,
+        expected: [u8; 32],
+        sign_in: SignIn,
+        address: String,
+    ) -> Result<bool, AccountError> {
+        let (user, id) = (sign_in.user.0, sign_in.id);
+        let replaced = self.swap_sign_in(expected, sign_in).await?;
+        if replaced {
+            let statement = &self.0.session.statements().device_seen;
+            // The token is replaced, and its owner must hear of it; the address comes with the next one.
+            if let Err(error) = self.0.session.execute(statement, (address, user, id)).await {
+                tracing::debug!(%error, "the address of a sign-in was not written");
+            }
+        }
+        Ok(replaced)
+    }
+
+    async fn insert_sign_in(&self, sign_in: SignIn) -> Result<(), AccountError> {
         let statement = &self.0.session.statements().sign_in_insert;
         let values = (
             sign_in.id,
@@ -128,7 +215,7 @@ impl Cql {
         }))
     }
 
-    pub(super) async fn swap_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> Result<bool, AccountError> {
+    async fn swap_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> Result<bool, AccountError> {
         let statement = &self.0.session.statements().sign_in_replace;
         let values = (
             ttl_of(&sign_in),
@@ -155,15 +242,17 @@ impl Cql {
         }
     }
 
-    pub(super) async fn delete_sign_in(&self, id: Uuid) -> Result<(), AccountError> {
+    pub(super) async fn delete_sign_in(&self, user: UserId, id: Uuid) -> Result<(), AccountError> {
         let statement = &self.0.session.statements().sign_in_delete;
-        let done = self.0.session.execute(statement, (id,)).await.and_then(applied);
-        if done.is_ok() {
-            return Ok(());
+        let done = self.0.session.execute(statement, (id, user.0)).await.and_then(applied);
+        if let Err(failed) = done
+            && self.find_sign_in(id).await?.is_some_and(|found| found.user == user)
+        {
+            return Err(failed.account());
         }
-        match self.find_sign_in(id).await? {
-            None => Ok(()),
-            Some(_) => done.map(drop).map_err(Failed::account),
-        }
+        let statement = &self.0.session.statements().device_delete;
+        // Whoever lists it removes it if not.
+        let _ = self.0.session.execute(statement, (user.0, id)).await;
+        Ok(())
     }
 }

@@ -25,7 +25,7 @@ struct Step {
 }
 
 /// The steps, in order. What is there is never changed: what must change gets a new step.
-const STEPS: [Step; 3] = [
+const STEPS: [Step; 4] = [
     Step {
         number: 1,
         name: "0001-feeds",
@@ -44,6 +44,13 @@ const STEPS: [Step; 3] = [
         // Nodes of the version before work on it: they count nothing.
         needs: 2,
         text: include_str!("../../../cql/0003-activity.cql"),
+    },
+    Step {
+        number: 4,
+        name: "0004-devices",
+        // Sign-ins of nodes of the version before are listed once they are refreshed.
+        needs: 2,
+        text: include_str!("../../../cql/0004-devices.cql"),
     },
 ];
 

@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
-    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Head, Loaded, LogPage, ReadError, Retention,
-    SignIn, Store, StoredRow, Unreadable,
+    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Device, Head, Loaded, LogPage, ReadError,
+    Retention, SignIn, Store, StoredRow, Unreadable,
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
@@ -340,9 +340,14 @@ impl Accounts for Cql {
         Box::pin(async move { cql.find_account(email).await })
     }
 
-    fn create_sign_in(&self, sign_in: SignIn) -> BoxFuture<Result<(), AccountError>> {
+    fn replace_password(&self, email: String, expected: String, hash: String) -> BoxFuture<Result<bool, AccountError>> {
         let cql = self.clone();
-        Box::pin(async move { cql.insert_sign_in(sign_in).await })
+        Box::pin(async move { cql.swap_password(email, expected, hash).await })
+    }
+
+    fn create_sign_in(&self, sign_in: SignIn, device: Device) -> BoxFuture<Result<(), AccountError>> {
+        let cql = self.clone();
+        Box::pin(async move { cql.open_sign_in(sign_in, device).await })
     }
 
     fn sign_in(&self, id: Uuid) -> BoxFuture<Result<Option<SignIn>, AccountError>> {
@@ -350,13 +355,23 @@ impl Accounts for Cql {
         Box::pin(async move { cql.find_sign_in(id).await })
     }
 
-    fn replace_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> BoxFuture<Result<bool, AccountError>> {
+    fn sign_ins_of(&self, user: UserId) -> BoxFuture<Result<Vec<(SignIn, Device)>, AccountError>> {
         let cql = self.clone();
-        Box::pin(async move { cql.swap_sign_in(expected, sign_in).await })
+        Box::pin(async move { cql.find_sign_ins_of(user).await })
     }
 
-    fn end_sign_in(&self, id: Uuid) -> BoxFuture<Result<(), AccountError>> {
+    fn replace_sign_in(
+        &self,
+        expected: [u8; 32],
+        sign_in: SignIn,
+        address: String,
+    ) -> BoxFuture<Result<bool, AccountError>> {
         let cql = self.clone();
-        Box::pin(async move { cql.delete_sign_in(id).await })
+        Box::pin(async move { cql.renew_sign_in(expected, sign_in, address).await })
+    }
+
+    fn end_sign_in(&self, user: UserId, id: Uuid) -> BoxFuture<Result<(), AccountError>> {
+        let cql = self.clone();
+        Box::pin(async move { cql.delete_sign_in(user, id).await })
     }
 }

@@ -138,6 +138,11 @@ pub(super) struct Statements {
     pub sign_in: Statement,
     pub sign_in_replace: Statement,
     pub sign_in_delete: Statement,
+    pub password_replace: Statement,
+    pub device_insert: Statement,
+    pub device_seen: Statement,
+    pub devices: Statement,
+    pub device_delete: Statement,
 }
 
 /// A session, its statements, and the bound of what is under way.
@@ -488,8 +493,38 @@ impl Session {
             .await?,
             sign_in_delete: prepare(
                 CqlRequest::Account,
-                "DELETE FROM sign_ins WHERE id = ? IF EXISTS".to_owned(),
+                "DELETE FROM sign_ins WHERE id = ? IF user_id = ?".to_owned(),
                 Kind::Conditional,
+            )
+            .await?,
+            password_replace: prepare(
+                CqlRequest::Account,
+                "UPDATE accounts_by_email SET password_hash = ? WHERE email = ? IF password_hash = ?".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            device_insert: prepare(
+                CqlRequest::Account,
+                "INSERT INTO sign_ins_by_user (user_id, id, name, address, created_at) VALUES (?, ?, ?, ?, ?)".to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            device_seen: prepare(
+                CqlRequest::Account,
+                "UPDATE sign_ins_by_user SET address = ? WHERE user_id = ? AND id = ?".to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            devices: prepare(
+                CqlRequest::Account,
+                "SELECT id, name, address, created_at FROM sign_ins_by_user WHERE user_id = ?".to_owned(),
+                QUORUM,
+            )
+            .await?,
+            device_delete: prepare(
+                CqlRequest::Account,
+                "DELETE FROM sign_ins_by_user WHERE user_id = ? AND id = ?".to_owned(),
+                Kind::Write,
             )
             .await?,
         };

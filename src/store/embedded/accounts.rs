@@ -1,7 +1,7 @@
 //! Accounts and sign-ins, in their tables.
 
 use rusqlite::{Connection, OptionalExtension as _};
-use taskflow_actors::ports::{Account, SignIn};
+use taskflow_actors::ports::{Account, Device, SignIn};
 use taskflow_protocol::UserId;
 use uuid::Uuid;
 
@@ -90,12 +90,7 @@ pub(super) fn create(connection: &Connection, account: &Account) -> Outcome<bool
     if by_email(connection, &account.email)?.is_some() {
         return Ok(false);
     }
-    let mut value = Vec::new();
-    codec::begin(&mut value);
-    value.extend_from_slice(account.user.bytes());
-    value.extend_from_slice(&account.created_at.to_be_bytes());
-    value.extend_from_slice(account.password_hash.as_bytes());
-    codec::seal(Table::Account, key, &mut value);
+    let value = encode(account);
     connection
         .prepare_cached("INSERT INTO account(k,v) VALUES(?,?)")?
         .execute((key, &value))?;
@@ -106,6 +101,119 @@ pub(super) fn create(connection: &Connection, account: &Account) -> Outcome<bool
     }
     .store(connection)?;
     Ok(true)
+}
+
+/// Replaces the password of an account whose hash is still the expected one.
+pub(super) fn replace_password(connection: &Connection, email: &str, expected: &str, hash: &str) -> Outcome<bool> {
+    let Some(found) = by_email(connection, email)?.filter(|found| found.password_hash == expected) else {
+        return Ok(false);
+    };
+    let old = encode(&found);
+    let new = encode(&Account {
+        password_hash: hash.to_owned(),
+        ..found
+    });
+    connection
+        .prepare_cached("UPDATE account SET v=? WHERE k=?")?
+        .execute((&new, email.as_bytes()))?;
+    let Census { count, digest } = Census::stored(connection)?;
+    Census {
+        count,
+        digest: digest ^ codec::row_digest(&old) ^ codec::row_digest(&new),
+    }
+    .store(connection)?;
+    Ok(true)
+}
+
+fn encode(account: &Account) -> Vec<u8> {
+    let mut value = Vec::new();
+    codec::begin(&mut value);
+    value.extend_from_slice(account.user.bytes());
+    value.extend_from_slice(&account.created_at.to_be_bytes());
+    value.extend_from_slice(account.password_hash.as_bytes());
+    codec::seal(Table::Account, account.email.as_bytes(), &mut value);
+    value
+}
+
+/// Devices are found by their user: the key is user ‖ sign-in.
+fn device_key(user: UserId, id: Uuid) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(user.bytes());
+    key[16..].copy_from_slice(id.as_bytes());
+    key
+}
+
+fn put_device(connection: &Connection, sign_in: &SignIn, device: &Device) -> Outcome<()> {
+    let key = device_key(sign_in.user, sign_in.id);
+    let mut value = Vec::new();
+    codec::begin(&mut value);
+    value.extend_from_slice(&device.created_at.to_be_bytes());
+    value.extend_from_slice(&(device.address.len() as u64).to_be_bytes());
+    value.extend_from_slice(device.address.as_bytes());
+    value.extend_from_slice(device.name.as_bytes());
+    codec::seal(Table::Device, &key, &mut value);
+    connection
+        .prepare_cached("INSERT INTO device(k,v) VALUES(?,?) ON CONFLICT(k) DO UPDATE SET v=excluded.v")?
+        .execute((&key, &value))?;
+    Ok(())
+}
+
+fn decode_device(key: &[u8], value: &[u8]) -> Outcome<Device> {
+    let mut fields = Fields(codec::open(Table::Device, key, value)?);
+    let created_at = fields.i64()?;
+    let length = usize::try_from(fields.u64()?).unwrap_or(usize::MAX);
+    let address = String::from_utf8_lossy(fields.slice(length)?).into_owned();
+    let name = String::from_utf8_lossy(fields.0).into_owned();
+    Ok(Device {
+        name,
+        address,
+        created_at,
+    })
+}
+
+fn device(connection: &Connection, user: UserId, id: Uuid) -> Outcome<Option<Device>> {
+    let key = device_key(user, id);
+    let mut statement = connection.prepare_cached("SELECT v FROM device WHERE k=?")?;
+    let found = statement
+        .query_row([&key[..]], |row| row.get::<_, Vec<u8>>(0))
+        .optional()?;
+    found.map(|value| decode_device(&key, &value)).transpose()
+}
+
+/// Gives every sign-in of an older format a device, about which nothing is known.
+pub(super) fn name_devices(connection: &Connection) -> Outcome<()> {
+    let mut statement = connection.prepare("SELECT k,v FROM sign_in")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        // One that cannot be read is reported when it is used.
+        if let Ok(sign_in) = decode_sign_in(row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?) {
+            let device = Device {
+                created_at: sign_in.rotated_at,
+                ..Device::default()
+            };
+            put_device(connection, &sign_in, &device)?;
+        }
+    }
+    Ok(())
+}
+
+/// All sign-ins of a user.
+pub(super) fn sign_ins_of(connection: &Connection, user: UserId) -> Outcome<Vec<(SignIn, Device)>> {
+    let read = || -> Outcome<Vec<(SignIn, Device)>> {
+        let mut found = Vec::new();
+        let mut statement = connection.prepare_cached("SELECT k,v FROM device WHERE k>=? AND k<=? ORDER BY k")?;
+        let mut rows = statement.query((device_key(user, Uuid::nil()), device_key(user, Uuid::max())))?;
+        while let Some(row) = rows.next()? {
+            let (key, value) = (row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
+            let device = decode_device(key, value)?;
+            let id = Fields(key.get(16..).unwrap_or_default()).uuid()?;
+            if let Some(sign_in) = sign_in(connection, id)?.filter(|found| found.user == user) {
+                found.push((sign_in, device));
+            }
+        }
+        Ok(found)
+    };
+    read().map_err(|fault| fault.at(Table::Device.name(), format_args!("user {user}")))
 }
 
 fn decode_sign_in(key: &[u8], value: &[u8]) -> Outcome<SignIn> {
@@ -148,8 +256,14 @@ fn put_sign_in(connection: &Connection, sign_in: &SignIn) -> Outcome<()> {
 }
 
 /// Stores a sign-in, and removes a few that have expired when this one was made.
-pub(super) fn create_sign_in(connection: &Connection, sweep: &mut Sweep, sign_in: &SignIn) -> Outcome<()> {
+pub(super) fn create_sign_in(
+    connection: &Connection,
+    sweep: &mut Sweep,
+    sign_in: &SignIn,
+    device: &Device,
+) -> Outcome<()> {
     put_sign_in(connection, sign_in)?;
+    put_device(connection, sign_in, device)?;
     let mut expired = Vec::new();
     let mut seen = 0;
     {
@@ -160,36 +274,50 @@ pub(super) fn create_sign_in(connection: &Connection, sweep: &mut Sweep, sign_in
             seen += 1;
             sweep.0 = key.to_vec();
             // One that cannot be read stays: it is reported when it is used.
-            if decode_sign_in(key, value).is_ok_and(|found| found.expires_at < sign_in.rotated_at) {
-                expired.push(key.to_vec());
+            if let Ok(found) = decode_sign_in(key, value)
+                && found.expires_at < sign_in.rotated_at
+            {
+                expired.push(found);
             }
         }
     }
     if seen < SWEEP_ROWS {
         sweep.0.clear();
     }
-    for key in expired {
-        connection
-            .prepare_cached("DELETE FROM sign_in WHERE k=?")?
-            .execute([key])?;
+    for found in expired {
+        end_sign_in(connection, found.user, found.id)?;
     }
     Ok(())
 }
 
 /// Replaces a sign-in whose secret is still the expected one.
-pub(super) fn replace_sign_in(connection: &Connection, expected: &[u8; 32], new: &SignIn) -> Outcome<bool> {
+pub(super) fn replace_sign_in(
+    connection: &Connection,
+    expected: &[u8; 32],
+    new: &SignIn,
+    address: &str,
+) -> Outcome<bool> {
     match sign_in(connection, new.id)? {
         Some(found) if found.secret_hash == *expected => {
             put_sign_in(connection, new)?;
+            let device = device(connection, new.user, new.id)?.unwrap_or_default();
+            let address = address.to_owned();
+            put_device(connection, new, &Device { address, ..device })?;
             Ok(true)
         }
         _ => Ok(false),
     }
 }
 
-pub(super) fn end_sign_in(connection: &Connection, id: Uuid) -> Outcome<()> {
+pub(super) fn end_sign_in(connection: &Connection, user: UserId, id: Uuid) -> Outcome<()> {
+    if sign_in(connection, id)?.is_some_and(|found| found.user != user) {
+        return Ok(());
+    }
     connection
         .prepare_cached("DELETE FROM sign_in WHERE k=?")?
         .execute([id.as_bytes()])?;
+    connection
+        .prepare_cached("DELETE FROM device WHERE k=?")?
+        .execute([device_key(user, id)])?;
     Ok(())
 }

@@ -20,6 +20,7 @@ pub(super) enum Table {
     Meta = b'm' as isize,
     Account = b'a' as isize,
     SignIn = b's' as isize,
+    Device = b'd' as isize,
 }
 
 impl Table {
@@ -33,6 +34,7 @@ impl Table {
             Self::Meta => "meta",
             Self::Account => "account",
             Self::SignIn => "sign_in",
+            Self::Device => "device",
         }
     }
 }

@@ -34,8 +34,8 @@ use std::time::Duration;
 
 use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
-    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Head, Loaded, LogPage, ReadError, Retention,
-    SignIn, Store, StoredRow,
+    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Device, Head, Loaded, LogPage, ReadError,
+    Retention, SignIn, Store, StoredRow,
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
@@ -371,19 +371,32 @@ impl Accounts for Embedded {
         self.read(|answer| Read::AccountByEmail(email, answer))
     }
 
-    fn create_sign_in(&self, sign_in: SignIn) -> BoxFuture<Result<(), AccountError>> {
-        self.write(|answer| Write::Account(AccountWrite::CreateSignIn(sign_in, answer)))
+    fn replace_password(&self, email: String, expected: String, hash: String) -> BoxFuture<Result<bool, AccountError>> {
+        self.write(|answer| Write::Account(AccountWrite::ReplacePassword(email, expected, hash, answer)))
+    }
+
+    fn create_sign_in(&self, sign_in: SignIn, device: Device) -> BoxFuture<Result<(), AccountError>> {
+        self.write(|answer| Write::Account(AccountWrite::CreateSignIn(sign_in, device, answer)))
     }
 
     fn sign_in(&self, id: Uuid) -> BoxFuture<Result<Option<SignIn>, AccountError>> {
         self.read(|answer| Read::SignIn(id, answer))
     }
 
-    fn replace_sign_in(&self, expected: [u8; 32], sign_in: SignIn) -> BoxFuture<Result<bool, AccountError>> {
-        self.write(|answer| Write::Account(AccountWrite::ReplaceSignIn(expected, sign_in, answer)))
+    fn sign_ins_of(&self, user: UserId) -> BoxFuture<Result<Vec<(SignIn, Device)>, AccountError>> {
+        self.read(|answer| Read::SignInsOf(user, answer))
     }
 
-    fn end_sign_in(&self, id: Uuid) -> BoxFuture<Result<(), AccountError>> {
-        self.write(|answer| Write::Account(AccountWrite::EndSignIn(id, answer)))
+    fn replace_sign_in(
+        &self,
+        expected: [u8; 32],
+        sign_in: SignIn,
+        address: String,
+    ) -> BoxFuture<Result<bool, AccountError>> {
+        self.write(|answer| Write::Account(AccountWrite::ReplaceSignIn(expected, sign_in, address, answer)))
+    }
+
+    fn end_sign_in(&self, user: UserId, id: Uuid) -> BoxFuture<Result<(), AccountError>> {
+        self.write(|answer| Write::Account(AccountWrite::EndSignIn(user, id, answer)))
     }
 }

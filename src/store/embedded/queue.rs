@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
-    Account, AccountError, Append, AppendError, Head, Loaded, LogPage, ReadError, Retention, SignIn, StoredRow,
+    Account, AccountError, Append, AppendError, Device, Head, Loaded, LogPage, ReadError, Retention, SignIn, StoredRow,
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
@@ -50,9 +50,11 @@ pub(super) struct TrimJob {
 /// A change to accounts and sign-ins.
 pub(super) enum AccountWrite {
     CreateAccount(Account, Answer<Result<(), AccountError>>),
-    CreateSignIn(SignIn, Answer<Result<(), AccountError>>),
-    ReplaceSignIn([u8; 32], SignIn, Answer<Result<bool, AccountError>>),
-    EndSignIn(Uuid, Answer<Result<(), AccountError>>),
+    /// Address, hash expected, new hash.
+    ReplacePassword(String, String, String, Answer<Result<bool, AccountError>>),
+    CreateSignIn(SignIn, Device, Answer<Result<(), AccountError>>),
+    ReplaceSignIn([u8; 32], SignIn, String, Answer<Result<bool, AccountError>>),
+    EndSignIn(UserId, Uuid, Answer<Result<(), AccountError>>),
 }
 
 /// Bytes of a row in memory beside its body.
@@ -219,6 +221,7 @@ pub(super) enum Read {
     Activity(UserId, Quarter, Quarter, Answer<Result<Vec<StoredRow>, ReadError>>),
     AccountByEmail(String, Answer<Result<Option<Account>, AccountError>>),
     SignIn(Uuid, Answer<Result<Option<SignIn>, AccountError>>),
+    SignInsOf(UserId, Answer<Result<Vec<(SignIn, Device)>, AccountError>>),
 }
 
 impl Read {
@@ -231,6 +234,7 @@ impl Read {
             Self::Load(_, _, answer) => drop(answer.send(Err(unavailable))),
             Self::Activity(_, _, _, answer) => drop(answer.send(Err(unavailable))),
             Self::AccountByEmail(_, answer) => drop(answer.send(Err(AccountError::Unavailable(why.to_owned())))),
+            Self::SignInsOf(_, answer) => drop(answer.send(Err(AccountError::Unavailable(why.to_owned())))),
             Self::SignIn(_, answer) => drop(answer.send(Err(AccountError::Unavailable(why.to_owned())))),
         }
     }

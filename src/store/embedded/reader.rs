@@ -112,7 +112,7 @@ fn tail_for(shared: &Shared, job: &Read) -> Option<FeedTail> {
         Read::Head(feed, _) => shared.tail.after(*feed, Seq::MAX, 0),
         Read::Log(feed, after, bytes_max, _) => shared.tail.after(*feed, *after, *bytes_max),
         Read::Load(feed, _, _) => shared.tail.of(*feed),
-        Read::Activity(..) | Read::AccountByEmail(..) | Read::SignIn(..) => None,
+        Read::Activity(..) | Read::AccountByEmail(..) | Read::SignIn(..) | Read::SignInsOf(..) => None,
     }
 }
 
@@ -156,6 +156,10 @@ fn answer(shared: &Shared, connection: &Connection, job: Read, tail: Option<Feed
                 account = Err(accounts::incomplete());
             }
             let _ = answer.send(shared.noted(account).map_err(Into::into));
+        }
+        Read::SignInsOf(user, answer) => {
+            let sign_ins = accounts::sign_ins_of(connection, user);
+            let _ = answer.send(shared.noted(sign_ins).map_err(Into::into));
         }
         Read::SignIn(id, answer) => {
             let sign_in = accounts::sign_in(connection, id);

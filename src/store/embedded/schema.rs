@@ -14,7 +14,7 @@ use super::folder::{DATABASE, Folder};
 
 /// Format of the tables and values. A server refuses what is newer than it knows.
 ///
-/// Since 2 the table `row` may hold what a feed's head does not count: the activity.
+/// Since 2 the table `row` may hold what a feed's head does not count, the activity, and there is the table `device`.
 pub(super) const FORMAT: i64 = 2;
 
 /// `TFLW`: tells the file from other SQLite databases.
@@ -30,6 +30,7 @@ CREATE TABLE aside(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE meta(k TEXT PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE account(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE sign_in(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE device(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
 ";
 
 /// Kilobytes of page cache of the writer: it moves in the order of the keys, and the kernel's cache is behind it.
@@ -150,10 +151,14 @@ pub(super) fn recognise(connection: &Connection, format: i64) -> Outcome<()> {
     Ok(())
 }
 
-/// Brings a store to the present format. What older ones hold is the same there.
+/// Brings a store to the present format, all of it or nothing.
 pub(super) fn upgrade(connection: &Connection) -> Outcome<()> {
     if format(connection)? < FORMAT {
-        connection.pragma_update(None, "user_version", FORMAT)?;
+        connection.execute_batch(
+            "BEGIN IMMEDIATE; CREATE TABLE device(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;",
+        )?;
+        super::accounts::name_devices(connection)?;
+        connection.execute_batch(&format!("PRAGMA user_version={FORMAT}; COMMIT"))?;
     }
     Ok(())
 }

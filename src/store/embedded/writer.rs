@@ -833,9 +833,16 @@ fn write_account(connection: &Connection, sweep: &mut Sweep, shared: &Shared, wr
     match write {
         AccountWrite::CreateAccount(..) if shared.accounts_incomplete() => Err(accounts::incomplete()),
         AccountWrite::CreateAccount(account, _) => accounts::create(connection, account),
-        AccountWrite::CreateSignIn(sign_in, _) => accounts::create_sign_in(connection, sweep, sign_in).map(|()| true),
-        AccountWrite::ReplaceSignIn(expected, sign_in, _) => accounts::replace_sign_in(connection, expected, sign_in),
-        AccountWrite::EndSignIn(id, _) => accounts::end_sign_in(connection, *id).map(|()| true),
+        AccountWrite::ReplacePassword(email, expected, hash, _) => {
+            accounts::replace_password(connection, email, expected, hash)
+        }
+        AccountWrite::CreateSignIn(sign_in, device, _) => {
+            accounts::create_sign_in(connection, sweep, sign_in, device).map(|()| true)
+        }
+        AccountWrite::ReplaceSignIn(expected, sign_in, address, _) => {
+            accounts::replace_sign_in(connection, expected, sign_in, address)
+        }
+        AccountWrite::EndSignIn(user, id, _) => accounts::end_sign_in(connection, *user, *id).map(|()| true),
     }
 }
 
@@ -848,10 +855,12 @@ fn answer_account(write: AccountWrite, done: Outcome<bool>) {
                 Err(fault) => Err(fault.into()),
             });
         }
-        AccountWrite::CreateSignIn(_, answer) | AccountWrite::EndSignIn(_, answer) => {
+        AccountWrite::CreateSignIn(_, _, answer) | AccountWrite::EndSignIn(_, _, answer) => {
             let _ = answer.send(done.map(drop).map_err(Into::into));
         }
-        AccountWrite::ReplaceSignIn(_, _, answer) => drop(answer.send(done.map_err(Into::into))),
+        AccountWrite::ReplacePassword(_, _, _, answer) | AccountWrite::ReplaceSignIn(_, _, _, answer) => {
+            drop(answer.send(done.map_err(Into::into)));
+        }
     }
 }
 
