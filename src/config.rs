@@ -4,10 +4,11 @@
 
 use std::fmt;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use taskflow_protocol::limits;
 
@@ -93,6 +94,18 @@ settings! {
 
     /// Who may make an account: open (anyone) or closed (nobody; existing accounts go on working).
     registration: Registration = Registration::Open;
+
+    /// Sign-ins, registrations and changes of password that one network address, and one account, may try within 15 minutes. 0: any number.
+    sign_in_attempts_max: usize = limits::SIGN_IN_ATTEMPTS_MAX;
+
+    /// Whether limits on how often something may be done refuse what is too much (enforce), or only count it (count), to see whom they would meet.
+    rate_limits: RateLimits = RateLimits::Enforce;
+
+    /// Networks (such as 10.0.0.0/8, separated by commas) of the proxies in front of this server. Only from them is it believed whose request they pass on. Empty: nobody; behind a proxy all users then have one address.
+    trusted_proxies: Networks = Networks(Vec::new());
+
+    /// The header in which the trusted proxies say whose request they pass on: x-forwarded-for or forwarded (RFC 7239).
+    forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor;
 
     /// Connections that one user may have at once, event streams and long-polls included.
     connections_a_user_max: usize = limits::CONNECTIONS_A_USER_MAX;
@@ -233,6 +246,36 @@ words! {
         Open = "open",
         /// Nobody.
         Closed = "closed",
+    }
+}
+
+words! {
+    /// What limits on how often something may be done do.
+    RateLimits {
+        /// Refuse.
+        Enforce = "enforce",
+        /// Count.
+        Count = "count",
+    }
+}
+
+words! {
+    /// The header in which proxies say whose request they pass on.
+    ForwardedHeader {
+        /// As nearly all write it.
+        XForwardedFor = "x-forwarded-for",
+        /// As in RFC 7239.
+        Forwarded = "forwarded",
+    }
+}
+
+impl ForwardedHeader {
+    /// In lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::Forwarded => "forwarded",
+        }
     }
 }
 
@@ -391,6 +434,44 @@ impl Origins {
         let own = origin.split_once("://").map(|(_, rest)| rest);
         let same = matches!((own, host), (Some(own), Some(host)) if own.eq_ignore_ascii_case(host));
         same || self.0.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+    }
+}
+
+/// Networks, each an address or with the length of its prefix. In a variable or flag, separated by commas.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Names", into = "Names")]
+pub struct Networks(pub Vec<IpNet>);
+
+impl TryFrom<Names> for Networks {
+    type Error = String;
+    fn try_from(names: Names) -> Result<Self, String> {
+        let network = |name: String| {
+            let address = name.parse::<IpAddr>().map(IpNet::from);
+            let network = address.or_else(|_| name.parse::<IpNet>());
+            network.map_err(|_| format!("{name:?} is no network: write 10.0.0.0/8 or 2001:db8::/32"))
+        };
+        names.0.into_iter().map(network).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl From<Networks> for Names {
+    fn from(networks: Networks) -> Self {
+        Self(networks.0.iter().map(IpNet::to_string).collect())
+    }
+}
+
+impl FromStr for Networks {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Ok(names) = Names::from_str(text);
+        Self::try_from(names)
+    }
+}
+
+impl Networks {
+    /// Whether the address is in one of them.
+    pub fn contain(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(&address))
     }
 }
 

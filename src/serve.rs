@@ -21,19 +21,21 @@ use taskflow_actors::cluster::node::Report;
 use taskflow_actors::cluster::shell::{Everywhere, Inbox};
 use taskflow_actors::cluster::{self, Cluster, Member};
 use taskflow_actors::feed::Writers;
-use taskflow_actors::ports::{Accounts, AppendError, Clock, Epoch, NodeId, Push, Store};
+use taskflow_actors::ports::{Accounts, AppendError, Clock, Epoch, NodeId, Notices, Push, Store};
 use taskflow_actors::session::{Event, Sessions};
 use taskflow_actors::supervisor::{Observer, Ports, Router, Supervisor};
-use taskflow_protocol::limits;
 use taskflow_protocol::message::OperationResult;
+use taskflow_protocol::{UserId, limits};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
+use uuid::Uuid;
 
 use crate::allocator;
 use crate::auth::{Key, Revocation, SignIns, SignedOut, Tokens};
 use crate::bus::redis::{self, RedisBus, RedisObserver};
 use crate::clock::SystemClock;
 use crate::config::{Config, Loaded, StoreKind};
+use crate::http::attempts::Attempts;
 use crate::http::request::own_head;
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
@@ -81,6 +83,27 @@ pub struct Running {
     servers: Vec<actix_server::ServerHandle>,
     arbiters: Vec<Arbiter>,
     cluster: Option<(Arc<Cluster>, RedisBus)>,
+}
+
+/// What a node of a cluster does about what all are told.
+struct Told {
+    revocation: Arc<Revocation>,
+    attempts: Arc<Attempts>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+impl Notices for Told {
+    fn ended(&self, user: UserId, sign_in: Uuid) {
+        self.revocation.ended(user, sign_in);
+    }
+    fn missed(&self) {
+        self.revocation.missed();
+    }
+    fn tried(&self, keys: &[u128]) {
+        self.attempts.heard(keys, self.clock.now_ms());
+        self.metrics.sign_in_attempts_heard.increment(1);
+    }
 }
 
 struct Counted(Arc<Metrics>);
@@ -212,12 +235,20 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         clock.clone(),
         config.refresh_token_days,
     );
+    let attempts = Arc::new(Attempts::new(config.sign_in_attempts_max));
     if let Some((cluster, _)) = &cluster {
         let revocation = Revocation::new(tokens.clone(), stored.accounts.clone());
-        cluster.on_sign_outs(revocation.clone());
-        let (others, heard) = (cluster.clone(), cluster.clone());
+        cluster.on_notices(Arc::new(Told {
+            revocation: revocation.clone(),
+            attempts: attempts.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        }));
+        let others = cluster.clone();
         sign_ins.on_end(move |SignedOut { user, sign_in }| others.signed_out(user, sign_in));
-        let rounds = metrics.sign_in_rounds.clone();
+        let others = cluster.clone();
+        attempts.on_pass(move |keys| others.tried(keys.to_vec()));
+        let (heard, rounds) = (cluster.clone(), metrics.sign_in_rounds.clone());
         let (is_heard, looked) = (move || heard.status().0, move || rounds.increment(1));
         spawn(revocation.run(gateway.sessions.clone(), is_heard, looked));
     }
@@ -231,6 +262,7 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         router,
         store: stored.store.clone(),
         changes: hub.clone(),
+        attempts,
         clock,
         config: config.clone(),
         metrics,

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::auth::{Key, SignIns, Tokens};
 use crate::config::Config;
 use crate::http::Api;
+use crate::http::attempts::Attempts;
 use crate::http::seats::Seats;
 use crate::socket::Hub;
 use crate::telemetry::Telemetry;
@@ -198,6 +199,7 @@ impl ApiBench {
             changes: hub.clone(),
             clock: auth.clock.clone(),
             seats: Arc::new(Seats::new(&config, metrics.clone(), || 0)),
+            attempts: Arc::new(Attempts::new(config.sign_in_attempts_max)),
             config: Arc::new(config),
             metrics,
             snapshots: Arc::new(Semaphore::new(2)),

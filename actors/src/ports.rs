@@ -331,16 +331,18 @@ pub trait Bus: Send + Sync + 'static {
     fn beat(&self, body: Bytes);
 }
 
-/// Hears what became of sign-ins on other nodes.
+/// Hears what other nodes do about sign-ins.
 ///
 /// # Contract
 ///
 /// Never waits.
-pub trait SignOuts: Send + Sync + 'static {
+pub trait Notices: Send + Sync + 'static {
     /// A sign-in was ended, here or elsewhere; perhaps it is said more than once.
     fn ended(&self, user: UserId, sign_in: uuid::Uuid);
     /// Some that were ended before may not have been told of here: only the store knows.
     fn missed(&self);
+    /// Something that is limited was done on another node.
+    fn tried(&self, keys: &[u128]);
 }
 
 /// The clock, injected so that a seed repeats a failure.

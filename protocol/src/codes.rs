@@ -115,6 +115,7 @@ codes! {
     208 PasswordInvalid "password_invalid" http 422 close 0 Fix, 0 ms: "A password has 8 to 256 characters."
     209 SignInBusy "sign_in_busy" http 503 close 0 Retry, 1000 ms: "Too many people sign in at this moment; try again in a second."
     210 RegistrationClosed "registration_closed" http 403 close 0 GiveUp, 0 ms: "This server takes no new accounts; ask its operator for one."
+    211 TooManySignIns "too_many_sign_ins" http 429 close 0 Retry, 1000 ms: "Signing in was tried too often from this address or for this account; wait as long as the answer says."
 
     300 CursorInvalid "cursor_invalid" http 400 close 0 Resync, 0 ms: "This is not a cursor of this server; follow without one."
     301 FeedNotFound "feed_not_found" http 404 close 0 GiveUp, 0 ms: "There is no such feed, or it is not yours to see."

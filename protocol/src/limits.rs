@@ -119,6 +119,12 @@ pub const REFRESHES_A_MINUTE_MAX: u32 = 60;
 pub const TOKEN_BYTES_MAX: usize = 4096;
 /// Length of the client's name in hello, in bytes.
 pub const CLIENT_NAME_BYTES_MAX: usize = 100;
+/// Sign-ins, registrations and changes of password that one address, and one account, may try within
+/// [`SIGN_IN_WINDOW_MS`]: ten times what people need who do not know which of their passwords it is, and 2,000 a day for who
+/// guesses.
+pub const SIGN_IN_ATTEMPTS_MAX: usize = 20;
+/// See [`SIGN_IN_ATTEMPTS_MAX`]: 15 minutes, in milliseconds.
+pub const SIGN_IN_WINDOW_MS: i64 = 15 * 60 * 1000;
 /// Sign-ins of one user: more than anybody has devices. Beyond it the one that was not used for longest is ended.
 pub const SIGN_INS_A_USER_MAX: usize = 100;
 /// Length of a device's name, in bytes.

@@ -1,14 +1,14 @@
 //! Sign-ins that are ended on other nodes: told over the bus, and looked for in the store where the bus may have failed.
 //!
 //! What a node trusts without asking the store are the tokens that it has verified and the connections that are open. Other
-//! nodes say which sign-ins they end ([`SignOuts::ended`]). When such a message may have been lost, the verified tokens are
+//! nodes say which sign-ins they end ([`Revocation::ended`]). When such a message may have been lost, the verified tokens are
 //! forgotten, so that each is looked up at its next use, and the sign-in of every open connection is looked up here, one
 //! after the other. The same goes on all the time while no messages come through.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskflow_actors::ports::{Accounts, SignOuts};
+use taskflow_actors::ports::Accounts;
 use taskflow_actors::session::Sessions;
 use taskflow_protocol::UserId;
 use tokio::sync::Notify;
@@ -86,12 +86,14 @@ impl Revocation {
     }
 }
 
-impl SignOuts for Revocation {
-    fn ended(&self, user: UserId, sign_in: Uuid) {
+impl Revocation {
+    /// A sign-in was ended, here or elsewhere.
+    pub fn ended(&self, user: UserId, sign_in: Uuid) {
         self.tokens.end(SignedOut { user, sign_in });
     }
 
-    fn missed(&self) {
+    /// Some that were ended may not have been told of here.
+    pub fn missed(&self) {
         self.tokens.forget_verified();
         self.missed.notify_one();
     }

@@ -3,6 +3,8 @@
 //! Architecture invariant: nothing here decides about tasks. A change becomes an operation and goes to its feed; what is
 //! read comes from the feed's memory or from the log.
 
+pub mod address;
+pub mod attempts;
 pub mod feed;
 pub mod lists;
 pub mod operations;
@@ -25,15 +27,17 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::{HttpResponse, ResponseError as _, web};
+use actix_web::{HttpMessage as _, HttpResponse, ResponseError as _, web};
 use taskflow_actors::ports::{BoxFuture, Clock, ReadError, Store};
 use taskflow_actors::supervisor::Router;
+use taskflow_protocol::limits;
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, UserId};
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{SignIns, Tokens};
 use crate::config::Config;
+use crate::http::attempts::{Attempts, Quota};
 use crate::http::problem::Problem;
 use crate::http::seats::Seats;
 use crate::telemetry::Metrics;
@@ -68,6 +72,8 @@ pub struct Api {
     pub changes: Arc<dyn Changes>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// How often somebody may try to sign in.
+    pub attempts: Arc<Attempts>,
     /// The settings.
     pub config: Arc<Config>,
     /// What is counted.
@@ -189,6 +195,11 @@ async fn front(
             }
         }
     };
+    let mut response = response;
+    let quota = response.request().extensions().get::<Quota>().copied();
+    if let Some(quota) = quota {
+        say_quota(response.headers_mut(), quota);
+    }
     let status = response.status();
     api.metrics
         .http_requests
@@ -200,6 +211,19 @@ async fn front(
     Ok(response)
 }
 
+/// What is left of the limit that the request counted for (draft-ietf-httpapi-ratelimit-headers-10).
+fn say_quota(headers: &mut HeaderMap, Quota { max, left, more_in_ms }: Quota) {
+    let (window, more) = (limits::SIGN_IN_WINDOW_MS / 1_000, (more_in_ms + 999) / 1_000);
+    for (name, value) in [
+        ("ratelimit-policy", format!("\"sign-in\";q={max};w={window}")),
+        ("ratelimit", format!("\"sign-in\";r={left};t={more}")),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(header::HeaderName::from_static(name), value);
+        }
+    }
+}
+
 /// The question before a request of another origin (CORS, <https://fetch.spec.whatwg.org/#cors-preflight-request>).
 fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
@@ -208,7 +232,7 @@ fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
 fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    let exposed = HeaderValue::from_static("ETag, Location, Retry-After");
+    let exposed = HeaderValue::from_static("ETag, Location, RateLimit, RateLimit-Policy, Retry-After");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 

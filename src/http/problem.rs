@@ -23,6 +23,8 @@ struct Inner {
     field: Option<String>,
     row: Option<Row>,
     operation: Option<OperationId>,
+    /// Where it is longer than the table says.
+    retry_after_ms: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -53,6 +55,7 @@ impl Problem {
             field: None,
             row: None,
             operation: None,
+            retry_after_ms: None,
         }))
     }
 
@@ -84,6 +87,17 @@ impl Problem {
         self
     }
 
+    /// How long to wait, where that is more than the table says.
+    #[must_use]
+    pub fn retry_after_ms(mut self, ms: u32) -> Self {
+        self.0.retry_after_ms = Some(ms);
+        self
+    }
+
+    fn wait_ms(&self) -> Option<u32> {
+        self.0.retry_after_ms.max(self.0.code.retry_after_ms())
+    }
+
     /// The code.
     pub fn code(&self) -> Code {
         self.0.code
@@ -101,7 +115,7 @@ impl Problem {
             name: code.name(),
             detail: inner.detail.as_deref(),
             field: inner.field.as_deref(),
-            retry_after_ms: code.retry_after_ms(),
+            retry_after_ms: self.wait_ms(),
             row: inner.row.as_ref(),
             operation: inner.operation,
         })
@@ -150,7 +164,7 @@ impl ResponseError for Problem {
         let mut response = HttpResponse::build(self.status_code());
         response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON)));
         response.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
-        if let Some(after_ms) = code.retry_after_ms() {
+        if let Some(after_ms) = self.wait_ms() {
             response.insert_header((header::RETRY_AFTER, after_ms.div_ceil(1_000)));
         }
         if self.status_code() == StatusCode::UNAUTHORIZED {

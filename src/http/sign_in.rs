@@ -1,18 +1,22 @@
 //! `/api/v1/auth/…`, `/api/v1/sessions` and the key set.
 
+use std::net::IpAddr;
+use std::sync::Once;
+
 use actix_web::http::header;
 use actix_web::web::{Data, Payload};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use taskflow_protocol::limits::DEVICE_NAME_BYTES_MAX;
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, UserId};
 use uuid::Uuid;
 
-use crate::auth::sign_in::{Asker, Opened};
-use crate::config::Registration;
+use crate::auth::sign_in::{Asker, Opened, normalise_email};
+use crate::config::{RateLimits, Registration};
+use crate::http::attempts::Verdict;
 use crate::http::problem::Problem;
-use crate::http::{Api, request};
+use crate::http::{Api, address, request};
 use crate::telemetry::metrics::SignInOutcome;
 
 #[derive(Deserialize)]
@@ -93,7 +97,7 @@ fn answer(mut response: actix_web::HttpResponseBuilder, opened: Opened) -> HttpR
 }
 
 /// Who asks: the device by the name that it gives itself, else by that of its program.
-fn asker(http: &HttpRequest, device: Option<String>) -> Result<Asker, Problem> {
+fn asker(api: &Api, http: &HttpRequest, device: Option<String>) -> Result<Asker, Problem> {
     let device = match device {
         Some(device) if device.len() > DEVICE_NAME_BYTES_MAX || device.contains(char::is_control) => {
             let problem = Problem::new(Code::InvalidField).field("device");
@@ -109,12 +113,47 @@ fn asker(http: &HttpRequest, device: Option<String>) -> Result<Asker, Problem> {
     };
     Ok(Asker {
         device,
-        address: address(http),
+        address: address_text(api, http),
     })
 }
 
-fn address(http: &HttpRequest) -> String {
-    http.peer_addr().map_or_else(String::new, |peer| peer.ip().to_string())
+fn address_of(api: &Api, http: &HttpRequest) -> Option<IpAddr> {
+    address::of(http, &api.config.trusted_proxies, api.config.forwarded_header)
+}
+
+fn address_text(api: &Api, http: &HttpRequest) -> String {
+    address_of(api, http).map_or_else(String::new, |address| address.to_string())
+}
+
+/// One more attempt for the account of this e-mail address, from wherever the request comes.
+fn attempt(api: &Api, http: &HttpRequest, email: &str) -> Result<(), Problem> {
+    if address::is_passed_on_by_a_stranger(http, &api.config.trusted_proxies) {
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            tracing::warn!(
+                peer = http.peer_addr().map(tracing::field::display),
+                "requests are passed on by a proxy that is not in trusted_proxies: all who come through it count as one \
+                 address, and may soon sign in no more"
+            );
+        });
+    }
+    // What is no address is no account; it counts as it is written.
+    let email = normalise_email(email).unwrap_or_else(|| email.to_owned());
+    let quota = match api.attempts.try_one(address_of(api, http), &email, api.clock.now_ms()) {
+        Verdict::Free => return Ok(()),
+        Verdict::Passed(quota) => quota,
+        Verdict::Refused(quota) => {
+            api.metrics.sign_ins.of(SignInOutcome::Limited).increment(1);
+            if api.config.rate_limits == RateLimits::Enforce {
+                http.extensions_mut().insert(quota);
+                let wait = u32::try_from(quota.more_in_ms).unwrap_or(u32::MAX);
+                return Err(Problem::new(Code::TooManySignIns).retry_after_ms(wait));
+            }
+            return Ok(());
+        }
+    };
+    http.extensions_mut().insert(quota);
+    Ok(())
 }
 
 /// What a feed is born with where the client does not say.
@@ -127,7 +166,8 @@ pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
         return Err(Problem::new(Code::RegistrationClosed));
     }
     let body: Register = request::sign_in_document(&http, payload).await?;
-    let asker = asker(&http, body.device)?;
+    let asker = asker(&api, &http, body.device)?;
+    attempt(&api, &http, &body.email)?;
     let made = async {
         let user = api.sign_ins.register(&body.email, body.password).await?;
         let zone = body.time_zone.unwrap_or_else(|| TIME_ZONE.to_owned());
@@ -143,7 +183,8 @@ pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
 /// `POST /api/v1/auth/login`
 pub async fn login(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: Credentials = request::sign_in_document(&http, payload).await?;
-    let asker = asker(&http, body.device)?;
+    let asker = asker(&api, &http, body.device)?;
+    attempt(&api, &http, &body.email)?;
     let opened = async {
         let account = api.sign_ins.authenticate(&body.email, body.password).await?;
         let user = account.user;
@@ -160,7 +201,10 @@ pub async fn login(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resul
 /// `POST /api/v1/auth/refresh`
 pub async fn refresh(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: Refresh = request::sign_in_document(&http, payload).await?;
-    let opened = api.sign_ins.refresh(&body.refresh_token, &address(&http)).await;
+    let opened = api
+        .sign_ins
+        .refresh(&body.refresh_token, &address_text(&api, &http))
+        .await;
     let opened = counted(&api, SignInOutcome::Opened, opened)?;
     Ok(answer(HttpResponse::Ok(), opened))
 }
@@ -168,7 +212,8 @@ pub async fn refresh(api: Data<Api>, http: HttpRequest, payload: Payload) -> Res
 /// `POST /api/v1/auth/password`: replaces the password, and ends every sign-in but the one that it answers with.
 pub async fn password(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: NewPassword = request::sign_in_document(&http, payload).await?;
-    let asker = asker(&http, body.device)?;
+    let asker = asker(&api, &http, body.device)?;
+    attempt(&api, &http, &body.email)?;
     let changed = api
         .sign_ins
         .change_password(&body.email, body.password, body.new_password, asker);

@@ -958,7 +958,10 @@ async fn a_store_that_fails_is_told_with_the_operation_to_repeat() {
 
 #[actix_web::test]
 async fn more_sign_ins_than_can_wait_are_told_to_come_back() {
-    let bench = ApiBench::new(Config::default());
+    let bench = ApiBench::new(Config {
+        sign_in_attempts_max: 0,
+        ..Config::default()
+    });
     let client = client!(bench);
     let login = async || {
         let credentials = json!({ "email": "nobody@example.org", "password": "correct horse" });

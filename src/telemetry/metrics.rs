@@ -175,6 +175,8 @@ labels! {
         Refused = "refused",
         /// Too many at once.
         Busy = "busy",
+        /// Too often from one address or for one account; with rate_limits = count they went on.
+        Limited = "limited",
         /// The store failed.
         Failed = "failed",
     }
@@ -347,6 +349,8 @@ metrics! {
     clock_ahead: Gauge = "taskflow_clock_ahead_seconds";
     /// Rounds in which the sign-ins of all open connections were looked up, because messages about them may have been missed.
     sign_in_rounds: Counter = "taskflow_sign_in_rounds_total";
+    /// Attempts to sign in on other nodes that were counted here as well.
+    sign_in_attempts_heard: Counter = "taskflow_sign_in_attempts_heard_total";
     /// Channels that this node is subscribed to: one for each feed that is followed here, and that of all nodes.
     bus_subscriptions: Gauge = "taskflow_bus_subscriptions";
     /// Nodes of the cluster that this node knows of, itself included. Without Redis in the settings, 0.

@@ -38,7 +38,7 @@ impl<'a> Here<'a> {
     }
 
     /// The first sign-in ends here, and nothing else does.
-    fn is_ended(mut self) {
+    fn expect_ended(mut self) {
         for client in &mut self.firsts {
             assert_eq!(client.ended().code(), Some(4203));
         }
@@ -71,7 +71,7 @@ fn a_sign_out_on_one_node_closes_what_is_open_on_the_others() {
         .map(|node| Here::open(node, &first, &second))
         .collect();
     log_out(&cluster.nodes[2], &first);
-    open.into_iter().for_each(Here::is_ended);
+    open.into_iter().for_each(Here::expect_ended);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn without_redis_the_store_says_who_is_signed_out() {
         node.wait_for_metric("taskflow_bus_up", |up| up == 0.0);
     }
     log_out(&cluster.nodes[1], &first);
-    open.is_ended();
+    open.expect_ended();
 }
 
 #[test]
@@ -105,6 +105,26 @@ fn a_node_that_was_cut_off_from_redis_says_it_when_it_is_back() {
     assert_eq!(here.get("/api/v1/tasks", &first).status, 200);
     assert_eq!(here.metric("taskflow_bus_up"), 1.0);
     proxy.set(Weather::Fair);
-    open.is_ended();
+    open.expect_ended();
     assert_eq!(here.metric("taskflow_sign_in_rounds_total"), 2.0);
+}
+
+#[test]
+fn what_is_tried_on_one_node_counts_on_all() {
+    let mut cluster = Nodes::start("attempts", 0);
+    for _ in 0..3 {
+        cluster.add(&["--sign-in-attempts-max=6"]);
+    }
+    cluster.meet();
+    let try_on = |node: &Server, email: &str| {
+        let body = json!({ "email": email, "password": "not this one" });
+        http::post(node.address, "/api/v1/auth/login", &[], &body).status
+    };
+    for (number, node) in cluster.nodes.iter().cycle().take(6).enumerate() {
+        assert_eq!(try_on(node, &format!("user{number}@example.org")), 401);
+    }
+    for node in &cluster.nodes {
+        node.wait_for_metric("taskflow_sign_in_attempts_heard_total", |heard| heard == 4.0);
+        assert_eq!(try_on(node, "ada@example.org"), 429);
+    }
 }

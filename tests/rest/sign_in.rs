@@ -221,6 +221,60 @@ fn whoever_signs_in_while_the_password_is_replaced_is_out_or_has_the_new_one() {
 }
 
 #[test]
+fn signing_in_is_limited_for_each_address_and_each_account() {
+    let flags = ["--sign-in-attempts-max=3", "--trusted-proxies=127.0.0.0/8"];
+    let server = Server::start(&flags);
+    // Each by way of a proxy, for this address.
+    let from = |address: &str, email: &str| {
+        let body = json!({ "email": email, "password": "not this one" });
+        let header = format!("x-forwarded-for: 198.51.100.99, {address}");
+        http::post(server.address, "/api/v1/auth/login", &[&header], &body)
+    };
+    for (number, left) in [(1, "2"), (2, "1"), (3, "0")] {
+        let answer = from("192.0.2.1", &format!("user{number}@example.org"));
+        assert_eq!(name(&answer), (401, "credentials_wrong".to_owned()));
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"sign-in\";q=3;w=900"));
+        let quota = answer.header("ratelimit").unwrap();
+        assert!(quota.starts_with(&format!("\"sign-in\";r={left};t=")), "{quota}");
+    }
+    let refused = from("192.0.2.1", "user4@example.org");
+    assert_eq!(name(&refused), (429, "too_many_sign_ins".to_owned()));
+    let wait = refused.json()["retry_after_ms"].as_u64().unwrap();
+    assert!((850_000..=900_000).contains(&wait), "{wait}");
+    assert_eq!(refused.header("retry-after"), Some(&*wait.div_ceil(1_000).to_string()));
+    // The account has its own limit, wherever the attempts come from, and also if there is none.
+    for number in 2..=4 {
+        assert_eq!(from(&format!("192.0.2.{number}"), "Ada@example.org").status, 401);
+    }
+    assert_eq!(from("192.0.2.5", " ada@example.org").status, 429);
+    assert_eq!(from("192.0.2.5", "bob@example.org").status, 401);
+    assert_eq!(server.metric("taskflow_sign_ins_total{outcome=\"limited\"}"), 2.0);
+}
+
+#[test]
+fn what_a_stranger_says_of_whose_request_it_passes_on_is_not_believed() {
+    let server = Server::start(&["--sign-in-attempts-max=2"]);
+    let mut statuses = Vec::new();
+    for number in 1..=3 {
+        let body = json!({ "email": format!("user{number}@example.org"), "password": "not this one" });
+        let header = format!("x-forwarded-for: 192.0.2.{number}");
+        statuses.push(http::post(server.address, "/api/v1/auth/login", &[&header], &body).status);
+    }
+    assert_eq!(statuses, [401, 401, 429]);
+    server.log.wait(|line| line.contains("trusted_proxies").then_some(()));
+}
+
+#[test]
+fn limits_that_only_count_refuse_nobody() {
+    let server = Server::start(&["--sign-in-attempts-max=2", "--rate-limits=count"]);
+    for _ in 0..5 {
+        let body = json!({ "email": "ada@example.org", "password": "not this one" });
+        assert_eq!(auth(&server, "login", &body).status, 401);
+    }
+    assert_eq!(server.metric("taskflow_sign_ins_total{outcome=\"limited\"}"), 3.0);
+}
+
+#[test]
 fn a_refresh_token_that_is_old_ends_its_sign_in() {
     let server = Server::start(&[]);
     let account = server.register();

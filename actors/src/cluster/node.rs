@@ -294,6 +294,9 @@ impl<T> Node<T> {
             }
             Event::Notice(notice) => {
                 effects.push(Effect::Tell(notice.encode()));
+                if matches!(notice, Notice::Tried { .. }) {
+                    return effects;
+                }
                 if self.unheard.len() >= NOTICES_MAX {
                     self.unheard.pop_front();
                 }
@@ -361,6 +364,8 @@ impl<T> Node<T> {
     fn bus(&mut self, event: BusEvent, now: u64, busy: &dyn Fn(UserId) -> bool, effects: &mut Vec<Effect<T>>) {
         match event {
             BusEvent::Published(Notice::CHANNEL, message) => effects.push(match Notice::decode(&message) {
+                // Counted before it was told.
+                Some(Notice::Tried { node, .. }) if node == self.me.node.0 => return,
                 Some(notice) => {
                     self.unheard.retain(|(_, told)| *told != notice);
                     Effect::Notice(notice)

@@ -17,7 +17,7 @@ use super::members::BEAT_MS;
 use super::node::{Effect, Event, Node, Report, SUBSCRIBE_WAIT_MS};
 use super::wire::{FeedMessage, Item, NodeMessage, Notice, Reply, Request};
 use super::{Member, Placement};
-use crate::ports::{Bus, BusEvent, BusInbox, Head, NodeId, Publication, Push, SignOuts, Store};
+use crate::ports::{Bus, BusEvent, BusInbox, Head, NodeId, Notices, Publication, Push, Store};
 use crate::supervisor::{ReplyTo, Router, Settled, Submission};
 
 /// How often a node looks at what is due: repeats, deadlines, reads of heads.
@@ -57,7 +57,7 @@ pub struct Cluster {
     observer: Arc<dyn Observer>,
     bus: OnceLock<Arc<dyn Bus>>,
     router: OnceLock<Router>,
-    sign_outs: OnceLock<Arc<dyn SignOuts>>,
+    notices: OnceLock<Arc<dyn Notices>>,
 }
 
 /// What is left to do when the lock has been given back.
@@ -85,7 +85,7 @@ impl Cluster {
             observer,
             bus: OnceLock::new(),
             router: OnceLock::new(),
-            sign_outs: OnceLock::new(),
+            notices: OnceLock::new(),
         })
     }
 
@@ -121,9 +121,15 @@ impl Cluster {
         }
     }
 
-    /// Who hears which sign-ins are ended. To be set once, before the first token is taken.
-    pub fn on_sign_outs(&self, sign_outs: Arc<dyn SignOuts>) {
-        let _ = self.sign_outs.set(sign_outs);
+    /// Who hears what all nodes are told. To be set once, before the first token is taken.
+    pub fn on_notices(&self, notices: Arc<dyn Notices>) {
+        let _ = self.notices.set(notices);
+    }
+
+    /// Tells every other node that something limited was done here.
+    pub fn tried(self: &Arc<Self>, keys: Vec<u128>) {
+        let node = self.me.0;
+        self.handle(Event::Notice(Notice::Tried { node, keys }));
     }
 
     /// Tells every node that a sign-in was ended. Whoever does not hear it looks into the store when messages come through
@@ -287,13 +293,18 @@ impl Cluster {
                 }
             }
             Effect::Notice(Notice::SignedOut { user, sign_in }) => {
-                if let Some(sign_outs) = self.sign_outs.get() {
-                    sign_outs.ended(user, sign_in);
+                if let Some(notices) = self.notices.get() {
+                    notices.ended(user, sign_in);
+                }
+            }
+            Effect::Notice(Notice::Tried { keys, .. }) => {
+                if let Some(notices) = self.notices.get() {
+                    notices.tried(&keys);
                 }
             }
             Effect::NoticesMissed => {
-                if let Some(sign_outs) = self.sign_outs.get() {
-                    sign_outs.missed();
+                if let Some(notices) = self.notices.get() {
+                    notices.missed();
                 }
             }
             Effect::Report(report) => self.observer.reported(&report),

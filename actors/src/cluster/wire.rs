@@ -141,6 +141,16 @@ pub enum Notice {
         #[serde(rename = "s")]
         sign_in: Uuid,
     },
+    /// Something that is limited was done: the others count it as well. Said once: what is lost is one attempt more.
+    #[serde(rename = "t")]
+    Tried {
+        /// Where: who counted it already.
+        #[serde(rename = "n")]
+        node: u64,
+        /// What it counts for.
+        #[serde(rename = "k")]
+        keys: Vec<u128>,
+    },
 }
 
 impl Notice {
