@@ -7,6 +7,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod http;
+pub mod keys;
 pub mod serve;
 pub mod snapshot;
 pub mod socket;

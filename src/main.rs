@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use taskflow::client::{self, ClientCommand};
 use taskflow::config::{Layer, Loaded};
-use taskflow::{serve, token};
+use taskflow::{keys, serve, token};
 
 /// Idle buffers must not be resident: with this allocator, and its huge pages off, they are given back.
 #[global_allocator]
@@ -45,6 +45,11 @@ enum Command {
     },
     /// Mint access tokens with the server's key, for load tests and scripts
     Token(token::Arguments),
+    /// List, rotate and remove the keys that sign access tokens
+    Keys {
+        #[command(subcommand)]
+        action: keys::Action,
+    },
     /// Print the version
     Version,
     #[command(flatten)]
@@ -107,6 +112,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("the settings are fine");
         }
         Command::Token(arguments) => token::run(&arguments)?,
+        Command::Keys { action } => print!("{}", keys::run(&action)?),
         Command::Version => println!("{}", serve::build()),
         Command::Client(command) => return client::run(command),
     }

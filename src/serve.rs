@@ -31,7 +31,7 @@ use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::allocator;
-use crate::auth::{Key, Revocation, SignIns, SignedOut, Tokens};
+use crate::auth::{Keys, Revocation, SignIns, SignedOut, Tokens};
 use crate::bus::redis::{self, RedisBus, RedisObserver};
 use crate::clock::SystemClock;
 use crate::config::{Config, Loaded, StoreKind};
@@ -134,7 +134,7 @@ impl Observer for Counted {
 }
 
 /// Starts a server on the present actix system.
-pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetry) -> anyhow::Result<Running> {
+pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Telemetry) -> anyhow::Result<Running> {
     let config = Arc::new(config);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = telemetry.metrics.clone();
@@ -200,11 +200,12 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         _ => None,
     };
     let tokens = Arc::new(Tokens::new(
-        Arc::new(key),
+        keys.clone(),
         config.access_token_seconds,
         clock.clone(),
         stored.accounts.clone(),
     ));
+    spawn(follow_keys(config.clone(), keys, tokens.clone()));
     let counted = hub.clone();
     let seats = Arc::new(Seats::new(&config, metrics.clone(), move || {
         counted.connections.load(Ordering::Relaxed)
@@ -320,6 +321,34 @@ pub async fn start(config: Config, stored: Stored, key: Key, telemetry: Telemetr
         arbiters,
         cluster,
     })
+}
+
+/// How often the folder of the keys is looked at.
+const KEYS_EVERY: Duration = Duration::from_secs(10);
+
+/// Takes keys that were made or removed since.
+async fn follow_keys(config: Arc<Config>, keys: Keys, tokens: Arc<Tokens>) {
+    let mut known = keys.jwks();
+    let mut is_told = false;
+    loop {
+        tokio::time::sleep(KEYS_EVERY).await;
+        match Keys::open(config.key_dir()) {
+            Ok(keys) => {
+                is_told = false;
+                let set = keys.jwks();
+                if set != known {
+                    tracing::info!(keys = keys.iter().count(), "the signing keys have changed");
+                    tokens.set_keys(keys);
+                    known = set;
+                }
+            }
+            // What is in memory goes on; it is said once.
+            Err(error) if !std::mem::replace(&mut is_told, true) => {
+                tracing::error!(%error, "the signing keys cannot be read; the present ones go on");
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 /// Goes on the bus: on an arbiter of its own, so that no client's work delays what other nodes say.
@@ -448,7 +477,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     let files = raise_file_limit();
     // Two providers are in the tree: whoever sets up TLS without naming one (the driver of Redis) must find one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let key = Key::open_or_create(config.key_dir())?;
+    let keys = Keys::open_or_create(config.key_dir())?;
     let telemetry = Telemetry::new();
     let system = actix_rt::System::new();
     let opened = match config.store {
@@ -460,7 +489,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         let stop = Stop::listen()?;
         let readiness = Arc::new(StoreReadiness(Mutex::new((Instant::now(), Ok(())))));
         spawn(readiness.clone().watch(opened.clone()));
-        let running = start(config, opened.stored(readiness), key, telemetry).await?;
+        let running = start(config, opened.stored(readiness), keys, telemetry).await?;
         tracing::info!(
             address = running.address.map(tracing::field::display),
             operator_address = %running.operator_address,

@@ -16,7 +16,7 @@ use taskflow_protocol::values::UnixMs;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use crate::auth::{Key, SignIns, Tokens};
+use crate::auth::{Key, Keys, SignIns, Tokens};
 use crate::config::Config;
 use crate::http::Api;
 use crate::http::attempts::Attempts;
@@ -122,8 +122,8 @@ pub struct AuthBench {
     pub clock: Arc<TestClock>,
     /// The accounts.
     pub accounts: Arc<MemoryAccounts>,
-    /// The key.
-    pub key: Arc<Key>,
+    /// The keys.
+    pub keys: Keys,
     /// The tokens.
     pub tokens: Arc<Tokens>,
 }
@@ -131,24 +131,29 @@ pub struct AuthBench {
 impl Default for AuthBench {
     /// With a new key.
     fn default() -> Self {
-        Self::with(Arc::new(Key::random()), TestClock::new(), Arc::default())
+        Self::with(Keys::of(Key::random()), TestClock::new(), Arc::default())
     }
 }
 
 impl AuthBench {
     /// As after a restart: the same key, clock and accounts, nothing in memory.
     pub fn restarted(&self) -> Self {
-        Self::with(self.key.clone(), self.clock.clone(), self.accounts.clone())
+        Self::with(self.keys.clone(), self.clock.clone(), self.accounts.clone())
     }
 
-    fn with(key: Arc<Key>, clock: Arc<TestClock>, accounts: Arc<MemoryAccounts>) -> Self {
-        let tokens = Tokens::new(key.clone(), 900, clock.clone(), accounts.clone());
+    fn with(keys: Keys, clock: Arc<TestClock>, accounts: Arc<MemoryAccounts>) -> Self {
+        let tokens = Tokens::new(keys.clone(), 900, clock.clone(), accounts.clone());
         Self {
             clock,
             accounts,
-            key,
+            keys,
             tokens: Arc::new(tokens),
         }
+    }
+
+    /// The key that signs.
+    pub fn key(&self) -> &Key {
+        self.keys.at(0)
     }
 
     /// Sign-ins over the same.
@@ -223,7 +228,7 @@ impl ApiBench {
             .router
             .birth(user, "Europe/Berlin".to_owned(), "de-AT".to_owned());
         birth.await.expect("born");
-        let token = Tokens::mint_for_operator(&self.auth.key, user, self.auth.clock.now_ms(), 3_600);
+        let token = Tokens::mint_for_operator(self.auth.key(), user, self.auth.clock.now_ms(), 3_600);
         (user, token)
     }
 }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use taskflow_actors::ports::Clock as _;
 use taskflow_protocol::UserId;
 
-use crate::auth::{Key, Tokens};
+use crate::auth::{Keys, Tokens};
 use crate::clock::SystemClock;
 
 /// What to mint.
@@ -37,15 +37,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         !arguments.user.is_empty() || arguments.count > 0,
         "name a --user, or say how many with --count"
     );
-    let key = Key::open(&arguments.data_dir)?;
+    let keys = Keys::open(&arguments.data_dir)?;
     let now = SystemClock.now_ms();
+    let key = keys.at(now);
     let made_up = (0..arguments.count).map(|index| made_up_user(arguments.seed, index));
     let mut output = std::io::BufWriter::new(std::io::stdout().lock());
     for user in arguments.user.iter().copied().chain(made_up) {
         writeln!(
             output,
             "{user} {}",
-            Tokens::mint_for_operator(&key, user, now, arguments.seconds)
+            Tokens::mint_for_operator(key, user, now, arguments.seconds)
         )?;
     }
     output.flush()?;

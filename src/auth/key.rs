@@ -1,9 +1,14 @@
-//! The key that signs access tokens: made on first start, in `<data_dir>/keys/ed25519.pem`, for its owner's eyes only.
+//! The keys that sign access tokens, for their owner's eyes only.
+//!
+//! The first is made on first start, in `<data_dir>/keys/ed25519.pem`. Later ones have in their name from when on they sign
+//! (`ed25519-<Unix milliseconds>.pem`): every node has read a new key, and can check its tokens, before any node signs with
+//! it, so nobody is signed out. Old keys check until they are removed.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,12 +16,18 @@ use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey};
 use hmac::{Hmac, Mac};
+use jsonwebtoken::{DecodingKey, EncodingKey};
 use sha2::{Digest, Sha256};
+use taskflow_protocol::values::UnixMs;
 
 /// Folder of the key, in the data folder.
 const FOLDER: &str = "keys";
-/// File of the key, in its folder: PKCS #8 (RFC 8410) in PEM.
+/// File of the first key, in its folder: PKCS #8 (RFC 8410) in PEM.
 const FILE: &str = "ed25519.pem";
+/// How the files of later keys begin; a number and [`SUFFIX`] follow.
+const PREFIX: &str = "ed25519-";
+/// How they end.
+const SUFFIX: &str = ".pem";
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -49,24 +60,35 @@ pub enum KeyError {
     },
 }
 
-/// The signing key and what is derived from it.
+/// A key and what is derived from it.
 pub struct Key {
     signing: SigningKey,
+    encoding: EncodingKey,
+    decoding: DecodingKey,
     /// Names the public key in token headers and in the key set: its thumbprint (RFC 7638).
     pub id: String,
 }
 
-impl Key {
-    /// Where the key is.
+/// All keys, each with the time from which on it signs.
+#[derive(Clone)]
+pub struct Keys(Vec<(UnixMs, Arc<Key>)>);
+
+impl Keys {
+    /// Where the first key is.
     pub fn path(data_dir: &Path) -> PathBuf {
         data_dir.join(FOLDER).join(FILE)
     }
 
-    /// Reads the key, or makes it if there is none yet.
+    /// Only this one.
+    pub fn of(key: Key) -> Self {
+        Self(vec![(UnixMs::MIN, Arc::new(key))])
+    }
+
+    /// Reads the keys, or makes one if there is none yet.
     pub fn open_or_create(data_dir: &Path) -> Result<Self, KeyError> {
         match Self::open(data_dir) {
             Err(KeyError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {
-                Self::create(data_dir)?;
+                place(data_dir, FILE)?;
                 // What is used is what was stored.
                 Self::open(data_dir)
             }
@@ -74,82 +96,157 @@ impl Key {
         }
     }
 
-    /// Reads the key; for commands that must not make one (`taskflow token`).
+    /// Reads the keys; for whoever must not make one.
     pub fn open(data_dir: &Path) -> Result<Self, KeyError> {
-        let path = Self::path(data_dir);
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |cause| KeyError::Io { path, cause }
-        };
-        let pem = fs::read_to_string(&path).map_err(|cause| match cause.kind() {
-            io::ErrorKind::InvalidData => KeyError::Damaged {
-                path: path.clone(),
-                cause: "it is not text".to_owned(),
-            },
-            _ => KeyError::Io {
-                path: path.clone(),
-                cause,
-            },
-        })?;
         let folder = data_dir.join(FOLDER);
-        for (path, expected) in [(&folder, 0o700), (&path, 0o600)] {
-            let mode = fs::metadata(path).map_err(io(path))?.permissions().mode() & 0o777;
-            if mode & !expected != 0 {
-                return Err(KeyError::Mode {
-                    path: path.clone(),
-                    mode,
-                    expected,
-                });
-            }
-        }
-        let signing = SigningKey::from_pkcs8_pem(&pem).map_err(|error| KeyError::Damaged {
-            path,
-            cause: error.to_string(),
-        })?;
-        Ok(Self::new(signing))
-    }
-
-    /// Written beside, synced, then put in its place: a crash leaves no half key, and of two nodes that share the folder
-    /// and start at once one makes the key of both.
-    fn create(data_dir: &Path) -> Result<(), KeyError> {
-        let path = Self::path(data_dir);
-        let folder = data_dir.join(FOLDER);
-        let fail = |cause| KeyError::Io {
-            path: path.clone(),
+        let fail = |path: &Path, cause| KeyError::Io {
+            path: path.to_owned(),
             cause,
         };
-        let pem = Self::random()
-            .signing
-            .to_pkcs8_pem(LineEnding::LF)
-            .map_err(|error| fail(io::Error::other(error.to_string())))?;
-        // With the data folder, if that is not there yet: for its owner only, too.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(fail)?;
-        fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(fail)?;
-        let beside = path.with_extension(format!("pem.new-{:016x}", rand::random::<u64>()));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&beside)
-            .map_err(fail)?;
-        file.write_all(pem.as_bytes()).map_err(fail)?;
-        file.sync_all().map_err(fail)?;
-        // Unlike a rename this never replaces a key that is there.
-        let placed = fs::hard_link(&beside, &path);
-        fs::remove_file(&beside).map_err(fail)?;
-        match placed {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(fail(error)),
-            _ => {}
+        let mut keys = Vec::new();
+        let files = fs::read_dir(&folder).map_err(|cause| match cause.kind() {
+            io::ErrorKind::NotADirectory => fail(&Self::path(data_dir), cause),
+            _ => fail(&folder, cause),
+        })?;
+        for file in files {
+            let name = file.map_err(|cause| fail(&folder, cause))?.file_name();
+            if let Some(from) = name.to_str().and_then(signs_from) {
+                keys.push((from, Arc::new(read(&folder, &folder.join(&name))?)));
+            }
         }
-        fs::File::open(&folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(fail)
+        if keys.is_empty() {
+            return Err(fail(&Self::path(data_dir), io::ErrorKind::NotFound.into()));
+        }
+        keys.sort_by_key(|(from, _)| *from);
+        Ok(Self(keys))
     }
 
+    /// Makes a key that signs from then on.
+    pub fn add(data_dir: &Path, from: UnixMs) -> Result<(), KeyError> {
+        place(data_dir, &format!("{PREFIX}{from}{SUFFIX}"))
+    }
+
+    /// Removes a key: what it signed is refused from then on. `false`: there is none of this id.
+    pub fn remove(data_dir: &Path, id: &str) -> Result<bool, KeyError> {
+        let keys = Self::open(data_dir)?;
+        let Some((from, _)) = keys.0.iter().find(|(_, key)| key.id == id) else {
+            return Ok(false);
+        };
+        let name = match *from {
+            UnixMs::MIN => FILE.to_owned(),
+            from => format!("{PREFIX}{from}{SUFFIX}"),
+        };
+        let path = data_dir.join(FOLDER).join(name);
+        fs::remove_file(&path).map_err(|cause| KeyError::Io { path, cause })?;
+        Ok(true)
+    }
+
+    /// The key that signs at this time.
+    pub fn at(&self, time: UnixMs) -> &Key {
+        let begun = self.0.partition_point(|(from, _)| *from <= time);
+        &self.0[begun.saturating_sub(1)].1
+    }
+
+    /// The key of this id.
+    pub fn find(&self, id: &str) -> Option<&Key> {
+        let found = self.0.iter().find(|(_, key)| key.id == id);
+        found.map(|(_, key)| &**key)
+    }
+
+    /// Each key with the time from which on it signs, the first first.
+    pub fn iter(&self) -> impl Iterator<Item = (UnixMs, &Key)> {
+        self.0.iter().map(|(from, key)| (*from, &**key))
+    }
+
+    /// The key set (RFC 7517) for whoever checks our tokens.
+    pub fn jwks(&self) -> String {
+        let keys: Vec<_> = self.iter().map(|(_, key)| key.jwk()).collect();
+        serde_json::json!({ "keys": keys }).to_string()
+    }
+}
+
+/// From when on the key in this file signs; `None`: it is no key of ours.
+fn signs_from(file: &str) -> Option<UnixMs> {
+    if file == FILE {
+        return Some(UnixMs::MIN);
+    }
+    file.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+fn read(folder: &Path, path: &Path) -> Result<Key, KeyError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |cause| KeyError::Io { path, cause }
+    };
+    let pem = fs::read_to_string(path).map_err(|cause| match cause.kind() {
+        io::ErrorKind::InvalidData => KeyError::Damaged {
+            path: path.to_owned(),
+            cause: "it is not text".to_owned(),
+        },
+        _ => KeyError::Io {
+            path: path.to_owned(),
+            cause,
+        },
+    })?;
+    for (path, expected) in [(folder, 0o700), (path, 0o600)] {
+        let mode = fs::metadata(path).map_err(io(path))?.permissions().mode() & 0o777;
+        if mode & !expected != 0 {
+            return Err(KeyError::Mode {
+                path: path.to_owned(),
+                mode,
+                expected,
+            });
+        }
+    }
+    let signing = SigningKey::from_pkcs8_pem(&pem).map_err(|error| KeyError::Damaged {
+        path: path.to_owned(),
+        cause: error.to_string(),
+    })?;
+    Ok(Key::new(signing))
+}
+
+/// Makes a key. Written beside, synced, then put in its place: a crash leaves no half key, and of two nodes that share the
+/// folder and start at once one makes the key of both.
+fn place(data_dir: &Path, name: &str) -> Result<(), KeyError> {
+    let folder = data_dir.join(FOLDER);
+    let path = folder.join(name);
+    let fail = |cause| KeyError::Io {
+        path: path.clone(),
+        cause,
+    };
+    let pem = Key::random()
+        .signing
+        .to_pkcs8_pem(LineEnding::LF)
+        .map_err(|error| fail(io::Error::other(error.to_string())))?;
+    // With the data folder, if that is not there yet: for its owner only, too.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .map_err(fail)?;
+    fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(fail)?;
+    let beside = folder.join(format!("{name}.new-{:016x}", rand::random::<u64>()));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)
+        .map_err(fail)?;
+    file.write_all(pem.as_bytes()).map_err(fail)?;
+    file.sync_all().map_err(fail)?;
+    // Unlike a rename this never replaces a key that is there.
+    let placed = fs::hard_link(&beside, &path);
+    fs::remove_file(&beside).map_err(fail)?;
+    match placed {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(fail(error)),
+        _ => {}
+    }
+    fs::File::open(&folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(fail)
+}
+
+impl Key {
     /// A key of its own, kept nowhere.
     pub fn random() -> Self {
         Self::new(SigningKey::from_bytes(&rand::random()))
@@ -159,7 +256,12 @@ impl Key {
         let x = URL_SAFE_NO_PAD.encode(signing.verifying_key().as_bytes());
         // The members in this order and without spaces: RFC 7638, section 3.2; RFC 8037, appendix A.3.
         let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+        let der = signing
+            .to_pkcs8_der()
+            .expect("an Ed25519 key always has a PKCS #8 form");
         Self {
+            encoding: EncodingKey::from_ed_der(der.as_bytes()),
+            decoding: DecodingKey::from_ed_components(&x).expect("the public key is 32 bytes in base64"),
             signing,
             id: URL_SAFE_NO_PAD.encode(Sha256::digest(canonical)),
         }
@@ -170,13 +272,14 @@ impl Key {
         URL_SAFE_NO_PAD.encode(self.signing.verifying_key().as_bytes())
     }
 
-    /// The private half, as `jsonwebtoken` takes it.
-    pub fn pkcs8_der(&self) -> Vec<u8> {
-        let document = self
-            .signing
-            .to_pkcs8_der()
-            .expect("an Ed25519 key always has a PKCS #8 form");
-        document.as_bytes().to_vec()
+    /// The private half, for signing.
+    pub fn encoding(&self) -> &EncodingKey {
+        &self.encoding
+    }
+
+    /// The public half, for checking.
+    pub fn decoding(&self) -> &DecodingKey {
+        &self.decoding
     }
 
     /// A secret for one purpose that nobody without the key can compute (HMAC-SHA-256, RFC 2104).
@@ -190,12 +293,10 @@ impl Key {
         mac.finalize().into_bytes().into()
     }
 
-    /// The key set (RFC 7517) for whoever checks our tokens.
-    pub fn jwks(&self) -> String {
-        let key = serde_json::json!({
+    fn jwk(&self) -> serde_json::Value {
+        serde_json::json!({
             "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": self.id, "x": self.public_x(),
-        });
-        serde_json::json!({ "keys": [key] }).to_string()
+        })
     }
 }
 
@@ -210,13 +311,13 @@ mod tests {
     #[test]
     fn the_key_is_made_once_for_its_owner_only_and_read_back_after() {
         let data = tempfile::tempdir().expect("a folder");
-        let first = Key::open_or_create(data.path()).expect("made");
+        let first = Keys::open_or_create(data.path()).expect("made");
         assert_eq!(mode(&data.path().join("keys")), 0o700);
-        assert_eq!(mode(&Key::path(data.path())), 0o600);
-        let again = Key::open_or_create(data.path()).expect("read");
-        assert_eq!(again.id, first.id);
-        assert_eq!(again.pkcs8_der(), first.pkcs8_der());
-        assert_ne!(Key::random().id, first.id);
+        assert_eq!(mode(&Keys::path(data.path())), 0o600);
+        let again = Keys::open_or_create(data.path()).expect("read");
+        assert_eq!(again.jwks(), first.jwks());
+        assert_eq!(again.at(0).signing, first.at(0).signing);
+        assert_ne!(Key::random().id, first.at(0).id);
     }
 
     #[test]
@@ -226,7 +327,11 @@ mod tests {
             let together = std::sync::Barrier::new(8);
             let open = || {
                 together.wait();
-                Key::open_or_create(data.path()).expect("made or read").id
+                Keys::open_or_create(data.path())
+                    .expect("made or read")
+                    .at(0)
+                    .id
+                    .clone()
             };
             let ids: std::collections::HashSet<String> = std::thread::scope(|scope| {
                 let started: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
@@ -236,6 +341,29 @@ mod tests {
             let left = fs::read_dir(data.path().join("keys")).expect("there").count();
             assert_eq!(left, 1, "nothing else is left");
         }
+    }
+
+    #[test]
+    fn keys_sign_one_after_the_other_and_check_until_they_are_removed() {
+        let data = tempfile::tempdir().expect("a folder");
+        let first = Keys::open_or_create(data.path()).expect("made").at(0).id.clone();
+        Keys::add(data.path(), 5_000).expect("made");
+        Keys::add(data.path(), 9_000).expect("made");
+        // What is no key of ours is left alone.
+        fs::write(data.path().join("keys/README"), "hands off").expect("written");
+        let keys = Keys::open(data.path()).expect("read");
+        let ids: Vec<&str> = keys.iter().map(|(_, key)| &*key.id).collect();
+        assert_eq!(ids.len(), 3);
+        for (time, expected) in [(0, 0), (4_999, 0), (5_000, 1), (8_999, 1), (9_000, 2), (i64::MAX, 2)] {
+            assert_eq!(keys.at(time).id, ids[expected], "at {time}");
+        }
+        assert_eq!(keys.find(ids[1]).map(|key| &*key.id), Some(ids[1]));
+        assert_eq!(keys.jwks().matches("kid").count(), 3);
+        assert!(matches!(Keys::remove(data.path(), &first), Ok(true)));
+        assert!(matches!(Keys::remove(data.path(), &first), Ok(false)));
+        let left = Keys::open_or_create(data.path()).expect("read");
+        assert!(left.find(&first).is_none());
+        assert_eq!(left.at(0).id, ids[1], "the first there is");
     }
 
     #[test]
@@ -252,10 +380,10 @@ mod tests {
     #[test]
     fn a_key_that_others_can_read_is_refused_by_name() {
         let data = tempfile::tempdir().expect("a folder");
-        Key::open_or_create(data.path()).expect("made");
-        let path = Key::path(data.path());
+        Keys::open_or_create(data.path()).expect("made");
+        let path = Keys::path(data.path());
         fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("set");
-        let error = Key::open_or_create(data.path()).err().expect("refused").to_string();
+        let error = Keys::open_or_create(data.path()).err().expect("refused").to_string();
         let expected = format!(
             "the signing key {} has mode 640: it must be readable by its owner only (chmod 600)",
             path.display()
@@ -263,15 +391,15 @@ mod tests {
         assert_eq!(error, expected);
         fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("set");
         fs::set_permissions(data.path().join("keys"), Permissions::from_mode(0o755)).expect("set");
-        let error = Key::open_or_create(data.path()).err().expect("refused").to_string();
+        let error = Keys::open_or_create(data.path()).err().expect("refused").to_string();
         assert!(error.contains("/keys has mode 755"), "{error}");
     }
 
     #[test]
     fn a_damaged_key_is_refused_by_name_and_left_alone() {
         let data = tempfile::tempdir().expect("a folder");
-        Key::open_or_create(data.path()).expect("made");
-        let path = Key::path(data.path());
+        Keys::open_or_create(data.path()).expect("made");
+        let path = Keys::path(data.path());
         let good = fs::read(&path).expect("read");
         for damaged in [
             &good[..good.len() / 2],
@@ -280,7 +408,7 @@ mod tests {
             b"-----BEGIN PRIVATE KEY-----\n",
         ] {
             fs::write(&path, damaged).expect("written");
-            let error = Key::open_or_create(data.path()).err().expect("refused").to_string();
+            let error = Keys::open_or_create(data.path()).err().expect("refused").to_string();
             let expected = format!("the signing key {} is damaged: ", path.display());
             assert!(error.starts_with(&expected), "{error}");
             assert_eq!(fs::read(&path).expect("read"), damaged);
@@ -291,7 +419,7 @@ mod tests {
     fn a_folder_that_cannot_be_made_is_named() {
         let data = tempfile::tempdir().expect("a folder");
         fs::write(data.path().join("keys"), "a file").expect("written");
-        let error = Key::open_or_create(data.path()).err().expect("refused").to_string();
+        let error = Keys::open_or_create(data.path()).err().expect("refused").to_string();
         assert!(error.contains("keys/ed25519.pem: "), "{error}");
     }
 }

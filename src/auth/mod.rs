@@ -6,7 +6,7 @@ pub mod revocation;
 pub mod sign_in;
 pub mod token;
 
-pub use key::{Key, KeyError};
+pub use key::{Key, KeyError, Keys};
 pub use revocation::Revocation;
 pub use sign_in::SignIns;
 pub use token::{Claims, OPERATOR_SIGN_IN, SignedOut, Tokens};

@@ -213,12 +213,12 @@ impl SignIns {
     /// A new access token and the next refresh token, for somebody at this address. See the head of this file.
     pub async fn refresh(&self, text: &str, address: &str) -> Result<Opened, Code> {
         let token = RefreshToken::parse(text).ok_or(Code::TokenInvalid)?;
-        let next = RefreshToken {
+        // By the key that signs at the time of the replacement: asked again it is the same, also after the key has changed.
+        let next = |at| RefreshToken {
             sign_in: token.sign_in,
             secret: self
                 .tokens
-                .key()
-                .derive("refresh", &[token.sign_in.as_bytes(), &token.secret]),
+                .derive(at, "refresh", &[token.sign_in.as_bytes(), &token.secret]),
         };
         // A second time if another request replaced the secret in between: then ours is the previous one.
         for _ in 0..2 {
@@ -231,14 +231,14 @@ impl SignIns {
             }
             let hash = token.hash();
             if hash == found.previous_hash && now - found.rotated_at <= REUSE_GRACE_MS {
-                return Ok(self.opened(found.user, &next));
+                return Ok(self.opened(found.user, &next(found.rotated_at)));
             }
             if hash != found.secret_hash {
                 tracing::warn!(user.id = %found.user, "a replaced refresh token was used: the sign-in is ended");
                 self.end(found.user, found.id).await?;
                 return Err(Code::SignedOut);
             }
-            let user = found.user;
+            let (user, next) = (found.user, next(now));
             let replaced = SignIn {
                 secret_hash: next.hash(),
                 previous_hash: hash,
@@ -369,6 +369,7 @@ impl RefreshToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Keys;
     use crate::testing::AuthBench;
 
     const USER: UserId = UserId(Uuid::from_u128(1));
@@ -520,6 +521,40 @@ mod tests {
             .expect("the same answer");
         assert_eq!(again.refresh_token, second.refresh_token);
         // And what it gave still works: both tabs hold the same token.
+        assert!(sign_ins.refresh(&second.refresh_token, "").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_new_signing_key_signs_nobody_out_and_changes_no_answer() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let now = bench.clock.now_ms();
+        let first = sign_ins.open(USER, Asker::default()).await.expect("opened");
+        let data = tempfile::tempdir().expect("a folder");
+        Keys::open_or_create(data.path()).expect("made");
+        Keys::add(data.path(), now + 1_000).expect("made");
+        let keys = Keys::open(data.path()).expect("read");
+        // The key of the bench is not among them: what it signed is refused.
+        bench.tokens.set_keys(keys.clone());
+        assert_eq!(bench.tokens.verify(&first.access_token).await, Err(Code::TokenInvalid));
+        let second = sign_ins.refresh(&first.refresh_token, "").await.expect("refreshed");
+        bench.clock.advance_ms(2_000);
+        let again = sign_ins
+            .refresh(&first.refresh_token, "")
+            .await
+            .expect("the same answer");
+        assert_eq!(again.refresh_token, second.refresh_token, "made by the key of then");
+        assert!(
+            bench.tokens.verify(&second.access_token).await.is_ok(),
+            "of the older key"
+        );
+        assert!(
+            bench.tokens.verify(&again.access_token).await.is_ok(),
+            "of the newer one"
+        );
+        let kid = |token: &str| jsonwebtoken::decode_header(token).expect("a token").kid.expect("a key");
+        assert_eq!(kid(&second.access_token), keys.at(now).id);
+        assert_eq!(kid(&again.access_token), keys.at(now + 2_000).id);
         assert!(sign_ins.refresh(&second.refresh_token, "").await.is_ok());
     }
 

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use taskflow_actors::ports::{Accounts, Clock};
@@ -14,7 +14,7 @@ use taskflow_protocol::{Code, UserId};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::auth::key::Key;
+use crate::auth::key::{Key, Keys};
 
 /// Who signs: the claim `iss`.
 const ISSUER: &str = "taskflow";
@@ -70,9 +70,7 @@ pub struct SignedOut {
 
 /// Makes and checks access tokens.
 pub struct Tokens {
-    key: Arc<Key>,
-    encoding: EncodingKey,
-    decoding: DecodingKey,
+    keys: RwLock<Keys>,
     validation: Validation,
     life_seconds: u32,
     clock: Arc<dyn Clock>,
@@ -134,17 +132,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Tokens {
-    /// Signs with `key`; looks sign-ins up in `accounts`.
-    pub fn new(key: Arc<Key>, life_seconds: u32, clock: Arc<dyn Clock>, accounts: Arc<dyn Accounts>) -> Self {
+    /// Signs with `keys`; looks sign-ins up in `accounts`.
+    pub fn new(keys: Keys, life_seconds: u32, clock: Arc<dyn Clock>, accounts: Arc<dyn Accounts>) -> Self {
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_issuer(&[ISSUER]);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         // Against the injected clock, below, and again at every hit of the memory.
         validation.validate_exp = false;
         Self {
-            encoding: EncodingKey::from_ed_der(&key.pkcs8_der()),
-            decoding: DecodingKey::from_ed_components(&key.public_x()).expect("the public key is 32 bytes in base64"),
-            key,
+            keys: RwLock::new(keys),
             validation,
             life_seconds,
             clock,
@@ -159,12 +155,22 @@ impl Tokens {
 
     /// The key set for `/.well-known/jwks.json`.
     pub fn jwks(&self) -> String {
-        self.key.jwks()
+        self.keys().jwks()
     }
 
-    /// The key; other secrets are derived from it.
-    pub fn key(&self) -> &Key {
-        &self.key
+    fn keys(&self) -> RwLockReadGuard<'_, Keys> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A secret of the key that signs at this time, for one purpose: see [`Key::derive`].
+    pub fn derive(&self, at: UnixMs, purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
+        self.keys().at(at).derive(purpose, parts)
+    }
+
+    /// Signs and checks with these from now on. What only a removed one has signed is refused.
+    pub fn set_keys(&self, keys: Keys) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        self.forget_verified();
     }
 
     /// How long a token is good for, in seconds.
@@ -188,12 +194,11 @@ impl Tokens {
 
     /// Makes a token that names no sign-in and is good for `life_seconds`: for load tools and for the operator.
     pub fn mint_for_operator(key: &Key, user: UserId, now: UnixMs, life_seconds: i64) -> String {
-        let encoding = EncodingKey::from_ed_der(&key.pkcs8_der());
-        encode(&encoding, &key.id, user, OPERATOR_SIGN_IN, now, life_seconds).0
+        encode(key, user, OPERATOR_SIGN_IN, now, life_seconds).0
     }
 
     fn encode(&self, user: UserId, sign_in: Uuid, now: UnixMs, life_seconds: i64) -> (String, Claims) {
-        encode(&self.encoding, &self.key.id, user, sign_in, now, life_seconds)
+        encode(self.keys().at(now), user, sign_in, now, life_seconds)
     }
 
     /// Checks a token that was seen before: one hash and one look-up. `None`: not seen; ask [`Tokens::verify`].
@@ -311,13 +316,15 @@ impl Tokens {
     }
 
     fn decode(&self, token: &str) -> Result<Claims, Code> {
-        let decoded = jsonwebtoken::decode::<Body>(token, &self.decoding, &self.validation);
-        // Why is for nobody but the one who tries.
-        let decoded = decoded.map_err(|_| Code::TokenInvalid)?;
-        if decoded.header.kid.as_deref() != Some(&self.key.id) {
-            return Err(Code::TokenInvalid);
+        // Why not is for nobody but the one who tries.
+        let header = jsonwebtoken::decode_header(token).map_err(|_| Code::TokenInvalid)?;
+        let body = {
+            let keys = self.keys();
+            let key = header.kid.as_deref().and_then(|id| keys.find(id));
+            let key = key.ok_or(Code::TokenInvalid)?;
+            jsonwebtoken::decode::<Body>(token, key.decoding(), &self.validation).map_err(|_| Code::TokenInvalid)?
         }
-        let body = decoded.claims;
+        .claims;
         let expires_at = body.exp.checked_mul(1_000).ok_or(Code::TokenInvalid)?;
         let made_at = body.iat.checked_mul(1_000).ok_or(Code::TokenInvalid)?;
         if expires_at > i64::MAX / 2 {
@@ -345,16 +352,9 @@ impl Tokens {
     }
 }
 
-fn encode(
-    encoding: &EncodingKey,
-    kid: &str,
-    user: UserId,
-    sign_in: Uuid,
-    now: UnixMs,
-    life_seconds: i64,
-) -> (String, Claims) {
+fn encode(key: &Key, user: UserId, sign_in: Uuid, now: UnixMs, life_seconds: i64) -> (String, Claims) {
     let mut header = Header::new(Algorithm::EdDSA);
-    header.kid = Some(kid.to_owned());
+    header.kid = Some(key.id.clone());
     let iat = now.div_euclid(1_000);
     let body = Body {
         iss: ISSUER.to_owned(),
@@ -363,7 +363,7 @@ fn encode(
         iat,
         exp: iat + life_seconds,
     };
-    let token = jsonwebtoken::encode(&header, &body, encoding).expect("an Ed25519 key signs anything");
+    let token = jsonwebtoken::encode(&header, &body, key.encoding()).expect("an Ed25519 key signs anything");
     let claims = Claims {
         user,
         sign_in,
@@ -446,13 +446,13 @@ mod tests {
             URL_SAFE_NO_PAD.encode(header.to_string()),
             URL_SAFE_NO_PAD.encode(body.to_string())
         );
-        let key = EncodingKey::from_ed_der(&bench.key.pkcs8_der());
-        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::EdDSA).expect("signed");
+        let signature =
+            jsonwebtoken::crypto::sign(signed.as_bytes(), bench.key().encoding(), Algorithm::EdDSA).expect("signed");
         format!("{signed}.{signature}")
     }
 
     fn good_header(bench: &AuthBench) -> serde_json::Value {
-        serde_json::json!({ "alg": "EdDSA", "typ": "JWT", "kid": bench.key.id })
+        serde_json::json!({ "alg": "EdDSA", "typ": "JWT", "kid": bench.key().id })
     }
 
     fn good_body(bench: &AuthBench) -> serde_json::Value {
@@ -515,7 +515,7 @@ mod tests {
         for alg in [
             "none", "None", "NONE", "HS256", "HS512", "RS256", "ES256", "Ed25519", "", "eddsa",
         ] {
-            let header = serde_json::json!({ "alg": alg, "typ": "JWT", "kid": bench.key.id }).to_string();
+            let header = serde_json::json!({ "alg": alg, "typ": "JWT", "kid": bench.key().id }).to_string();
             let header = URL_SAFE_NO_PAD.encode(header);
             for signature in ["", "AAAA"] {
                 let token = format!("{header}.{body}.{signature}");
@@ -528,9 +528,9 @@ mod tests {
             assert_eq!(bench.tokens.verify(&token).await, Err(Code::TokenInvalid), "{alg}");
         }
         // The classic: the public key as the secret of an HMAC.
-        let key = EncodingKey::from_secret(bench.key.public_x().as_bytes());
+        let key = jsonwebtoken::EncodingKey::from_secret(bench.key().public_x().as_bytes());
         let mut header = Header::new(Algorithm::HS256);
-        header.kid = Some(bench.key.id.clone());
+        header.kid = Some(bench.key().id.clone());
         let token = jsonwebtoken::encode(&header, &good_body(&bench), &key).expect("signed");
         assert_eq!(bench.tokens.verify(&token).await, Err(Code::TokenInvalid));
     }
@@ -643,7 +643,7 @@ mod tests {
     #[tokio::test]
     async fn an_operators_token_needs_no_account() {
         let bench = AuthBench::default();
-        let token = Tokens::mint_for_operator(&bench.key, USER, bench.clock.now_ms(), 60);
+        let token = Tokens::mint_for_operator(bench.key(), USER, bench.clock.now_ms(), 60);
         let claims = bench.tokens.verify(&token).await.expect("good");
         assert_eq!((claims.user, claims.sign_in), (USER, OPERATOR_SIGN_IN));
         assert_eq!(bench.accounts.look_ups.load(Ordering::SeqCst), 0);

@@ -200,6 +200,9 @@ async fn front(
     if let Some(quota) = quota {
         say_quota(response.headers_mut(), quota);
     }
+    for (name, value) in FIXED_HEADERS {
+        response.headers_mut().insert(name, value);
+    }
     let status = response.status();
     api.metrics
         .http_requests
@@ -210,6 +213,16 @@ async fn front(
     }
     Ok(response)
 }
+
+/// What every answer says to browsers: nothing here is a page, nothing is to be guessed, shown in a frame or told to others.
+const FIXED_HEADERS: [(header::HeaderName, HeaderValue); 3] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    ),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+];
 
 /// What is left of the limit that the request counted for (draft-ietf-httpapi-ratelimit-headers-10).
 fn say_quota(headers: &mut HeaderMap, Quota { max, left, more_in_ms }: Quota) {

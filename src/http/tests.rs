@@ -693,6 +693,13 @@ async fn nothing_is_shown_without_a_good_token() {
             let answer = client.ask(method, &path).send().await;
             answer.problem(Code::TokenMissing);
             assert_eq!(answer.header("www-authenticate"), "Bearer", "{method} {path}");
+            assert_eq!(answer.header("x-content-type-options"), "nosniff");
+            assert_eq!(answer.header("referrer-policy"), "no-referrer");
+            assert!(
+                answer
+                    .header("content-security-policy")
+                    .contains("frame-ancestors 'none'")
+            );
         }
     }
     let with = async |value: String| {
@@ -858,7 +865,7 @@ async fn a_user_of_the_operators_gets_a_feed_at_the_first_request() {
     for (n, path) in ["tasks", "lists", "settings", "snapshot", "changes"].iter().enumerate() {
         let user = UserId(uuid(100 + n as u128));
         client.token = Some(Tokens::mint_for_operator(
-            &bench.auth.key,
+            bench.auth.key(),
             user,
             bench.auth.clock.now_ms(),
             60,
@@ -866,7 +873,7 @@ async fn a_user_of_the_operators_gets_a_feed_at_the_first_request() {
         assert_eq!(client.get(&format!("/api/v1/{path}")).await.status, 200, "{path}");
     }
     client.token = Some(Tokens::mint_for_operator(
-        &bench.auth.key,
+        bench.auth.key(),
         UserId(uuid(99)),
         bench.auth.clock.now_ms(),
         60,
@@ -992,7 +999,7 @@ async fn nobody_is_sent_past_an_entry_that_does_not_decode() {
         .birth(user, "UTC".to_owned(), "en".to_owned())
         .await
         .expect("born");
-    let token = Tokens::mint_for_operator(&bench.auth.key, user, bench.auth.clock.now_ms(), 60);
+    let token = Tokens::mint_for_operator(bench.auth.key(), user, bench.auth.clock.now_ms(), 60);
     let client = Client {
         token: Some(token),
         ..client

@@ -3,7 +3,7 @@
 use taskflow_actors::ports::Clock as _;
 
 use crate::support::server::PASSWORD;
-use crate::support::{Account, Response, Server, Value, http, id, in_parallel, json};
+use crate::support::{Account, Client, Encoding, Response, Server, Value, eventually, http, id, in_parallel, json};
 
 fn auth(server: &Server, path: &str, body: &Value) -> Response {
     http::post(server.address, &format!("/api/v1/auth/{path}"), &[], body)
@@ -220,6 +220,47 @@ fn whoever_signs_in_while_the_password_is_replaced_is_out_or_has_the_new_one() {
     }
 }
 
+fn keys(server: &Server, arguments: &[&str]) -> (bool, String) {
+    let data = format!("--data-dir={}", server.data.path().display());
+    let output = crate::support::server::binary()
+        .arg("keys")
+        .args(arguments)
+        .arg(data)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn a_signing_key_is_replaced_while_everybody_goes_on() {
+    let server = Server::start(&[]);
+    let before = server.register();
+    let mut socket = Client::open(&server, Encoding::Json, &before);
+    let (made, said) = keys(&server, &["rotate", "--in=0"]);
+    assert!(made, "{said}");
+    let old = said.split_whitespace().next().unwrap().to_owned();
+    let set = || http::request(server.address, "GET", "/.well-known/jwks.json", &[], b"").json();
+    eventually("the server has read it", || {
+        (set()["keys"].as_array()?.len() == 2).then_some(())
+    });
+    let after = server.register();
+    for account in [&before, &after] {
+        assert_eq!(status(&server, account), in_there());
+    }
+    let refreshed = auth(&server, "refresh", &json!({ "refresh_token": before.refresh }));
+    assert_eq!(refreshed.status, 200, "{refreshed:?}");
+    let (removed, said) = keys(&server, &["remove", &old]);
+    assert!(removed && !said.contains(&old), "{said}");
+    eventually("what the old key signed is refused", || {
+        (status(&server, &before) == (401, "token_invalid".to_owned())).then_some(())
+    });
+    for account in [&after, &Account::of(&refreshed, String::new())] {
+        assert_eq!(status(&server, account), in_there());
+    }
+    socket.accept(&crate::support::ws::task("a connection stays until its token expires")["command"]);
+}
+
 #[test]
 fn signing_in_is_limited_for_each_address_and_each_account() {
     let flags = ["--sign-in-attempts-max=3", "--trusted-proxies=127.0.0.0/8"];
@@ -380,10 +421,11 @@ fn what_is_no_account_is_refused_with_its_reason() {
 fn tokens_of_other_clocks_keys_and_issuers_are_no_good() {
     let server = Server::start(&[]);
     let account = server.user();
-    let key = taskflow::auth::Key::open(server.data.path()).expect("the server's key");
+    let keys = taskflow::auth::Keys::open(server.data.path()).expect("the server's key");
+    let key = keys.at(0);
     let user = account.user.parse().expect("an id");
     let now = taskflow::clock::SystemClock.now_ms();
-    let mint = |now: i64, seconds: i64| taskflow::auth::Tokens::mint_for_operator(&key, user, now, seconds);
+    let mint = |now: i64, seconds: i64| taskflow::auth::Tokens::mint_for_operator(key, user, now, seconds);
     let status = |token: String| {
         let account = Account {
             token,
