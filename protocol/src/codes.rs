@@ -126,7 +126,7 @@ codes! {
     400 RowNotFound "row_not_found" http 404 close 0 Fix, 0 ms: "There is no such list, task or label in this feed."
     401 IdTaken "id_taken" http 409 close 0 Fix, 0 ms: "A row with this id exists already; make a new id."
     402 OperationIdReused "operation_id_reused" http 409 close 0 Fix, 0 ms: "This operation id was used for something else; make a new id for each operation."
-    403 VersionConflict "version_conflict" http 409 close 0 Fix, 0 ms: "The row has changed since the base version; look at the present row and decide again."
+    403 VersionConflict "version_conflict" http 412 close 0 Fix, 0 ms: "The row has changed since the base version; look at the present row and decide again."
     404 RowDeleted "row_deleted" http 410 close 0 Fix, 0 ms: "The list, task or label was deleted; restore it first."
     405 ParentElsewhere "parent_elsewhere" http 422 close 0 Fix, 0 ms: "A parent must be in the same list as its subtasks."
     406 ParentCycle "parent_cycle" http 422 close 0 Fix, 0 ms: "A task cannot be a part of itself."

@@ -8,10 +8,11 @@ use taskflow_protocol::message::{
     Command, LabelCreate, LabelPatch, LabelRef, ListCreate, ListMove, ListPatch, ListRef, Place,
 };
 use taskflow_protocol::model::{LabelFields, ListFields, SettingsFields};
-use taskflow_protocol::{Encoding, LabelId, ListId};
+use taskflow_protocol::{LabelId, ListId};
 
 use crate::http::problem::Problem;
-use crate::http::rows::{self, Name};
+use crate::http::request::Had;
+use crate::http::rows::{self, Name, Several};
 use crate::http::{Api, operations, request};
 
 /// No page token: a feed holds few enough of them for one page.
@@ -21,18 +22,21 @@ struct All<T> {
     next: Option<String>,
 }
 
-fn all<T: Serialize>(items: Vec<T>) -> HttpResponse {
-    let answer = Encoding::Json.encode(&All { items, next: None });
-    HttpResponse::Ok().content_type("application/json").body(answer)
+fn all<T: Serialize>(items: Vec<T>) -> All<T> {
+    All { items, next: None }
 }
 
 /// `GET /api/v1/lists`: those that are not in the bin, in their order.
 pub async fn lists(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
     request::no_parameters(&http)?;
-    let look = |state: &State| -> Vec<_> { state.lists().filter(|list| !list.is_deleted()).cloned().collect() };
+    let had = Had::of(&http);
+    let look = move |state: &State| {
+        let shown = || state.lists().filter(|list| !list.is_deleted()).cloned();
+        Several::look(state, &had, || shown().collect::<Vec<_>>())
+    };
     let found = operations::view(&api, caller.user, look).await?;
-    Ok(all(found.iter().map(|list| list.to_wire()).collect()))
+    Ok(found.answer(|lists| all(lists.iter().map(|list| list.to_wire()).collect())))
 }
 
 #[derive(Deserialize)]
@@ -63,7 +67,7 @@ pub async fn create_list(api: Data<Api>, http: HttpRequest, payload: Payload) ->
 /// `GET /api/v1/lists/{id}`
 pub async fn list(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
-    rows::get(&api, caller.user, Name::List(request::id(&http)?)).await
+    rows::get(&api, &http, caller.user, Name::List(request::id(&http)?)).await
 }
 
 /// `PATCH /api/v1/lists/{id}`
@@ -109,15 +113,13 @@ pub async fn move_list(api: Data<Api>, http: HttpRequest, payload: Payload) -> R
 pub async fn labels(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
     request::no_parameters(&http)?;
-    let look = |state: &State| -> Vec<_> {
-        state
-            .all_labels()
-            .filter(|label| !label.is_deleted())
-            .cloned()
-            .collect()
+    let had = Had::of(&http);
+    let look = move |state: &State| {
+        let shown = || state.all_labels().filter(|label| !label.is_deleted()).cloned();
+        Several::look(state, &had, || shown().collect::<Vec<_>>())
     };
     let found = operations::view(&api, caller.user, look).await?;
-    Ok(all(found.iter().map(|label| label.to_wire()).collect()))
+    Ok(found.answer(|labels| all(labels.iter().map(|label| label.to_wire()).collect())))
 }
 
 #[derive(Deserialize)]
@@ -145,7 +147,7 @@ pub async fn create_label(api: Data<Api>, http: HttpRequest, payload: Payload) -
 /// `GET /api/v1/labels/{id}`
 pub async fn label(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
-    rows::get(&api, caller.user, Name::Label(request::id(&http)?)).await
+    rows::get(&api, &http, caller.user, Name::Label(request::id(&http)?)).await
 }
 
 /// `PATCH /api/v1/labels/{id}`
@@ -176,7 +178,7 @@ pub async fn restore_label(api: Data<Api>, http: HttpRequest) -> Result<HttpResp
 pub async fn settings(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
     request::no_parameters(&http)?;
-    rows::get(&api, caller.user, Name::Settings).await
+    rows::get(&api, &http, caller.user, Name::Settings).await
 }
 
 /// `PATCH /api/v1/settings`

@@ -253,7 +253,9 @@ fn allow_preflight(headers: &mut HeaderMap, origin: &HeaderValue) {
     allow_origin(headers, origin);
     let methods = HeaderValue::from_static("GET, POST, PATCH, DELETE");
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-    let names = HeaderValue::from_static("Authorization, Content-Type, If-Match, Idempotency-Key, Last-Event-ID");
+    let names = HeaderValue::from_static(
+        "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID",
+    );
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("7200"));
 }

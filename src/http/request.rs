@@ -227,6 +227,38 @@ pub fn base(request: &HttpRequest) -> Result<Option<Seq>, Problem> {
     })
 }
 
+/// What the client has already, from `If-None-Match` (RFC 9110, section 13.1.2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Had {
+    tags: Vec<String>,
+    any: bool,
+}
+
+impl Had {
+    /// Of this request. What is no tag matches nothing.
+    pub fn of(request: &HttpRequest) -> Self {
+        let lines = request.headers().get_all(header::IF_NONE_MATCH);
+        let tags = lines
+            .filter_map(|line| line.to_str().ok())
+            .flat_map(|line| line.split(','));
+        let tags: Vec<String> = tags.map(|tag| opaque(tag).to_owned()).collect();
+        Self {
+            any: tags.iter().any(|tag| tag == "*"),
+            tags,
+        }
+    }
+
+    /// Whether this is among it. The comparison is the weak one: a tag means the same with and without `W/`.
+    pub fn has(&self, tag: &str) -> bool {
+        self.any || self.tags.iter().any(|known| known == opaque(tag))
+    }
+}
+
+fn opaque(tag: &str) -> &str {
+    let tag = tag.trim();
+    tag.strip_prefix("W/").unwrap_or(tag)
+}
+
 /// The id of the operation, from `Idempotency-Key`: what is sent again under the same is done once.
 pub fn operation_id(request: &HttpRequest) -> Result<Option<OperationId>, Problem> {
     let Some(value) = header(request, "Idempotency-Key")? else {

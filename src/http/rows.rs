@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use serde::Serialize;
 use taskflow_actors::domain::{Change, Entry, Label, List, Settings, State, Task};
 use taskflow_actors::ports::{RowKey, RowKind};
 use taskflow_protocol::message::{Command, Row};
@@ -12,6 +13,7 @@ use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, LabelId, ListId, OperationId, TaskId, UserId};
 
 use crate::http::problem::Problem;
+use crate::http::request::Had;
 use crate::http::{Api, operations, request};
 
 /// Names a row of a feed.
@@ -84,11 +86,50 @@ impl Found {
 }
 
 fn answer(status: StatusCode, version: Seq, json: Vec<u8>) -> HttpResponse {
-    let etag = HeaderValue::from_str(&format!("\"{version}\""));
-    HttpResponse::build(status)
+    tagged(status, &tag_of(version)).body(json)
+}
+
+fn tag_of(version: Seq) -> String {
+    format!("\"{version}\"")
+}
+
+/// An answer in JSON with its tag. It is the user's own, and is asked for again each time it is used.
+fn tagged(status: StatusCode, tag: &str) -> HttpResponseBuilder {
+    let tag = HeaderValue::from_str(tag).expect("digits, letters and quotes");
+    let mut response = HttpResponse::build(status);
+    response
         .insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")))
-        .insert_header((header::ETAG, etag.expect("digits and quotes")))
-        .body(json)
+        .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache")))
+        .insert_header((header::ETAG, tag));
+    response
+}
+
+/// Several rows, as they are in one state of the feed.
+pub enum Several<T> {
+    /// The client has them already.
+    Had(String),
+    /// The tag of the state, and what was looked for.
+    Found(String, T),
+}
+
+impl<T> Several<T> {
+    /// Looks, unless the client has seen this very state. Another build may write the same rows otherwise.
+    pub fn look(state: &State, had: &Had, look: impl FnOnce() -> T) -> Self {
+        let tag = format!("W/\"{}-{}\"", state.seq(), env!("CARGO_PKG_VERSION"));
+        if had.has(&tag) {
+            Self::Had(tag)
+        } else {
+            Self::Found(tag, look())
+        }
+    }
+
+    /// The answer: 304, or what was found, written down.
+    pub fn answer<D: Serialize>(self, write: impl FnOnce(T) -> D) -> HttpResponse {
+        match self {
+            Self::Had(tag) => tagged(StatusCode::NOT_MODIFIED, &tag).finish(),
+            Self::Found(tag, found) => tagged(StatusCode::OK, &tag).body(Encoding::Json.encode(&write(found))),
+        }
+    }
 }
 
 /// Why there is no such row.
@@ -111,7 +152,7 @@ fn missing(state: &State, name: Name) -> Code {
 }
 
 /// `GET` of one row. What is in the bin is gone (410), and comes along all the same, so that it can be restored.
-pub async fn get(api: &Api, user: UserId, name: Name) -> Result<HttpResponse, Problem> {
+pub async fn get(api: &Api, http: &HttpRequest, user: UserId, name: Name) -> Result<HttpResponse, Problem> {
     let look = move |state: &State| {
         let found = Found::look(state, name).ok_or_else(|| missing(state, name))?;
         let shown = match &found {
@@ -123,7 +164,13 @@ pub async fn get(api: &Api, user: UserId, name: Name) -> Result<HttpResponse, Pr
         Ok::<_, Code>((found, shown))
     };
     match operations::view(api, user, look).await? {
-        Ok((found, true)) => Ok(found.answer(StatusCode::OK)),
+        Ok((found, true)) => {
+            let tag = tag_of(found.version());
+            if Had::of(http).has(&tag) {
+                return Ok(tagged(StatusCode::NOT_MODIFIED, &tag).finish());
+            }
+            Ok(found.answer(StatusCode::OK))
+        }
         Ok((found, false)) => Err(Problem::new(Code::RowDeleted).row(found.wire())),
         Err(missing) => Err(missing.into()),
     }

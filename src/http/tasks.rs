@@ -12,11 +12,12 @@ use taskflow_protocol::limits::PAGE_ITEMS_MAX;
 use taskflow_protocol::message::{Command, Place, TaskCreate, TaskMove, TaskPatch, TaskRef};
 use taskflow_protocol::model::{self, TaskFields};
 use taskflow_protocol::values::{Due, Priority, Status};
-use taskflow_protocol::{Code, Encoding, LabelId, ListId, TaskId};
+use taskflow_protocol::{Code, LabelId, ListId, TaskId};
 use uuid::Uuid;
 
 use crate::http::problem::Problem;
-use crate::http::rows::{self, Name};
+use crate::http::request::Had;
+use crate::http::rows::{self, Name, Several};
 use crate::http::{Api, operations, request};
 
 /// Tasks on a page where the client does not say.
@@ -80,19 +81,20 @@ pub async fn page(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Pro
         Some(token) => token,
         None => None,
     };
+    let had = Had::of(&http);
     let look = move |state: &State| {
         if query.list.is_some_and(|list| state.list(list).is_none()) {
             return Err(Code::RowNotFound);
         }
-        Ok(collect(state, query.list, query.status, limit, after.as_ref()))
+        Ok(Several::look(state, &had, || {
+            collect(state, query.list, query.status, limit, after.as_ref())
+        }))
     };
-    let (tasks, next) = operations::view(&api, caller.user, look).await??;
-    let page = Page {
+    let found = operations::view(&api, caller.user, look).await??;
+    Ok(found.answer(|(tasks, next)| Page {
         items: tasks.iter().map(|task| task.to_wire()).collect(),
         next,
-    };
-    let answer = Encoding::Json.encode(&page);
-    Ok(HttpResponse::Ok().content_type("application/json").body(answer))
+    }))
 }
 
 /// Runs on the feed's thread: it takes references, and looks at no list before the page's.
@@ -183,7 +185,7 @@ pub async fn create(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
 /// `GET /api/v1/tasks/{id}`
 pub async fn get(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
-    rows::get(&api, caller.user, Name::Task(request::id(&http)?)).await
+    rows::get(&api, &http, caller.user, Name::Task(request::id(&http)?)).await
 }
 
 /// `PATCH /api/v1/tasks/{id}`

@@ -368,6 +368,52 @@ async fn rows_are_moved() {
 }
 
 #[actix_web::test]
+async fn what_the_client_has_is_not_sent_again() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    let made = client.post("/api/v1/tasks", json!({ "title": "one" })).await;
+    let row = made.header("location").to_owned();
+    let ask = async |path: &str, tags: &str| client.ask("GET", path).header("if-none-match", tags).send().await;
+    let pages = [
+        "/api/v1/tasks?limit=1",
+        "/api/v1/lists",
+        "/api/v1/labels",
+        "/api/v1/settings",
+        &row,
+    ];
+    for path in pages {
+        let first = client.get(path).await;
+        assert_eq!(
+            (first.status, first.header("cache-control")),
+            (200, "private, no-cache"),
+            "{path}"
+        );
+        let tag = first.header("etag").to_owned();
+        for has in [
+            tag.clone(),
+            format!("\"x\", {tag}"),
+            format!("W/{tag}").replace("W/W/", ""),
+            "*".to_owned(),
+        ] {
+            let again = ask(path, &has).await;
+            assert_eq!((again.status, &*again.body), (304, &b""[..]), "{path} {has}");
+            assert_eq!(again.header("etag"), tag);
+        }
+        for other in ["\"x\"", "", "\u{e9}"] {
+            assert_eq!(ask(path, other).await.status, 200, "{path} {other:?}");
+        }
+    }
+    let before = client.get("/api/v1/lists").await.header("etag").to_owned();
+    client.post("/api/v1/tasks", json!({ "title": "two" })).await.ok(201);
+    for path in ["/api/v1/tasks?limit=1", "/api/v1/lists", "/api/v1/labels"] {
+        assert_eq!(ask(path, &before).await.status, 200, "{path}");
+    }
+    // What is not there, or not there for this one, is said first.
+    let nowhere = format!("/api/v1/tasks?list={}", uuid(9));
+    ask(&nowhere, "*").await.problem(Code::RowNotFound);
+}
+
+#[actix_web::test]
 async fn if_match_asks_for_a_version_and_a_conflict_brings_the_present_row() {
     let bench = ApiBench::new(Config::default());
     let client = client!(bench);

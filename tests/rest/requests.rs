@@ -317,7 +317,7 @@ fn bodies_and_parameters_that_are_wrong_are_named() {
         ("authorization: Bearer x", 400, "invalid_field"),
         ("if-match: 2", 400, "invalid_field"),
         ("if-match: \"x\"", 400, "invalid_field"),
-        ("if-match: \"1\"", 409, "version_conflict"),
+        ("if-match: \"1\"", 412, "version_conflict"),
         ("idempotency-key: x", 400, "invalid_field"),
     ] {
         let answer = server.send("PATCH", &path, &account, &[header], &json!({ "title": "new" }));
