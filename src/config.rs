@@ -126,7 +126,7 @@ settings! {
     outbound_bytes_total_max: usize = limits::OUTBOUND_BYTES_TOTAL_MAX;
 
     /// Seconds that an access token is good for. A sign-out ends it at once all the same.
-    access_token_seconds: u32 = 900;
+    access_token_seconds: u32 = 600;
 
     /// Days that a sign-in lasts without being used.
     refresh_token_days: u32 = 30;
@@ -537,6 +537,29 @@ pub enum ConfigError {
     },
 }
 
+/// What to say of the first key in the file that is no setting. A file that is no TOML says more about itself later.
+fn unknown_key(text: &str) -> Option<String> {
+    let table = text.parse::<toml::Table>().ok()?;
+    let key = table.keys().find(|key| KEYS.iter().all(|(known, _)| known != key))?;
+    let is_it = |line: &str| {
+        line.trim_start()
+            .trim_start_matches(['[', '"'])
+            .starts_with(key.as_str())
+    };
+    let line = text.lines().position(is_it).map_or(0, |at| at + 1);
+    Some(format!("line {line}: there is no setting {key}{}", meant(key)))
+}
+
+/// The setting that somebody may have meant by a key or a variable.
+pub fn meant(key: &str) -> String {
+    let key = key.trim_start_matches(VARIABLE_PREFIX).to_ascii_lowercase();
+    let likeness = KEYS.iter().map(|(known, _)| (strsim::jaro_winkler(known, &key), known));
+    match likeness.max_by(|(one, _), (other, _)| one.total_cmp(other)) {
+        Some((likeness, known)) if likeness > 0.8 => format!("; did you mean {known}?"),
+        _ => "; `taskflow config print` shows all".to_owned(),
+    }
+}
+
 /// The settings, and where each came from.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -581,10 +604,14 @@ impl Loaded {
                 path: path.to_owned(),
                 cause,
             })?;
-            let layer = toml::from_str::<Layer>(&text).map_err(|error| ConfigError::File {
+            let wrong = |cause: String| ConfigError::File {
                 path: path.to_owned(),
-                cause: error.to_string(),
-            })?;
+                cause,
+            };
+            if let Some(cause) = unknown_key(&text) {
+                return Err(wrong(cause));
+            }
+            let layer = toml::from_str::<Layer>(&text).map_err(|error| wrong(error.to_string()))?;
             loaded.apply(layer, |_| Source::File(path.to_owned()));
         }
         let variables = Layer::from_variables(variable)?;
@@ -833,15 +860,28 @@ mod tests {
         );
         assert_eq!(loaded.config.handshakes_max, 7);
         assert!(matches!(loaded.source("handshakes_max"), Source::File(_)));
-        assert_eq!(loaded.config.access_token_seconds, 900);
+        assert_eq!(loaded.config.access_token_seconds, 600);
         assert_eq!(loaded.source("access_token_seconds"), Source::Default);
     }
 
     #[test]
     fn an_unknown_key_is_refused_by_name_and_line() {
         let text = refusal("workers = 1\n\nhartbeat_ms = 5\n", &[]);
-        assert!(text.contains("line 3"), "{text}");
-        assert!(text.contains("unknown field `hartbeat_ms`"), "{text}");
+        assert!(
+            text.ends_with("line 3: there is no setting hartbeat_ms; did you mean heartbeat_ms?"),
+            "{text}"
+        );
+        let text = refusal("workers = 1\n[tls]\ncertificate = \"x\"\n", &[]);
+        assert!(
+            text.ends_with("line 2: there is no setting tls; `taskflow config print` shows all"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_variable_is_like_the_setting_that_was_meant() {
+        assert_eq!(meant("TASKFLOW_HARTBEAT_MS"), "; did you mean heartbeat_ms?");
+        assert_eq!(meant("TASKFLOW_PORT_8080_TCP"), "; `taskflow config print` shows all");
     }
 
     #[test]

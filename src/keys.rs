@@ -29,6 +29,8 @@ pub enum Action {
         #[command(flatten)]
         folder: Folder,
         /// Its id, as `taskflow keys list` shows it
+        // One in 64 begins with a hyphen.
+        #[arg(allow_hyphen_values = true)]
         id: String,
     },
 }
@@ -104,6 +106,29 @@ fn list(keys: &Keys, now: UnixMs) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Typed {
+        #[command(subcommand)]
+        action: Action,
+    }
+
+    #[test]
+    fn an_id_that_begins_with_a_hyphen_is_an_id() {
+        use clap::Parser as _;
+        for typed in [
+            ["keys", "remove", "-nQ_0", "--data-dir=there"],
+            ["keys", "remove", "--data-dir=there", "-nQ_0"],
+        ] {
+            let Ok(Typed {
+                action: Action::Remove { folder, id },
+            }) = Typed::try_parse_from(typed)
+            else {
+                panic!("{typed:?}")
+            };
+            assert_eq!((folder.data_dir.as_path(), &*id), (Path::new("there"), "-nQ_0"));
+        }
+    }
 
     const NOW: UnixMs = 1_800_000_000_000;
 

@@ -469,7 +469,8 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     let config = loaded.config;
     crate::telemetry::log::init(config.log_level, config.log_format);
     for variable in &loaded.variables_unknown {
-        tracing::warn!(variable, "this variable is no setting; see taskflow config print");
+        let hint = crate::config::meant(variable);
+        tracing::warn!(variable, "this variable is no setting{hint}");
     }
     allocator::configure();
     // Without this the allocator's idle buffers become resident two megabytes at a time.

@@ -22,7 +22,7 @@ fn register_sign_in_refresh_and_sign_out() {
     let body = json!({ "email": "  Ann@Example.ORG ", "password": PASSWORD });
     let registered = auth(&server, "register", &body);
     assert_eq!(registered.status, 201, "{registered:?}");
-    assert_eq!(registered.json()["expires_in"], 900);
+    assert_eq!(registered.json()["expires_in"], 600);
     assert_eq!(registered.header("cache-control"), Some("no-store"));
     let login = auth(
         &server,
