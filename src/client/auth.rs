@@ -51,6 +51,7 @@ struct Problem {
     title: String,
     detail: Option<String>,
     code: Option<u16>,
+    retry_after_ms: Option<u64>,
 }
 
 /// Milliseconds for one request. A password check takes a tenth of a second, and a full queue of them a few.
@@ -60,6 +61,40 @@ const REQUEST_TIMEOUT_MS: u64 = 15_000;
 struct Credentials<'a> {
     email: &'a str,
     password: &'a str,
+}
+
+#[derive(Serialize)]
+struct NewPassword<'a> {
+    email: &'a str,
+    password: &'a str,
+    new_password: &'a str,
+}
+
+#[derive(Serialize)]
+struct Logout<'a> {
+    refresh_token: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    everywhere: bool,
+}
+
+/// Where the user is signed in.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Session {
+    /// Names it.
+    pub id: uuid::Uuid,
+    /// What the device calls itself.
+    pub device: String,
+    /// The address that it last came from.
+    pub address: String,
+    /// When that was, in Unix milliseconds.
+    pub seen_at: i64,
+    /// It is this one.
+    pub current: bool,
+}
+
+#[derive(Deserialize)]
+struct Sessions {
+    items: Vec<Session>,
 }
 
 #[derive(Serialize)]
@@ -82,9 +117,39 @@ pub fn refresh(server: &str, refresh_token: &str) -> Result<Tokens, AuthError> {
     tokens(server, "refresh", &RefreshToken { refresh_token })
 }
 
-/// Ends the sign-in.
-pub fn logout(server: &str, refresh_token: &str) -> Result<(), AuthError> {
-    post(server, "logout", &RefreshToken { refresh_token }).map(drop)
+/// Ends the sign-in, or all of the user.
+pub fn logout(server: &str, refresh_token: &str, everywhere: bool) -> Result<(), AuthError> {
+    let body = Logout {
+        refresh_token,
+        everywhere,
+    };
+    post(server, "logout", &body).map(drop)
+}
+
+/// Replaces the password. Every other sign-in is ended.
+pub fn change_password(server: &str, email: &str, password: &str, new_password: &str) -> Result<Tokens, AuthError> {
+    let body = NewPassword {
+        email,
+        password,
+        new_password,
+    };
+    tokens(server, "password", &body)
+}
+
+/// Where the user is signed in.
+pub fn sessions(server: &str, access_token: &str) -> Result<Vec<Session>, AuthError> {
+    let url = format!("{server}/api/v1/sessions");
+    let bearer = format!("Bearer {access_token}");
+    let text = read(server, agent().get(&url).header("authorization", &bearer).call())?;
+    let sessions: Sessions = serde_json::from_str(&text).map_err(|_| not_taskflow(server))?;
+    Ok(sessions.items)
+}
+
+/// Ends one of them.
+pub fn end_session(server: &str, access_token: &str, id: uuid::Uuid) -> Result<(), AuthError> {
+    let url = format!("{server}/api/v1/sessions/{id}");
+    let bearer = format!("Bearer {access_token}");
+    read(server, agent().delete(&url).header("authorization", &bearer).call()).map(drop)
 }
 
 fn tokens(server: &str, what: &str, body: &impl Serialize) -> Result<Tokens, AuthError> {
@@ -92,17 +157,25 @@ fn tokens(server: &str, what: &str, body: &impl Serialize) -> Result<Tokens, Aut
     serde_json::from_str(&text).map_err(|_| not_taskflow(server))
 }
 
-fn post(server: &str, what: &str, body: &impl Serialize) -> Result<String, AuthError> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
         .timeout_global(Some(Duration::from_millis(REQUEST_TIMEOUT_MS)))
         .http_status_as_error(false)
         // A password must not follow a redirect to somewhere else.
         .max_redirects(0)
         .user_agent(super::CLIENT_NAME)
         .build()
-        .into();
+        .into()
+}
+
+fn post(server: &str, what: &str, body: &impl Serialize) -> Result<String, AuthError> {
     let url = format!("{server}/api/v1/auth/{what}");
-    let mut response = agent.post(&url).send_json(body).map_err(|error| {
+    read(server, agent().post(&url).send_json(body))
+}
+
+/// The body of an answer, or why there is none.
+fn read(server: &str, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<String, AuthError> {
+    let mut response = answer.map_err(|error| {
         AuthError::Unreachable(format!(
             "The server at {server} does not answer ({error}). Check the address, and that the server runs."
         ))
@@ -123,7 +196,12 @@ fn post(server: &str, what: &str, body: &impl Serialize) -> Result<String, AuthE
             not_taskflow(server)
         });
     }
-    let message = problem.detail.unwrap_or(problem.title);
+    let mut message = problem.detail.unwrap_or(problem.title);
+    if code == Some(Code::TooManySignIns)
+        && let Some(ms) = problem.retry_after_ms
+    {
+        message.push_str(&format!(" That is {} min.", ms.div_ceil(60_000)));
+    }
     Err(AuthError::Refused { code, message })
 }
 

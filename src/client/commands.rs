@@ -13,12 +13,12 @@ use taskflow_protocol::{LabelId, ListId, OperationId, TaskId};
 use tokio::time::Instant;
 
 use super::auth::{self, AuthError, Tokens};
-use super::connection::{Client, GaveUp, Happening, Status};
+use super::connection::{Client, GaveUp, Happening, Status, renew};
 use super::find::{self, Among, short_id};
 use super::profile::{Account, Profile};
 use super::replica::{Event, Rows, is_open};
 use super::text::{self, printable};
-use super::{Add, Edit, List, Lists, Logout, Pending, Place, SignIn, What, dates, say, warn};
+use super::{Add, Edit, List, Lists, Logout, Password, Pending, Place, Sessions, SignIn, What, dates, say, warn};
 use crate::clock::SystemClock;
 
 /// Milliseconds that a command waits for the server before it says what it can do without. A restart takes less.
@@ -94,7 +94,12 @@ pub async fn logout(args: Logout) -> anyhow::Result<ExitCode> {
         bail!("{waiting} changes were not sent yet. Use `taskflow list` to send them, or --force to forget them.");
     }
     let (server, token) = (account.server.clone(), account.refresh_token.clone());
-    let ended = tokio::task::spawn_blocking(move || auth::logout(&server, &token)).await?;
+    let ended = tokio::task::spawn_blocking(move || auth::logout(&server, &token, args.everywhere)).await?;
+    if let Err(error) = &ended
+        && args.everywhere
+    {
+        bail!("{error} You are still signed in everywhere.");
+    }
     profile.forget()?;
     if let Err(error @ AuthError::Unreachable(_)) = ended {
         warn(&format!(
@@ -105,14 +110,63 @@ pub async fn logout(args: Logout) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `password`.
+pub async fn password(args: Password) -> anyhow::Result<ExitCode> {
+    let profile = Profile::open(args.place.profile)?;
+    let before = signed_in(&profile)?;
+    let (present, new) = super::passwords(args.password_stdin)?;
+    let (server, email) = (before.server.clone(), before.email.clone());
+    let changed = move || auth::change_password(&server, &email, &present, &new);
+    let tokens = tokio::task::spawn_blocking(changed).await??;
+    let after = account(before.server.clone(), before.email.clone(), tokens, Some(before));
+    profile.change_account(|_| Ok((Some(after), ())))?;
+    say("The password is changed. Wherever else you were signed in, sign in again.")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `sessions`.
+pub async fn sessions(args: Sessions) -> anyhow::Result<ExitCode> {
+    let profile = Profile::open(args.place.profile)?;
+    let mut account = signed_in(&profile)?;
+    if account.expires_at <= SystemClock.now_ms() {
+        account = renew(&profile, &account.access_token, SystemClock.now_ms())?;
+    }
+    let (server, token) = (account.server.clone(), account.access_token.clone());
+    let (address, bearer) = (server.clone(), token.clone());
+    let all = tokio::task::spawn_blocking(move || auth::sessions(&address, &bearer)).await??;
+    let zone = jiff::tz::TimeZone::system();
+    let Some(end) = args.end else {
+        for session in &all {
+            say(&text::session(session, &zone))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let meant: Vec<_> = all
+        .iter()
+        .filter(|session| !end.is_empty() && session.id.to_string().starts_with(&end))
+        .collect();
+    let [session] = meant[..] else {
+        bail!("There is no such session. Use `taskflow sessions` to see them.");
+    };
+    let id = session.id;
+    tokio::task::spawn_blocking(move || auth::end_session(&server, &token, id)).await??;
+    say(&format!("Ended: {}", text::session(session, &zone)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn signed_in(profile: &Profile) -> anyhow::Result<Account> {
+    match profile.account()? {
+        Some(account) => Ok(account),
+        None => bail!(
+            "Nobody is signed in here. Use `taskflow register --server URL EMAIL` or `taskflow login --server URL EMAIL`."
+        ),
+    }
+}
+
 /// `whoami`.
 pub fn whoami(place: Place) -> anyhow::Result<ExitCode> {
     let profile = Profile::open(place.profile)?;
-    let Some(account) = profile.account()? else {
-        bail!(
-            "Nobody is signed in here. Use `taskflow register --server URL EMAIL` or `taskflow login --server URL EMAIL`."
-        );
-    };
+    let account = signed_in(&profile)?;
     say(&format!(
         "{} at {} (kept in {})",
         account.email,

@@ -614,7 +614,7 @@ impl Client {
 
 /// Runs on a thread that may wait: a request, under the profile's lock, so that two processes do not use up each
 /// other's refresh token.
-fn renew(profile: &Profile, mine: &str, now: UnixMs) -> anyhow::Result<Account> {
+pub(super) fn renew(profile: &Profile, mine: &str, now: UnixMs) -> anyhow::Result<Account> {
     profile.change_account(|stored| {
         let Some(account) = stored else {
             return Err(GaveUp("You have signed out. Use `taskflow login` to sign in again.".to_owned()).into());

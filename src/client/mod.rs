@@ -43,6 +43,10 @@ pub enum ClientCommand {
     Login(SignIn),
     /// Sign out and forget what is kept here.
     Logout(Logout),
+    /// Change your password. Wherever else you are signed in you will have to sign in again.
+    Password(Password),
+    /// Show where you are signed in, or end one of these sign-ins.
+    Sessions(Sessions),
     /// Say who is signed in here, and where.
     Whoami(Place),
     /// Show your tasks live, until Ctrl-C.
@@ -99,6 +103,31 @@ pub struct Logout {
     /// Forget changes that were not sent, too.
     #[arg(long)]
     pub force: bool,
+    /// Sign out on every device.
+    #[arg(long)]
+    pub everywhere: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`ClientCommand::Password`].
+#[derive(Debug, Args)]
+pub struct Password {
+    /// Read the present password from the first line of standard input, and the new one from the second.
+    #[arg(long)]
+    pub password_stdin: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`ClientCommand::Sessions`].
+#[derive(Debug, Args)]
+pub struct Sessions {
+    /// End this one: its id, or the beginning of it.
+    #[arg(long, value_name = "ID")]
+    pub end: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it")]
     pub place: Place,
@@ -298,6 +327,8 @@ async fn dispatch(command: ClientCommand) -> anyhow::Result<ExitCode> {
         ClientCommand::Register(args) => commands::sign_in(args, commands::Door::Register).await,
         ClientCommand::Login(args) => commands::sign_in(args, commands::Door::Login).await,
         ClientCommand::Logout(args) => commands::logout(args).await,
+        ClientCommand::Password(args) => commands::password(args).await,
+        ClientCommand::Sessions(args) => commands::sessions(args).await,
         ClientCommand::Whoami(place) => commands::whoami(place),
         ClientCommand::Watch(args) => watch::run(args).await,
         ClientCommand::List(args) => commands::list(args).await,
@@ -352,14 +383,37 @@ fn password(from_stdin: bool, twice: bool) -> anyhow::Result<String> {
     if !std::io::stdin().is_terminal() {
         anyhow::bail!("There is no terminal to ask for the password on. Use --password-stdin or TASKFLOW_PASSWORD.");
     }
-    let ask = |prompt: &str| -> anyhow::Result<String> {
-        let terminal = console::Term::stderr();
-        terminal.write_str(prompt)?;
-        Ok(terminal.read_secure_line()?)
-    };
     let password = ask("Password (8 characters or more): ")?;
     if twice && ask("Once more: ")? != password {
         anyhow::bail!("The two passwords differ. Try again.");
     }
     Ok(password)
+}
+
+/// The present password and the new one.
+fn passwords(from_stdin: bool) -> anyhow::Result<(String, String)> {
+    if from_stdin {
+        let mut text = String::new();
+        std::io::stdin().lock().take(4096).read_to_string(&mut text)?;
+        let mut lines = text.lines().map(str::to_owned);
+        return match (lines.next(), lines.next()) {
+            (Some(present), Some(new)) => Ok((present, new)),
+            _ => anyhow::bail!("Two lines are needed: the present password, and the new one."),
+        };
+    }
+    if !std::io::stdin().is_terminal() {
+        anyhow::bail!("There is no terminal to ask for the passwords on. Use --password-stdin.");
+    }
+    let present = ask("Present password: ")?;
+    let new = ask("New password (8 characters or more): ")?;
+    if ask("Once more: ")? != new {
+        anyhow::bail!("The two passwords differ. Try again.");
+    }
+    Ok((present, new))
+}
+
+fn ask(prompt: &str) -> anyhow::Result<String> {
+    let terminal = console::Term::stderr();
+    terminal.write_str(prompt)?;
+    Ok(terminal.read_secure_line()?)
 }

@@ -4,10 +4,12 @@
 
 use std::fmt::Write;
 
+use jiff::tz::TimeZone;
 use taskflow_protocol::message::{Command, Entry};
 use taskflow_protocol::model::{Label, List, Task};
 use taskflow_protocol::values::{Priority, Status};
 
+use super::auth::Session;
 use super::dates;
 use super::find::short_id;
 use super::replica::{Effect, Rows, is_open};
@@ -33,6 +35,24 @@ pub fn mark(status: Status) -> &'static str {
         Status::Done => "[x]",
         Status::Cancelled => "[-]",
     }
+}
+
+/// A sign-in on one line: `3f2a91bc  taskflow/0.1.0  192.0.2.7  seen 2026-12-01 15:30  (this one)`.
+pub fn session(session: &Session, zone: &TimeZone) -> String {
+    let id = session.id.to_string();
+    let seen = jiff::Timestamp::from_millisecond(session.seen_at).unwrap_or_default();
+    let seen = zone.to_datetime(seen).strftime("%F %H:%M");
+    let device = match session.device.trim() {
+        "" => "(no name)",
+        device => device,
+    };
+    let current = if session.current { "  (this one)" } else { "" };
+    format!(
+        "{}  {}  {}  seen {seen}{current}",
+        &id[..8],
+        printable(device),
+        printable(&session.address)
+    )
 }
 
 /// A priority's word; nothing for none.
@@ -284,6 +304,25 @@ mod tests {
 
     use super::super::samples;
     use super::*;
+
+    #[test]
+    fn a_session_is_one_line_whatever_it_calls_itself() {
+        let mut phone = Session {
+            id: uuid::Uuid::from_u128(0x3f2a_91bc << 96),
+            device: "Ada's\u{1b}[31m phone\n".to_owned(),
+            address: "192.0.2.7".to_owned(),
+            seen_at: 1_796_139_000_000,
+            current: true,
+        };
+        let line = session(&phone, &TimeZone::UTC);
+        assert_eq!(
+            line,
+            "3f2a91bc  Ada's\u{fffd}[31m phone  192.0.2.7  seen 2026-12-01 15:30  (this one)"
+        );
+        (phone.device, phone.current) = (String::new(), false);
+        let line = session(&phone, &TimeZone::UTC);
+        assert_eq!(line, "3f2a91bc  (no name)  192.0.2.7  seen 2026-12-01 15:30");
+    }
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {

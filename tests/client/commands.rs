@@ -58,7 +58,7 @@ impl Person {
     }
 
     /// What it complained about, having failed.
-    fn fails(&self, args: &[&str]) -> String {
+    pub fn fails(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
         String::from_utf8(output.stderr).unwrap()

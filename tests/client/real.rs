@@ -1,6 +1,6 @@
 //! The program against the server in the same binary, which is killed in the middle.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
@@ -98,4 +98,65 @@ fn an_import_and_a_watch_carry_on_over_kills_of_the_server() {
         one.ok(&["import", &file]),
         "todo.txt: 0 tasks imported, 2000 were there already\n"
     );
+}
+
+#[test]
+fn sign_ins_are_shown_and_ended_and_a_new_password_ends_all_others() {
+    let server = Server::start();
+    let people: Vec<Person> = (0..3).map(|_| Person::at(&server.address)).collect();
+    let [one, two, three] = &people[..] else { unreachable!() };
+    one.ok(&["register", "--server", &one.server, "ada@example.org"]);
+    two.ok(&["login", "--server", &two.server, "ada@example.org"]);
+    three.ok(&["login", "--server", &three.server, "ada@example.org"]);
+    let shown = one.ok(&["sessions"]);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines.len(), 3, "{shown}");
+    let mine: Vec<_> = lines.iter().filter(|line| line.ends_with("  (this one)")).collect();
+    assert_eq!(mine.len(), 1, "{shown}");
+    assert!(lines.iter().all(|line| line.contains("  taskflow/")), "{shown}");
+    assert!(lines.iter().all(|line| line.contains("  127.0.0.1  seen ")), "{shown}");
+    // The one that was used last stands first: that is the third person's.
+    let (id, _) = lines[0].split_once(' ').unwrap();
+    assert!(
+        one.ok(&["sessions", "--end", id])
+            .starts_with(&format!("Ended: {id}  "))
+    );
+    assert_eq!(
+        three.fails(&["list"]),
+        "taskflow: This sign-in was ended; sign in again. Use `taskflow login`.\n"
+    );
+    assert_eq!(
+        one.fails(&["sessions", "--end", id]),
+        "taskflow: There is no such session. Use `taskflow sessions` to see them.\n"
+    );
+    let change = |present: &str, new: &str| {
+        let mut child = one.command(&["password", "--password-stdin"]);
+        let mut child = child
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(format!("{present}\n{new}\n").as_bytes())
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    assert_eq!(
+        change("not this one", "another horse"),
+        "taskflow: The e-mail address or the password is wrong.\n"
+    );
+    assert_eq!(
+        change("correct horse", "another horse"),
+        "The password is changed. Wherever else you were signed in, sign in again.\n"
+    );
+    one.ok(&["add", "still here"]);
+    assert!(two.fails(&["list"]).contains("sign in again"));
+    assert_eq!(one.ok(&["sessions"]).lines().count(), 1);
+    assert_eq!(one.ok(&["logout", "--everywhere"]), "ada@example.org is signed out.\n");
+    assert!(one.fails(&["sessions"]).contains("Nobody is signed in here."));
 }
