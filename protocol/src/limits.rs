@@ -129,6 +129,8 @@ pub const SIGN_IN_WINDOW_MS: i64 = 15 * 60 * 1000;
 pub const SIGN_INS_A_USER_MAX: usize = 100;
 /// Length of a device's name, in bytes.
 pub const DEVICE_NAME_BYTES_MAX: usize = 100;
+/// Days of activity in one answer: a year on a chart.
+pub const ACTIVITY_DAYS_MAX: i32 = 366;
 /// Items on one page of a REST answer.
 pub const PAGE_ITEMS_MAX: usize = 500;
 

@@ -3,6 +3,7 @@
 //! Architecture invariant: nothing here decides about tasks. A change becomes an operation and goes to its feed; what is
 //! read comes from the feed's memory or from the log.
 
+pub mod activity;
 pub mod address;
 pub mod attempts;
 pub mod feed;
@@ -131,6 +132,7 @@ resources! {
     "/api/v1/auth/register" { POST sign_in::register }
     "/api/v1/auth/logout" { POST sign_in::logout }
     "/api/v1/auth/password" { POST sign_in::password }
+    "/api/v1/activity" { GET activity::days }
     "/api/v1/sessions" { GET sign_in::sessions }
     "/api/v1/sessions/{id}" { DELETE sign_in::end_session }
     "/.well-known/jwks.json" { GET sign_in::jwks }

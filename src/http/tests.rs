@@ -14,7 +14,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use taskflow_actors::memory::Failure;
-use taskflow_actors::ports::{AccountError, Append, Clock as _, Push as _, Store as _};
+use taskflow_actors::ports::{AccountError, Append, Clock as _, Head, Push as _, Store as _};
 use taskflow_protocol::limits::{MESSAGE_BYTES_MAX, OPERATIONS_A_MESSAGE_MAX};
 use taskflow_protocol::message::{Outcome, Results};
 use taskflow_protocol::{Code, Encoding, TaskId, UserId};
@@ -365,6 +365,62 @@ async fn rows_are_moved() {
         .await
         .ok(200);
     assert!(moved["rank"].as_str() < work["rank"].as_str());
+}
+
+#[actix_web::test]
+async fn activity_is_counted_by_the_days_of_the_users_zone_stored_or_not() {
+    let bench = ApiBench::new(Config::default());
+    let mut client = client!(bench);
+    let (user, _) = bench.user().await;
+    let now = bench.auth.clock.now_ms();
+    client.token = Some(Tokens::mint_for_operator(bench.auth.key(), user, now, 10 * 86_400));
+    let day = async |path: &str, at: usize| {
+        let answer = client.get(path).await.ok(200);
+        let day = &answer["items"][at];
+        (
+            day["created"].clone(),
+            day["completed"].clone(),
+            day["reopened"].clone(),
+        )
+    };
+    assert_eq!(
+        client.get("/api/v1/activity").await.ok(200)["items"]
+            .as_array()
+            .map(Vec::len),
+        Some(30)
+    );
+    let made = client.post("/api/v1/tasks", json!({ "title": "one" })).await;
+    let path = made.header("location").to_owned();
+    client.post(&format!("{path}/complete"), Value::Null).await.ok(200);
+    let today = client.get("/api/v1/activity").await.ok(200)["items"][29]["day"].clone();
+    assert_eq!(day("/api/v1/activity", 29).await, (json!(1), json!(1), json!(0)));
+    // A quarter of an hour and a day later, when those before are stored and no longer in memory.
+    let stored = async || {
+        let is_stored = |head: Head| head.rows_upto == head.seq;
+        while !bench.store.head(user).await.expect("a read").is_some_and(is_stored) {
+            actix_rt::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    stored().await;
+    bench.auth.clock.advance_ms(900_000);
+    client.post(&format!("{path}/reopen"), Value::Null).await.ok(200);
+    stored().await;
+    bench.auth.clock.advance_ms(86_400_000);
+    client.post("/api/v1/tasks", json!({ "title": "two" })).await.ok(201);
+    let one_day = format!("/api/v1/activity?from={0}&to={0}", today.as_str().expect("a day"));
+    assert_eq!(day(&one_day, 0).await, (json!(1), json!(1), json!(1)));
+    assert_eq!(day("/api/v1/activity", 29).await, (json!(1), json!(0), json!(0)));
+    for wrong in [
+        "from=x",
+        "from=2026-02-30",
+        "from=2020-01-01",
+        "from=2026-01-02&to=2026-01-01",
+    ] {
+        client
+            .get(&format!("/api/v1/activity?{wrong}"))
+            .await
+            .problem(Code::ValueInvalid);
+    }
 }
 
 #[actix_web::test]

@@ -23,7 +23,7 @@ struct Here<'a> {
 impl<'a> Here<'a> {
     fn open(node: &'a Server, first: &Account, second: &Account) -> Self {
         // Those of its start: from then on it looks nowhere by itself.
-        node.wait_for_metric("taskflow_sign_in_rounds_total", |rounds| rounds == 2.0);
+        node.wait_for_metric("taskflow_sign_in_rounds_total", |rounds| rounds >= 2.0);
         let sockets = |account| ENCODINGS.map(|encoding| Client::open(node, encoding, account)).into();
         assert_eq!(node.get("/api/v1/tasks", first).status, 200);
         let mut stream = EventStream::open(node.address, "/api/v1/events", &[&first.bearer()]).unwrap();
@@ -98,6 +98,7 @@ fn a_node_that_was_cut_off_from_redis_says_it_when_it_is_back() {
     };
     let (first, second) = two_sign_ins(here);
     let open = Here::open(here, &first, &second);
+    let rounds = here.metric("taskflow_sign_in_rounds_total");
     proxy.set(Weather::NothingThere);
     cut.wait_for_metric("taskflow_bus_up", |up| up == 0.0);
     log_out(cut, &first);
@@ -106,7 +107,7 @@ fn a_node_that_was_cut_off_from_redis_says_it_when_it_is_back() {
     assert_eq!(here.metric("taskflow_bus_up"), 1.0);
     proxy.set(Weather::Fair);
     open.expect_ended();
-    assert_eq!(here.metric("taskflow_sign_in_rounds_total"), 2.0);
+    assert_eq!(here.metric("taskflow_sign_in_rounds_total"), rounds);
 }
 
 #[test]

@@ -6,8 +6,9 @@
 use serde::{Deserialize, Serialize};
 use taskflow_protocol::values::{Seq, Status, UnixMs};
 
+use super::codec::{self, CodecError};
 use super::entry::{Change, Entry};
-use crate::ports::{RowKey, RowKind};
+use crate::ports::{RowKey, RowKind, StoredRow};
 
 const QUARTER_MS: i64 = 15 * 60 * 1_000;
 
@@ -94,6 +95,16 @@ impl Activity {
             }
         }
         (found.created + found.completed + found.reopened > 0).then_some(found)
+    }
+
+    /// From its stored form.
+    pub fn of_row(row: &StoredRow) -> Result<Self, CodecError> {
+        let found: Self = codec::decode_row(&row.body)?;
+        if found.quarter.key() == row.key && found.version == row.seq {
+            Ok(found)
+        } else {
+            Err(CodecError::OtherRow)
+        }
     }
 
     /// Counts an entry that comes after all that are counted.

@@ -311,6 +311,11 @@ impl State {
         self.activity.get(&quarter)
     }
 
+    /// What was done in the latest quarters, all that is not stored yet among them.
+    pub fn latest_activity(&self) -> Vec<Activity> {
+        self.activity.values().cloned().collect()
+    }
+
     /// Forgets what is stored, but for the last quarter: more may be counted there.
     pub fn forget_activity(&mut self, is_stored: impl Fn(RowKey) -> bool) {
         let last = self.activity.last_key_value().map(|(quarter, _)| *quarter);
@@ -478,8 +483,7 @@ impl State {
                 self.rows.put_label(Arc::new(row));
             }
             RowKind::Activity => {
-                let row: Activity = codec::decode_row(&stored.body)?;
-                check(Uuid::from_bytes(row.quarter.key().id), row.version)?;
+                let row = Activity::of_row(stored)?;
                 self.activity.insert(row.quarter, row);
             }
         }
