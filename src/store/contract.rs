@@ -961,6 +961,9 @@ pub async fn of_two_replacements_of_a_password_one_wins(bench: &mut impl Bench) 
         ..account(&email(), 1)
     };
     assert_eq!(bench.accounts().account_by_email(email()).await, Ok(Some(expected)));
+    // Nothing is missing, so others may come.
+    let other = account("bob@example.org", 2);
+    assert_eq!(bench.accounts().create_account(other).await, Ok(()));
 }
 
 pub async fn the_sign_ins_of_a_user_are_found_with_their_devices(bench: &mut impl Bench) {

@@ -156,6 +156,10 @@ fn signing_out_everywhere_ends_what_the_user_has_and_nothing_else() {
     for account in [&third, &fourth] {
         assert_eq!(status(&server, account), signed_out());
     }
+    // One that is ended already ends nothing, and says so.
+    let fifth = again();
+    assert_eq!(name(&auth(&server, "logout", &body)), signed_out());
+    assert_eq!(status(&server, &fifth), in_there());
     assert_eq!(status(&server, &other), in_there());
 }
 
