@@ -120,6 +120,8 @@ struct State {
     phase: Phase,
     decoder: Decoder,
     outbound: Outbound,
+    /// The peer has said goodbye: nothing more is read, and it is over when what waits has been sent.
+    goodbye: bool,
     /// Wakes the task that owns the connection.
     task: Option<Waker>,
     /// Wakes a catch-up that waits for the queue to drain.
@@ -183,6 +185,7 @@ impl Connection {
                 },
                 decoder,
                 outbound: Outbound::default(),
+                goodbye: false,
                 task: None,
                 drained: None,
                 user: UserId(Uuid::nil()),
@@ -857,7 +860,7 @@ impl Connection {
             {
                 waiting.wake();
             }
-            if matches!(state.phase, Phase::Dead) {
+            if matches!(state.phase, Phase::Dead) || (state.goodbye && state.outbound.is_empty()) {
                 return Poll::Ready(());
             }
         }
@@ -867,8 +870,8 @@ impl Connection {
     fn poll_read(self: &Rc<Self>, worker: &Rc<Worker>, context: &mut Context<'_>) -> Poll<()> {
         let mut taken = 0;
         loop {
-            if matches!(self.state.borrow().phase, Phase::Joining(_)) {
-                // Its messages wait in the kernel until the token is checked.
+            if self.state.borrow().goodbye || matches!(self.state.borrow().phase, Phase::Joining(_)) {
+                // The messages of one that joins wait in the kernel until the token is checked.
                 return Poll::Pending;
             }
             if std::mem::take(&mut self.state().held) && self.take_bytes(worker, &mut BytesMut::new(), &mut taken) {
@@ -941,7 +944,13 @@ impl Connection {
                     if !closing {
                         self.close_with(worker, &[], code.unwrap_or(1000), "");
                     }
-                    return Err(Ended);
+                    let mut state = self.state();
+                    if state.outbound.is_empty() {
+                        return Err(Ended);
+                    }
+                    state.goodbye = true;
+                    bytes.clear();
+                    return Ok(());
                 }
                 Ok(Some(_)) if closing => {}
                 Ok(Some(Incoming::Message(message))) => self.take(worker, &message),

@@ -25,7 +25,7 @@ impl Peer {
     /// These bytes end a JSON connection with this code.
     fn ends(&self, bytes: &[u8], code: u16, why: &str) {
         let mut client = self.open(Encoding::Json);
-        client.raw.try_send(bytes);
+        client.says_goodbye(bytes);
         assert_eq!(client.ended().code(), Some(code), "{why}");
     }
 
@@ -411,9 +411,23 @@ fn what_was_asked_before_a_close_is_answered_before_it() {
     let errors: Vec<u8> = (0..500)
         .flat_map(|_| masked(FIN | TEXT, br#"{"unfollow":{}}"#))
         .collect();
-    client.raw.send(&[errors, closing(1000, b"")].concat());
+    client.says_goodbye(&[errors, closing(1000, b"")].concat());
     assert_eq!(client.ended().code(), Some(1000));
     assert_eq!(client.stash.len(), 500);
+}
+
+#[test]
+fn what_waits_for_who_reads_slowly_is_sent_before_the_end() {
+    let peer = Peer::new();
+    let mut client = Client::over(Raw::connect_small(peer.server.address), Encoding::Json);
+    client.hello(&peer.account, &json!([]));
+    // More than the kernel holds for it, less than what is dropped for the sake of the last words.
+    let frame = masked(FIN | TEXT, br#"{"unfollow":{}}"#);
+    client.raw.send(&frame.repeat(3000));
+    peer.server.wait_for_metric("taskflow_queue_bytes", |bytes| bytes > 0.0);
+    client.says_goodbye(&closing(1000, b""));
+    assert_eq!(client.ended().code(), Some(1000));
+    assert_eq!(client.stash.len(), 3000);
 }
 
 #[test]

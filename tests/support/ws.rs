@@ -425,6 +425,13 @@ impl Client {
             .unwrap_or_else(|| panic!("{command}: {outcome}"))
     }
 
+    /// Sends bytes that end the connection. A heartbeat is not answered after it: what comes at a socket that the
+    /// server has closed resets it, and what it had sent before is lost with it.
+    pub fn says_goodbye(&mut self, bytes: &[u8]) {
+        self.is_alive = false;
+        self.raw.try_send(bytes);
+    }
+
     /// Reads until the connection ends; messages on the way are kept.
     pub fn ended(&mut self) -> Ended {
         let until = Instant::now() + DEADLINE;
