@@ -131,6 +131,17 @@ pub const SIGN_INS_A_USER_MAX: usize = 100;
 pub const DEVICE_NAME_BYTES_MAX: usize = 100;
 /// Days of activity in one answer: a year on a chart.
 pub const ACTIVITY_DAYS_MAX: i32 = 366;
+/// A filter, in bytes: a dozen conditions with names of lists and labels.
+pub const FILTER_BYTES_MAX: usize = 1_000;
+/// Deepest nesting of a filter, in brackets and negations. Reading is recursive.
+pub const FILTER_NESTING_MAX: usize = 16;
+/// Text to search for, in bytes: longer than a title that somebody remembers.
+pub const SEARCH_BYTES_MAX: usize = 500;
+/// Different words of one task that a search finds it by, the first ones: those of ten pages. What is indexed takes
+/// several times the memory of the text, which this bounds.
+pub const WORDS_A_TASK_MAX: usize = 2_000;
+/// Fields that a page is sorted by. A third one decides nearly never.
+pub const SORT_FIELDS_MAX: usize = 3;
 /// Items on one page of a REST answer.
 pub const PAGE_ITEMS_MAX: usize = 500;
 

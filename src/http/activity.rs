@@ -9,9 +9,9 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
 use taskflow_actors::domain::{Activity, Quarter, State};
-use taskflow_protocol::Code;
 use taskflow_protocol::limits::ACTIVITY_DAYS_MAX;
 use taskflow_protocol::values::UnixMs;
+use taskflow_protocol::{Code, UserId};
 
 use crate::http::problem::Problem;
 use crate::http::{Api, operations, read_code, request};
@@ -26,12 +26,26 @@ struct Query {
     to: Option<String>,
 }
 
+/// What was done on a day.
 #[derive(Debug, Default, PartialEq, Serialize)]
-struct Day {
-    day: String,
+pub struct Day {
+    /// `YYYY-MM-DD`
+    pub day: String,
     created: u32,
-    completed: u32,
+    /// Tasks that were completed.
+    pub completed: u32,
     reopened: u32,
+}
+
+#[cfg(test)]
+impl Day {
+    /// With so many completed.
+    pub fn with(completed: u32) -> Self {
+        Self {
+            completed,
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -49,12 +63,30 @@ pub async fn days(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Pro
     let (time_zone, latest) = operations::view(&api, caller.user, look).await?;
     let zone = TimeZone::get(&time_zone).unwrap_or(TimeZone::UTC);
     let (from, to) = span(&query, date_of(api.clock.now_ms(), &zone))?;
-    let (first, last) = (begin(from, &zone)?, begin(after(to), &zone)? - 1);
-    let stored = api.store.activity(caller.user, Quarter::of(first), Quarter::of(last));
+    let answer = Days {
+        items: counted(&api, caller.user, latest, from, to, &zone).await?,
+        time_zone,
+    };
+    Ok(HttpResponse::Ok()
+        .insert_header(("cache-control", "private, no-cache"))
+        .json(answer))
+}
+
+/// Each day from the one to the other. What is in memory was taken before: see [`days`].
+pub async fn counted(
+    api: &Api,
+    user: UserId,
+    latest: Vec<Activity>,
+    from: Date,
+    to: Date,
+    zone: &TimeZone,
+) -> Result<Vec<Day>, Code> {
+    let (first, last) = (begin(from, zone), begin(after(to), zone) - 1);
+    let stored = api.store.activity(user, Quarter::of(first), Quarter::of(last));
     let mut quarters = BTreeMap::new();
     for row in stored.await.map_err(read_code)? {
         let activity = Activity::of_row(&row).map_err(|error| {
-            tracing::error!(user.id = %caller.user, %error, "a stored quarter of activity does not decode");
+            tracing::error!(user.id = %user, %error, "a stored quarter of activity does not decode");
             Code::FeedDamaged
         })?;
         quarters.insert(activity.quarter, activity);
@@ -65,13 +97,7 @@ pub async fn days(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Pro
             quarters.insert(activity.quarter, activity);
         }
     }
-    let answer = Days {
-        items: by_day(quarters.into_values(), from, to, &zone),
-        time_zone,
-    };
-    Ok(HttpResponse::Ok()
-        .insert_header(("cache-control", "private, no-cache"))
-        .json(answer))
+    Ok(by_day(quarters.into_values(), from, to, zone))
 }
 
 fn by_day(quarters: impl Iterator<Item = Activity>, from: Date, to: Date, zone: &TimeZone) -> Vec<Day> {
@@ -120,18 +146,17 @@ fn after(day: Date) -> Date {
     day.saturating_add(1.day())
 }
 
-fn date_of(at: UnixMs, zone: &TimeZone) -> Date {
+/// The day of a moment in a zone.
+pub fn date_of(at: UnixMs, zone: &TimeZone) -> Date {
     let at = Timestamp::from_millisecond(at).unwrap_or_default();
     zone.to_datetime(at).date()
 }
 
 /// When the day begins in the zone: not everywhere at midnight, where the clocks are put forward then.
-fn begin(day: Date, zone: &TimeZone) -> Result<UnixMs, Problem> {
+fn begin(day: Date, zone: &TimeZone) -> UnixMs {
     let noon = day.at(12, 0, 0, 0).to_zoned_datetime(zone.clone());
     let begin = noon.and_then(|noon| noon.start_of_day());
-    begin
-        .map(|begin| begin.timestamp().as_millisecond())
-        .map_err(|error| Problem::new(Code::ValueInvalid).field("from").because(error))
+    begin.map_or(UnixMs::MAX, |begin| begin.timestamp().as_millisecond())
 }
 
 #[cfg(test)]

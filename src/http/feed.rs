@@ -28,7 +28,7 @@ use crate::auth::Claims;
 use crate::auth::token::SignInWatch;
 use crate::http::problem::Problem;
 use crate::http::seats::Seat;
-use crate::http::{Api, operations, read_code, request};
+use crate::http::{Api, operations, read_code, request, statistics};
 use crate::snapshot;
 use taskflow_actors::follow::{self, Decision};
 
@@ -42,6 +42,12 @@ const COMMENT_MS: u64 = 15_000;
 /// Milliseconds within which a long-poll reads the log unasked while nobody can find out whether feeds have changed. Each at a
 /// moment of its own: ten thousand that wait must not all ask a database that hardly answers at once.
 const LOOK_WITHIN_MS: u64 = 10_000;
+
+/// How long after a change the statistics are sent, to who asked for them.
+const STATISTICS_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long after the last ones they are sent again, where nothing changed but the time.
+const STATISTICS_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a client waits before it connects again, at least, and the time over which all of them spread, in milliseconds.
 const RECONNECT_MS: (u32, u32) = (500, 5_000);
@@ -267,6 +273,8 @@ pub async fn snapshot(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse,
 #[serde(deny_unknown_fields)]
 struct EventsQuery {
     cursor: Option<String>,
+    #[serde(default)]
+    statistics: bool,
 }
 
 /// `GET /api/v1/events`: server-sent events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>). The id of
@@ -283,6 +291,8 @@ pub async fn events(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, P
     }
     let seat = api.seats.take(caller.user)?;
     let mut events = Events::new(api, caller, cursor, seat);
+    events.statistics_at = query.statistics.then(tokio::time::Instant::now);
+    events.with_statistics = query.statistics;
     // What can fail at once fails as a problem, not inside a stream.
     events.begin().await?;
     let stream = stream::unfold(events, |mut events| async move {
@@ -300,6 +310,7 @@ pub async fn events(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, P
 enum Happened {
     Changed,
     Quiet,
+    Counted,
     Stale,
     Leave(Code),
 }
@@ -319,6 +330,10 @@ struct Events {
     watched: SignInWatch,
     closing: watch::Receiver<bool>,
     stale: watch::Receiver<Option<Instant>>,
+    /// The client asked for statistics.
+    with_statistics: bool,
+    /// When they are sent next; `None`: they have not changed since.
+    statistics_at: Option<tokio::time::Instant>,
     over: bool,
     _seat: Seat,
 }
@@ -334,6 +349,8 @@ impl Events {
             watched: api.tokens.watch(caller.user, caller.sign_in),
             closing: api.closing.clone(),
             stale: api.changes.stale(),
+            with_statistics: false,
+            statistics_at: None,
             over: false,
             _seat: seat,
             api,
@@ -400,8 +417,16 @@ impl Events {
             }
         };
         let quiet = Duration::from_millis(COMMENT_MS);
+        let statistics_at = self.statistics_at;
+        let statistics = async {
+            match statistics_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         let happened = tokio::select! {
             () = changed => Happened::Changed,
+            () = statistics => Happened::Counted,
             () = tokio::time::sleep(quiet) => Happened::Quiet,
             () = ended => Happened::Leave(Code::SignedOut),
             () = tokio::time::sleep(expires_in) => Happened::Leave(Code::TokenExpired),
@@ -410,6 +435,12 @@ impl Events {
         };
         match happened {
             Happened::Changed => self.advance().await?,
+            Happened::Counted => {
+                let statistics = statistics::of(&self.api, self.caller.user).await?;
+                self.ready.push_back(event("statistics", None, &statistics));
+                // What is overdue changes without anybody doing anything.
+                self.statistics_at = Some(tokio::time::Instant::now() + STATISTICS_AGAIN);
+            }
             Happened::Quiet => self.ready.push_back(Bytes::from_static(b":\n\n")),
             Happened::Stale => self.beat(),
             Happened::Leave(code) => self.send_away(code),
@@ -440,11 +471,20 @@ impl Events {
                     };
                     self.ready.push_back(event("entries", Some(&text), &body));
                     self.cursor = Some(cursor);
+                    self.count_soon();
                     // There may be more than one read takes: look again before waiting.
                     self.changed = None;
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Sends statistics within a second. Each is a look at the feed: many changes are one of it.
+    fn count_soon(&mut self) {
+        if self.with_statistics {
+            let soon = tokio::time::Instant::now() + STATISTICS_WITHIN;
+            self.statistics_at = Some(self.statistics_at.map_or(soon, |at| at.min(soon)));
         }
     }
 

@@ -14,6 +14,7 @@ pub mod request;
 pub mod rows;
 pub mod seats;
 pub mod sign_in;
+pub mod statistics;
 pub mod tasks;
 #[cfg(test)]
 mod tests;
@@ -133,6 +134,7 @@ resources! {
     "/api/v1/auth/logout" { POST sign_in::logout }
     "/api/v1/auth/password" { POST sign_in::password }
     "/api/v1/activity" { GET activity::days }
+    "/api/v1/statistics" { GET statistics::get }
     "/api/v1/sessions" { GET sign_in::sessions }
     "/api/v1/sessions/{id}" { DELETE sign_in::end_session }
     "/.well-known/jwks.json" { GET sign_in::jwks }
@@ -247,7 +249,7 @@ fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
 fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    let exposed = HeaderValue::from_static("ETag, Location, RateLimit, RateLimit-Policy, Retry-After");
+    let exposed = HeaderValue::from_static("ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 

@@ -21,6 +21,7 @@ struct Inner {
     code: Code,
     detail: Option<String>,
     field: Option<String>,
+    column: Option<usize>,
     row: Option<Row>,
     operation: Option<OperationId>,
     /// Where it is longer than the table says.
@@ -39,6 +40,8 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     row: Option<&'a Row>,
@@ -53,6 +56,7 @@ impl Problem {
             code,
             detail: None,
             field: None,
+            column: None,
             row: None,
             operation: None,
             retry_after_ms: None,
@@ -70,6 +74,13 @@ impl Problem {
     #[must_use]
     pub fn field(mut self, field: impl Into<String>) -> Self {
         self.0.field = Some(field.into());
+        self
+    }
+
+    /// The character of the field where it is wrong, from 1.
+    #[must_use]
+    pub fn column(mut self, column: usize) -> Self {
+        self.0.column = Some(column);
         self
     }
 
@@ -115,6 +126,7 @@ impl Problem {
             name: code.name(),
             detail: inner.detail.as_deref(),
             field: inner.field.as_deref(),
+            column: inner.column,
             retry_after_ms: self.wait_ms(),
             row: inner.row.as_ref(),
             operation: inner.operation,

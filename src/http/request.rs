@@ -180,6 +180,18 @@ pub fn parameters<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Probl
     query.map(actix_web::web::Query::into_inner)
 }
 
+/// Where the next page is, for `Link` (RFC 8288): the same question, from there on.
+pub fn next_page(request: &HttpRequest, next: &str) -> Option<HeaderValue> {
+    let parameters = request.query_string().split('&');
+    let mut parameters: Vec<_> = parameters
+        .filter(|parameter| !parameter.is_empty() && !parameter.starts_with("page="))
+        .collect();
+    let page = format!("page={next}");
+    parameters.push(&page);
+    let link = format!("<{}?{}>; rel=\"next\"", request.path(), parameters.join("&"));
+    HeaderValue::from_bytes(link.as_bytes()).ok()
+}
+
 /// For addresses that take none.
 pub fn no_parameters(request: &HttpRequest) -> Result<(), Problem> {
     #[derive(serde::Deserialize)]

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
+use actix_web::http::header;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use taskflow_actors::domain::find::{self, Filter, FilterError, FindError, Mark, Sort, meant};
 use taskflow_actors::domain::{State, Task};
-use taskflow_protocol::limits::PAGE_ITEMS_MAX;
+use taskflow_protocol::limits::{PAGE_ITEMS_MAX, SEARCH_BYTES_MAX};
 use taskflow_protocol::message::{Command, Place, TaskCreate, TaskMove, TaskPatch, TaskRef};
 use taskflow_protocol::model::{self, TaskFields};
 use taskflow_protocol::values::{Due, Priority, Status};
-use taskflow_protocol::{Code, LabelId, ListId, TaskId};
+use taskflow_protocol::{Code, LabelId, ListId, TaskId, UserId};
 use uuid::Uuid;
 
 use crate::http::problem::Problem;
@@ -28,15 +31,51 @@ const PAGE_ITEMS_DEFAULT: usize = 100;
 struct Query {
     list: Option<ListId>,
     status: Option<Status>,
+    filter: Option<String>,
+    search: Option<String>,
+    sort: Option<String>,
+    fields: Option<String>,
     limit: Option<usize>,
     page: Option<String>,
 }
 
 #[derive(Serialize)]
 struct Page {
-    items: Vec<model::Task>,
+    items: Vec<Fields>,
     next: Option<String>,
 }
+
+/// A task, or of a task what was asked for.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Fields {
+    All(Box<model::Task>),
+    Some(Map<String, Value>),
+}
+
+/// Fields that a client may ask for: those of `model::Task`.
+const FIELDS: &[&str] = &[
+    "id",
+    "list",
+    "title",
+    "notes",
+    "status",
+    "priority",
+    "due",
+    "deadline",
+    "duration_minutes",
+    "labels",
+    "parent",
+    "rank",
+    "completed_at",
+    "completed_by",
+    "created_at",
+    "created_by",
+    "updated_at",
+    "updated_by",
+    "deleted_at",
+    "version",
+];
 
 /// Where a page begins: after this task. It holds the place, not the row, so it works when the task has gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +103,8 @@ impl PageToken {
     }
 }
 
-/// `GET /api/v1/tasks`: what is shown, list by list in their order, each in the order of the ranks.
+/// `GET /api/v1/tasks`: what is shown, list by list in their order, each in the order of the ranks; or what a filter and
+/// a search find, in the order asked for.
 pub async fn page(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
     let query: Query = request::parameters(&http)?;
@@ -73,28 +113,150 @@ pub async fn page(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Pro
         let range = format_args!("{limit} is not between 1 and {PAGE_ITEMS_MAX}").to_string();
         return Err(Problem::new(Code::ValueInvalid).field("limit").because(range));
     }
+    let fields = query.fields.as_deref().map(wanted_fields).transpose()?;
+    let had = Had::of(&http);
+    let write = move |(tasks, next): (Vec<Arc<Task>>, Option<String>)| Page {
+        items: tasks.iter().map(|task| some_fields(task, fields.as_deref())).collect(),
+        next,
+    };
+    let mut next = None;
+    let answer = |found| {
+        let page: Page = write(found);
+        next.clone_from(&page.next);
+        page
+    };
+    let mut response = if query.filter.is_some() || query.search.is_some() || query.sort.is_some() {
+        find(&api, caller.user, &query, limit, had, answer).await?
+    } else {
+        walk(&api, caller.user, &query, limit, had, answer).await?
+    };
+    if let Some(link) = next.and_then(|next| request::next_page(&http, &next)) {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    Ok(response)
+}
+
+fn no_page() -> Problem {
+    let problem = Problem::new(Code::InvalidField).field("page");
+    problem.because("it must be what `next` of the page before said, with the same `sort`")
+}
+
+/// In the order that the user gave them, from where the page begins.
+async fn walk(
+    api: &Api,
+    user: UserId,
+    query: &Query,
+    limit: usize,
+    had: Had,
+    write: impl FnOnce((Vec<Arc<Task>>, Option<String>)) -> Page,
+) -> Result<HttpResponse, Problem> {
+    let (list, status) = (query.list, query.status);
     let after = match query.page.as_deref().map(PageToken::parse) {
-        Some(None) => {
-            let problem = Problem::new(Code::InvalidField).field("page");
-            return Err(problem.because("it must be what `next` of the page before said"));
-        }
+        Some(None) => return Err(no_page()),
         Some(token) => token,
         None => None,
     };
-    let had = Had::of(&http);
     let look = move |state: &State| {
-        if query.list.is_some_and(|list| state.list(list).is_none()) {
+        if list.is_some_and(|list| state.list(list).is_none()) {
             return Err(Code::RowNotFound);
         }
         Ok(Several::look(state, &had, || {
-            collect(state, query.list, query.status, limit, after.as_ref())
+            collect(state, list, status, limit, after.as_ref())
         }))
     };
-    let found = operations::view(&api, caller.user, look).await??;
-    Ok(found.answer(|(tasks, next)| Page {
-        items: tasks.iter().map(|task| task.to_wire()).collect(),
-        next,
+    Ok(operations::view(api, user, look).await??.answer(write))
+}
+
+/// By the index of the feed.
+async fn find(
+    api: &Api,
+    user: UserId,
+    query: &Query,
+    limit: usize,
+    had: Had,
+    write: impl FnOnce((Vec<Arc<Task>>, Option<String>)) -> Page,
+) -> Result<HttpResponse, Problem> {
+    let filter = query.filter.as_deref().map(Filter::parse).transpose();
+    let filter = filter.map_err(|error| unread(&error))?;
+    let search = query.search.clone();
+    if search.as_ref().is_some_and(|text| text.len() > SEARCH_BYTES_MAX) {
+        let problem = Problem::new(Code::ValueTooLong).field("search");
+        return Err(problem.because(format_args!("at most {SEARCH_BYTES_MAX} bytes")));
+    }
+    let by = query.sort.clone().unwrap_or_else(|| "place".to_owned());
+    let sort = Sort::parse(&by).map_err(|why| Problem::new(Code::ValueInvalid).field("sort").because(why))?;
+    let after = query.page.as_deref().map(|text| {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (of, mark): (String, Mark) = rmp_serde::from_slice(&bytes).ok()?;
+        (of == by && sort.fits(&mark)).then_some(mark)
+    });
+    let after = match after {
+        Some(None) => return Err(no_page()),
+        Some(mark) => mark,
+        None => None,
+    };
+    let now = api.clock.now_ms();
+    // The same rows are found at another time of day by another filter, whatever the client has.
+    let depends_on_time = filter.as_ref().is_some_and(Filter::depends_on_time);
+    let had = if depends_on_time { Had::default() } else { had };
+    let wanted = find::Query {
+        list: query.list,
+        status: query.status,
+        filter,
+        search,
+        sort,
+        after,
+        limit,
+    };
+    let look = move |state: &State| match Several::look(state, &had, || find::page(state, &wanted, now)) {
+        Several::Had(tag) => Ok(Several::Had(tag)),
+        Several::Found(tag, found) => found.map(|found| Several::Found(tag, found)),
+    };
+    let found = operations::view(api, user, look).await?;
+    let found = found.map_err(|error| match error {
+        FindError::NoList => Problem::new(Code::RowNotFound).field("list"),
+        FindError::Filter(error) => unread(&error),
+    })?;
+    Ok(found.answer(|page: find::Page| {
+        let next = page.next.map(|mark| {
+            let bytes = rmp_serde::to_vec(&(by, mark)).expect("texts and numbers");
+            URL_SAFE_NO_PAD.encode(bytes)
+        });
+        write((page.tasks, next))
     }))
+}
+
+fn unread(error: &FilterError) -> Problem {
+    Problem::new(Code::FilterInvalid)
+        .field("filter")
+        .column(error.column)
+        .because(error)
+}
+
+fn wanted_fields(text: &str) -> Result<Vec<&'static str>, Problem> {
+    let known = |name: &str| {
+        let known = FIELDS.iter().find(|known| **known == name);
+        known.copied().ok_or_else(|| {
+            let meant = meant(name, FIELDS.iter().copied());
+            let problem = Problem::new(Code::ValueInvalid).field("fields");
+            problem.because(format_args!("a task has no field {name:?}{meant}"))
+        })
+    };
+    text.split(',').map(known).collect()
+}
+
+fn some_fields(task: &Task, wanted: Option<&[&'static str]>) -> Fields {
+    let task = task.to_wire();
+    let Some(wanted) = wanted else {
+        return Fields::All(Box::new(task));
+    };
+    match serde_json::to_value(task) {
+        Ok(Value::Object(mut fields)) => {
+            fields.retain(|name, _| wanted.contains(&name.as_str()));
+            Fields::Some(fields)
+        }
+        _ => Fields::Some(Map::new()),
+    }
 }
 
 /// Runs on the feed's thread: it takes references, and looks at no list before the page's.

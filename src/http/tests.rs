@@ -295,6 +295,192 @@ async fn pages_go_through_everything_shown_once_and_in_order() {
     assert_eq!(done, json!({ "items": [], "next": null }));
 }
 
+/// The titles of a page.
+fn titles(page: &Value) -> Vec<&str> {
+    let items = page["items"].as_array().expect("items");
+    items
+        .iter()
+        .map(|task| task["title"].as_str().expect("a title"))
+        .collect()
+}
+
+#[actix_web::test]
+async fn tasks_are_filtered_searched_and_sorted() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    let label = client
+        .post("/api/v1/labels", json!({ "name": "Zu Hause" }))
+        .await
+        .ok(201)["id"]
+        .clone();
+    for (title, notes, priority, day) in [
+        ("Crème fraîche", "for the cake", "high", "2026-12-02"),
+        ("Cake", "", "low", "2026-12-01"),
+        ("Letters", "", "urgent", "2026-12-03"),
+        ("Sleep", "", "none", ""),
+    ] {
+        let due = (!day.is_empty()).then(|| json!({ "all_day": day }));
+        let labels = if title == "Cake" { vec![&label] } else { Vec::new() };
+        let body = json!({ "title": title, "notes": notes, "priority": priority, "due": due, "labels": labels });
+        client.post("/api/v1/tasks", body).await.ok(201);
+    }
+    for (query, expected) in [
+        ("filter=priority%3E%3Dhigh", vec!["Crème fraîche", "Letters"]),
+        (
+            "filter=priority+%3E%3D+high+%26+due+%3C+2026-12-03",
+            vec!["Crème fraîche"],
+        ),
+        ("filter=label:%22zu%20hause%22", vec!["Cake"]),
+        ("search=CAKE", vec!["Crème fraîche", "Cake"]),
+        ("search=creme&status=todo", vec!["Crème fraîche"]),
+        ("search=cake&status=done", vec![]),
+        ("sort=due", vec!["Cake", "Crème fraîche", "Letters", "Sleep"]),
+        (
+            "sort=-priority&filter=!due:none",
+            vec!["Letters", "Crème fraîche", "Cake"],
+        ),
+    ] {
+        let page = client.get(&format!("/api/v1/tasks?{query}")).await.ok(200);
+        assert_eq!(titles(&page), expected, "{query}");
+        assert_eq!(page["next"], Value::Null);
+    }
+    let refused = client.get("/api/v1/tasks?filter=a%20%26%20pririty:high").await;
+    let problem = refused.problem(Code::FilterInvalid);
+    assert_eq!((&problem["field"], &problem["column"]), (&json!("filter"), &json!(5)));
+    assert_eq!(
+        problem["detail"],
+        "column 5: there is no field \"pririty\"; did you mean priority?"
+    );
+    let problem = client
+        .get("/api/v1/tasks?filter=!label:garden")
+        .await
+        .problem(Code::FilterInvalid);
+    assert_eq!((&problem["field"], &problem["column"]), (&json!("filter"), &json!(2)));
+}
+
+#[actix_web::test]
+async fn pages_of_what_is_found_are_linked() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    for n in 0..5 {
+        client
+            .post("/api/v1/tasks", json!({ "title": format!("task {n}") }))
+            .await
+            .ok(201);
+    }
+    for first in ["/api/v1/tasks?limit=2", "/api/v1/tasks?search=task&sort=-title&limit=2"] {
+        let mut found = Vec::new();
+        let mut path = first.to_owned();
+        for _ in 0..3 {
+            let answer = client.get(&path).await;
+            let page = answer.ok(200);
+            found.extend(titles(&page).iter().map(|title| (*title).to_owned()));
+            let Some(next) = page["next"].as_str() else {
+                assert!(answer.headers.get("link").is_none());
+                break;
+            };
+            path = format!("{first}&page={next}");
+            assert_eq!(answer.header("link"), format!("<{path}>; rel=\"next\""));
+        }
+        let mut expected: Vec<_> = (0..5).map(|n| format!("task {n}")).collect();
+        if first.contains("-title") {
+            expected.reverse();
+        }
+        assert_eq!(found, expected);
+    }
+    let page = client.get("/api/v1/tasks?sort=title&limit=1").await.ok(200);
+    let page = page["next"].as_str().expect("more");
+    for other in ["sort=-title&", "sort=due,title&", ""] {
+        let path = format!("/api/v1/tasks?{other}page={page}");
+        assert_eq!(
+            client.get(&path).await.problem(Code::InvalidField)["field"],
+            "page",
+            "{other}"
+        );
+    }
+}
+
+#[actix_web::test]
+async fn a_client_asks_for_the_fields_that_it_needs() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    let task = client.post("/api/v1/tasks", json!({ "title": "one" })).await.ok(201);
+    let page = client.get("/api/v1/tasks?fields=id,title").await.ok(200);
+    assert_eq!(page["items"], json!([{ "id": task["id"], "title": "one" }]));
+    // Every field of a task may be asked for, and nothing else.
+    let all: Vec<_> = task.as_object().expect("a task").keys().cloned().collect();
+    let page = client
+        .get(&format!("/api/v1/tasks?sort=title&fields={}", all.join(",")))
+        .await
+        .ok(200);
+    assert_eq!(page["items"], json!([task]));
+    let problem = client
+        .get("/api/v1/tasks?fields=titel")
+        .await
+        .problem(Code::ValueInvalid);
+    assert_eq!(problem["detail"], "a task has no field \"titel\"; did you mean title?");
+}
+
+#[actix_web::test]
+async fn what_a_filter_finds_at_another_time_is_not_what_the_client_has() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    client.post("/api/v1/tasks", json!({ "title": "one" })).await.ok(201);
+    for (query, status) in [("filter=one", 304), ("sort=title", 304), ("filter=created%3Cnow", 200)] {
+        let path = format!("/api/v1/tasks?{query}");
+        let tag = client.get(&path).await.header("etag").to_owned();
+        assert_eq!(
+            client
+                .ask("GET", &path)
+                .header("if-none-match", &tag)
+                .send()
+                .await
+                .status,
+            status,
+            "{query}"
+        );
+    }
+}
+
+#[actix_web::test]
+async fn statistics_count_what_is_shown_and_what_was_done() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    let (today, label) = {
+        let days = client.get("/api/v1/activity").await.ok(200);
+        let label = client.post("/api/v1/labels", json!({ "name": "l" })).await.ok(201)["id"].clone();
+        (days["items"][29]["day"].clone(), label)
+    };
+    let empty = client.get("/api/v1/statistics").await.ok(200);
+    assert_eq!((&empty["tasks"], &empty["completion_rate"]), (&json!(0), &Value::Null));
+    let inbox = empty["by_list"][0]["list"].clone();
+    for body in [
+        json!({ "title": "a", "priority": "high", "due": { "all_day": today }, "labels": [label] }),
+        json!({ "title": "b", "due": { "all_day": "2020-01-01" } }),
+        json!({ "title": "c", "status": "done" }),
+        json!({ "title": "d", "status": "cancelled" }),
+    ] {
+        client.post("/api/v1/tasks", body).await.ok(201);
+    }
+    let mut found = client.get("/api/v1/statistics").await.ok(200);
+    found.as_object_mut().expect("a map").remove("seq");
+    let none = json!({ "tasks": 0, "open": 0 });
+    assert_eq!(
+        found,
+        json!({
+            "time_zone": "Europe/Berlin", "tasks": 4, "open": 2, "overdue": 1, "due_today": 1,
+            "by_status": { "todo": 2, "doing": 0, "done": 1, "cancelled": 1 },
+            "by_priority": {
+                "none": { "tasks": 3, "open": 1 }, "low": none, "medium": none, "high": { "tasks": 1, "open": 1 }, "urgent": none,
+            },
+            "by_list": [{ "list": inbox, "tasks": 4, "open": 2 }],
+            "by_label": [{ "label": label, "tasks": 1, "open": 1 }],
+            "completed_today": 1, "completed_this_week": 1, "streak_days": 1,
+            "completion_rate": 1.0 / 3.0,
+        })
+    );
+}
+
 #[actix_web::test]
 async fn a_page_goes_on_where_it_was_when_its_last_task_has_gone() {
     let bench = ApiBench::new(Config::default());
@@ -753,6 +939,15 @@ async fn parameters_are_checked() {
         ("tasks?limit=0", Code::ValueInvalid, "limit"),
         ("tasks?limit=501", Code::ValueInvalid, "limit"),
         ("tasks?page=x", Code::InvalidField, "page"),
+        ("tasks?sort=title&page=x", Code::InvalidField, "page"),
+        ("tasks?sort=prio", Code::ValueInvalid, "sort"),
+        ("tasks?fields=", Code::ValueInvalid, "fields"),
+        (
+            &format!("tasks?search={}", "x".repeat(501)),
+            Code::ValueTooLong,
+            "search",
+        ),
+        ("tasks?filter=", Code::FilterInvalid, "filter"),
         ("changes?limit=0", Code::ValueInvalid, "limit"),
         ("changes?cursor=x", Code::CursorInvalid, "cursor"),
         ("events?cursor=x", Code::CursorInvalid, "cursor"),
@@ -1386,6 +1581,48 @@ async fn an_event_stream_says_that_what_is_shown_may_be_old() {
     for stream in [&mut stream, &mut late] {
         let beat = in_time(stream.event()).await;
         assert_eq!((beat.name.as_str(), beat.data), ("heartbeat", json!({})));
+    }
+}
+
+#[actix_web::test]
+async fn an_event_stream_brings_statistics_to_who_asks() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    let cursor = snapshot_cursor(&client).await;
+    let open = |more: &str| {
+        client
+            .ask("GET", &format!("/api/v1/events?cursor={cursor}{more}"))
+            .request
+            .to_request()
+    };
+    let mut stream = Stream::new(call_service(&client.app, open("&statistics=true")).await);
+    let mut other = Stream::new(call_service(&client.app, open("")).await);
+    let first = in_time(stream.event()).await;
+    assert_eq!(
+        (first.name.as_str(), &first.data["open"], first.id),
+        ("statistics", &json!(0), None)
+    );
+    for n in 0..3 {
+        client
+            .post("/api/v1/tasks", json!({ "title": format!("{n}") }))
+            .await
+            .ok(201);
+    }
+    // However many changes there were, it ends with all of them counted.
+    let (mut entries, mut open) = (0, json!(0));
+    while entries < 3 || open != 3 {
+        let event = in_time(stream.event()).await;
+        match event.name.as_str() {
+            "entries" => entries += event.data["entries"].as_array().expect("entries").len(),
+            "statistics" => open = event.data["open"].clone(),
+            name => panic!("{name}"),
+        }
+    }
+    let mut entries = 0;
+    while entries < 3 {
+        let event = in_time(other.event()).await;
+        assert_eq!(event.name, "entries");
+        entries += event.data["entries"].as_array().expect("entries").len();
     }
 }
 

@@ -296,6 +296,7 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
                 b"{",
             ))]
         }
+        Code::FilterInvalid => vec![world.problem("GET", "/api/v1/tasks?filter=due%20%3C%20soon", &Value::Null)],
         Code::HelloTimeout => vec![ended(Client::connect(server, Encoding::Json))],
 
         Code::TokenMissing => vec![

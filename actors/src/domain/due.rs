@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 use jiff::civil;
-use jiff::tz::TimeZoneDatabase;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use taskflow_protocol::limits::ZONE_BYTES_MAX;
 use taskflow_protocol::values::{Due, Zoned};
 
@@ -59,6 +59,11 @@ pub fn zone(name: &str) -> Result<String, Why> {
     }
     let zone = ZONES.get(name).map_err(|_| WHY)?;
     zone.iana_name().map(str::to_owned).ok_or(WHY)
+}
+
+/// The zone of this name; UTC where it is none (it was one when it was stored).
+pub fn zone_of(name: &str) -> TimeZone {
+    ZONES.get(name).unwrap_or(TimeZone::UTC)
 }
 
 /// A BCP 47 language tag with the usual capitals: `de-AT`, `zh-Hant-TW`. Its shape is checked, not whether it is spoken.

@@ -18,6 +18,7 @@
 //! | undo | `judge/undo.rs` |
 //! | how many rows a feed may hold | `judge/overlay.rs` |
 //! | what is counted for the charts | `activity.rs` |
+//! | filters, search, order, counts | `find/` |
 //!
 //! Architecture invariant: commands are judged as wire types and never stored; rows, entries and changes are types of
 //! this module with a stored form of their own. An entry holds results: applying it needs no rule, clock or zone.
@@ -28,6 +29,7 @@ pub mod codec;
 pub mod due;
 mod entry;
 mod fields;
+pub mod find;
 mod judge;
 pub mod rank;
 mod row;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use taskflow_protocol::values::{Seq, UnixMs};
 use taskflow_protocol::{LabelId, ListId, TaskId, UserId};
@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::activity::{Activity, Quarter};
 use super::codec::{self, CodecError};
 use super::entry::{Change, Entry};
+use super::find::Index;
 use super::row::{Label, List, Settings, Stamp, Task};
 use crate::planted::{Bug, is_planted};
 use crate::ports::{RowKey, RowKind, StoredRow};
@@ -173,6 +174,23 @@ pub struct State {
     /// Of the latest quarters: see [`Self::forget_activity`].
     activity: BTreeMap<Quarter, Activity>,
     left_out: BTreeSet<RowKey>,
+    index: Indexed,
+}
+
+/// The index, if somebody asked for it. It follows from the rows: states are equal with it or without.
+#[derive(Debug, Default)]
+struct Indexed(OnceLock<Box<Index>>);
+
+impl Clone for Indexed {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Indexed {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl State {
@@ -185,6 +203,7 @@ impl State {
             rows: Rows::default(),
             activity: BTreeMap::new(),
             left_out: BTreeSet::new(),
+            index: Indexed::default(),
         }
     }
 
@@ -290,7 +309,17 @@ impl State {
         if let Some(done) = Activity::of(entry) {
             self.count(&done);
         }
+        if let Some(index) = self.index.0.take()
+            && let Some(index) = index.updated(self, entry.changes.iter())
+        {
+            self.index.0 = OnceLock::from(Box::new(index));
+        }
         self.seq = self.seq.max(entry.seq);
+    }
+
+    /// What finds tasks. The first who asks pays for it; it is kept up to date from then on.
+    pub(super) fn index(&self) -> &Index {
+        self.index.0.get_or_init(|| Box::new(Index::new(self)))
     }
 
     fn count(&mut self, done: &Activity) {
@@ -453,6 +482,7 @@ impl State {
 
     /// Takes in a row from the store. Follow the last one with [`Self::loaded_upto`].
     pub fn load_row(&mut self, stored: &StoredRow) -> Result<(), CodecError> {
+        self.index = Indexed::default();
         let id = Uuid::from_bytes(stored.key.id);
         let check = |found: Uuid, version: Seq| {
             if found == id && version == stored.seq {

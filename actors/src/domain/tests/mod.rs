@@ -2,6 +2,7 @@
 
 mod activity;
 mod batches;
+mod find;
 mod labels_and_settings;
 mod left_out;
 mod limits;

@@ -12,7 +12,7 @@ use super::*;
 use crate::ports::StoredRow;
 
 /// Three lists, three labels, and in the inbox and one list eight tasks of which some are subtasks.
-fn furnished() -> Feed {
+pub(super) fn furnished() -> Feed {
     let mut feed = Feed::new();
     for n in 1..4 {
         feed.accept(list_create(n));
@@ -172,11 +172,11 @@ fn a_plain_command() -> BoxedStrategy<Command> {
         2 => a_task().prop_map(|task| Command::TaskRestore(TaskRef { task })),
         3 => a_list_command(),
         2 => a_label_command(),
-        1 => (a_text(), any::<bool>()).prop_map(|(locale, sunday)| {
+        1 => (a_text(), any::<bool>(), any::<bool>()).prop_map(|(locale, sunday, moved)| {
             Command::SettingsPatch(SettingsFields {
                 locale: Some(locale),
                 week_start: sunday.then_some(WeekStart::Sunday),
-                time_zone: None,
+                time_zone: moved.then(|| "Asia/Tokyo".to_owned()),
             })
         }),
     ]
@@ -192,7 +192,7 @@ fn a_command() -> BoxedStrategy<Command> {
     .boxed()
 }
 
-fn commands(at_most: usize) -> impl Strategy<Value = Vec<Command>> {
+pub(super) fn commands(at_most: usize) -> impl Strategy<Value = Vec<Command>> {
     proptest::collection::vec(a_command(), 1..at_most)
 }
 
