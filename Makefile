@@ -35,6 +35,7 @@ test: setup ## Everything that must pass before a change lands
 	cargo clippy -p taskflow-actors --all-targets --features simulation --locked -- -D warnings
 	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --workspace --locked --no-fail-fast
 	cargo test --locked -p taskflow-actors --features simulation --test simulation
+	scripts/openapi-check
 
 .PHONY: check
 check: setup ## The quick loop: format, lints, layering, unit tests; no server

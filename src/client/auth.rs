@@ -152,14 +152,44 @@ pub fn end_session(server: &str, access_token: &str, id: uuid::Uuid) -> Result<(
     read(server, agent().delete(&url).header("authorization", &bearer).call()).map(drop)
 }
 
+/// Bytes of any other answer.
+const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Milliseconds for an export: the most that a feed holds, over a slow line.
+const EXPORT_TIMEOUT_MS: u64 = 10 * 60 * 1000;
+
+/// Bytes of an export: as many tasks as a feed may hold are about 20 MB, and notes may be long.
+const EXPORT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// Everything of the user, as one JSON document.
+pub fn export(server: &str, access_token: &str) -> Result<String, AuthError> {
+    let url = format!("{server}/api/v1/export");
+    let bearer = format!("Bearer {access_token}");
+    let request = agent_within(EXPORT_TIMEOUT_MS)
+        .get(&url)
+        .header("authorization", &bearer);
+    let text = read_upto(server, request.call(), EXPORT_BYTES_MAX)?;
+    // What was cut off on its way is no JSON.
+    match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
+        Ok(_) => Ok(text),
+        Err(_) => Err(AuthError::Unreachable(format!(
+            "The server at {server} did not send everything. Try again."
+        ))),
+    }
+}
+
 fn tokens(server: &str, what: &str, body: &impl Serialize) -> Result<Tokens, AuthError> {
     let text = post(server, what, body)?;
     serde_json::from_str(&text).map_err(|_| not_taskflow(server))
 }
 
 fn agent() -> ureq::Agent {
+    agent_within(REQUEST_TIMEOUT_MS)
+}
+
+fn agent_within(ms: u64) -> ureq::Agent {
     ureq::Agent::config_builder()
-        .timeout_global(Some(Duration::from_millis(REQUEST_TIMEOUT_MS)))
+        .timeout_global(Some(Duration::from_millis(ms)))
         .http_status_as_error(false)
         // A password must not follow a redirect to somewhere else.
         .max_redirects(0)
@@ -175,13 +205,22 @@ fn post(server: &str, what: &str, body: &impl Serialize) -> Result<String, AuthE
 
 /// The body of an answer, or why there is none.
 fn read(server: &str, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<String, AuthError> {
+    read_upto(server, answer, ANSWER_BYTES_MAX)
+}
+
+fn read_upto(
+    server: &str,
+    answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    bytes_max: u64,
+) -> Result<String, AuthError> {
     let mut response = answer.map_err(|error| {
         AuthError::Unreachable(format!(
             "The server at {server} does not answer ({error}). Check the address, and that the server runs."
         ))
     })?;
     let status = response.status();
-    let text = response.body_mut().read_to_string().map_err(|_| not_taskflow(server))?;
+    let body = response.body_mut().with_config().limit(bytes_max);
+    let text = body.read_to_string().map_err(|_| not_taskflow(server))?;
     if status.is_success() {
         return Ok(text);
     }

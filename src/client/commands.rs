@@ -1,9 +1,10 @@
 //! The commands that do one thing and end.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use taskflow_actors::ports::Clock;
 use taskflow_protocol::limits::{NAME_BYTES_MAX, TITLE_BYTES_MAX};
 use taskflow_protocol::message::{Batch, Command, LabelCreate, ListCreate, TaskCreate, TaskMove, TaskPatch, TaskRef};
@@ -18,7 +19,9 @@ use super::find::{self, Among, short_id};
 use super::profile::{Account, Profile};
 use super::replica::{Event, Rows, is_open};
 use super::text::{self, printable};
-use super::{Add, Edit, List, Lists, Logout, Password, Pending, Place, Sessions, SignIn, What, dates, say, warn};
+use super::{
+    Add, Edit, Export, List, Lists, Logout, Password, Pending, Place, Sessions, SignIn, What, dates, say, warn,
+};
 use crate::clock::SystemClock;
 
 /// Milliseconds that a command waits for the server before it says what it can do without. A restart takes less.
@@ -126,12 +129,7 @@ pub async fn password(args: Password) -> anyhow::Result<ExitCode> {
 
 /// `sessions`.
 pub async fn sessions(args: Sessions) -> anyhow::Result<ExitCode> {
-    let profile = Profile::open(args.place.profile)?;
-    let mut account = signed_in(&profile)?;
-    if account.expires_at <= SystemClock.now_ms() {
-        account = renew(&profile, &account.access_token, SystemClock.now_ms())?;
-    }
-    let (server, token) = (account.server.clone(), account.access_token.clone());
+    let (server, token) = server_and_token(args.place)?;
     let (address, bearer) = (server.clone(), token.clone());
     let all = tokio::task::spawn_blocking(move || auth::sessions(&address, &bearer)).await??;
     let zone = jiff::tz::TimeZone::system();
@@ -152,6 +150,36 @@ pub async fn sessions(args: Sessions) -> anyhow::Result<ExitCode> {
     tokio::task::spawn_blocking(move || auth::end_session(&server, &token, id)).await??;
     say(&format!("Ended: {}", text::session(session, &zone)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `export`.
+pub async fn export(args: Export) -> anyhow::Result<ExitCode> {
+    if let Some(file) = args.file.as_ref().filter(|file| file.exists()) {
+        bail!("There is already a file {}. Name another one.", file.display());
+    }
+    let (server, token) = server_and_token(args.place)?;
+    let text = tokio::task::spawn_blocking(move || auth::export(&server, &token)).await??;
+    let Some(file) = args.file else {
+        say(&text)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let written = std::fs::File::create_new(&file).and_then(|mut out| {
+        out.write_all(text.as_bytes())?;
+        out.sync_all()
+    });
+    written.with_context(|| format!("Cannot write {}", file.display()))?;
+    say(&format!("{}: {} bytes.", file.display(), text.len()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where the user is signed in, with a token that is good.
+fn server_and_token(place: Place) -> anyhow::Result<(String, String)> {
+    let profile = Profile::open(place.profile)?;
+    let mut account = signed_in(&profile)?;
+    if account.expires_at <= SystemClock.now_ms() {
+        account = renew(&profile, &account.access_token, SystemClock.now_ms())?;
+    }
+    Ok((account.server, account.access_token))
 }
 
 fn signed_in(profile: &Profile) -> anyhow::Result<Account> {

@@ -65,7 +65,9 @@ pub enum ClientCommand {
     Edit(Edit),
     /// Put a task, with its subtasks, in the bin.
     Delete(What),
-    /// Bring tasks from Todoist (CSV or JSON) or todo.txt. Running it again doubles nothing, also with a later export of
+    /// Write everything of yours into one file, which `import` takes back, here or on another server.
+    Export(Export),
+    /// Bring tasks from an export, Todoist (CSV or JSON) or todo.txt. Running it again doubles nothing, also with a later export of
     /// the same: a task with the id, or the list, parent and title, of one that was brought before is that one.
     Import(Import),
     /// Show changes that were not sent, because sending them late could double them.
@@ -242,6 +244,17 @@ pub struct Edit {
     pub place: Place,
 }
 
+/// See [`ClientCommand::Export`].
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The file; it must not be there yet. [default: standard output]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
 /// See [`ClientCommand::Import`].
 #[derive(Debug, Args)]
 pub struct Import {
@@ -338,6 +351,7 @@ async fn dispatch(command: ClientCommand) -> anyhow::Result<ExitCode> {
         ClientCommand::Reopen(args) => commands::change(args, commands::Verb::Reopen).await,
         ClientCommand::Delete(args) => commands::change(args, commands::Verb::Delete).await,
         ClientCommand::Edit(args) => commands::edit(args).await,
+        ClientCommand::Export(args) => commands::export(args).await,
         ClientCommand::Import(args) => import::run(args).await,
         ClientCommand::Pending(args) => commands::pending(args).await,
     }

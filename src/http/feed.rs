@@ -226,10 +226,11 @@ fn parse_cursor(text: &str) -> Result<Cursor, Problem> {
     Cursor::parse(text).ok_or_else(|| Problem::new(Code::CursorInvalid).field("cursor"))
 }
 
-type Pieces = Box<dyn Iterator<Item = Snapshot> + Send>;
+/// Written down one by one as they are taken.
+pub type Pieces = Box<dyn Iterator<Item = Snapshot> + Send>;
 
 /// The state of a feed in pieces, and the cursor that belongs to it.
-async fn load(api: &Api, feed: UserId) -> Result<(Pieces, Cursor), Code> {
+pub async fn load(api: &Api, feed: UserId) -> Result<(Pieces, Cursor), Code> {
     // A load holds a feed in memory. The permit is given back when the rows are taken, not when the client has read them.
     let _permit = api.snapshots.acquire().await.map_err(|_| Code::ShuttingDown)?;
     let ids_since = UnixMs::MAX;

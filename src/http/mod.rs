@@ -6,6 +6,7 @@
 pub mod activity;
 pub mod address;
 pub mod attempts;
+pub mod export;
 pub mod feed;
 pub mod lists;
 pub mod operations;
@@ -135,6 +136,7 @@ resources! {
     "/api/v1/auth/password" { POST sign_in::password }
     "/api/v1/activity" { GET activity::days }
     "/api/v1/statistics" { GET statistics::get }
+    "/api/v1/export" { GET export::get }
     "/api/v1/sessions" { GET sign_in::sessions }
     "/api/v1/sessions/{id}" { DELETE sign_in::end_session }
     "/.well-known/jwks.json" { GET sign_in::jwks }

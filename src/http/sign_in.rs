@@ -100,7 +100,7 @@ fn answer(mut response: actix_web::HttpResponseBuilder, opened: Opened) -> HttpR
 fn asker(api: &Api, http: &HttpRequest, device: Option<String>) -> Result<Asker, Problem> {
     let device = match device {
         Some(device) if device.len() > DEVICE_NAME_BYTES_MAX || device.contains(char::is_control) => {
-            let problem = Problem::new(Code::InvalidField).field("device");
+            let problem = Problem::new(Code::ValueInvalid).field("device");
             return Err(problem.because("it must be one line of 100 bytes at most"));
         }
         Some(device) => device,

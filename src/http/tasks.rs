@@ -77,6 +77,9 @@ const FIELDS: &[&str] = &[
     "version",
 ];
 
+/// Begins the page tokens of what was found, and no others: the sign is none of base64.
+const FOUND: &str = "f.";
+
 /// Where a page begins: after this task. It holds the place, not the row, so it works when the task has gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PageToken {
@@ -186,7 +189,7 @@ async fn find(
     let by = query.sort.clone().unwrap_or_else(|| "place".to_owned());
     let sort = Sort::parse(&by).map_err(|why| Problem::new(Code::ValueInvalid).field("sort").because(why))?;
     let after = query.page.as_deref().map(|text| {
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let bytes = URL_SAFE_NO_PAD.decode(text.strip_prefix(FOUND)?).ok()?;
         let (of, mark): (String, Mark) = rmp_serde::from_slice(&bytes).ok()?;
         (of == by && sort.fits(&mark)).then_some(mark)
     });
@@ -220,7 +223,7 @@ async fn find(
     Ok(found.answer(|page: find::Page| {
         let next = page.next.map(|mark| {
             let bytes = rmp_serde::to_vec(&(by, mark)).expect("texts and numbers");
-            URL_SAFE_NO_PAD.encode(bytes)
+            format!("{FOUND}{}", URL_SAFE_NO_PAD.encode(bytes))
         });
         write((page.tasks, next))
     }))

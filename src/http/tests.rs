@@ -482,6 +482,57 @@ async fn statistics_count_what_is_shown_and_what_was_done() {
 }
 
 #[actix_web::test]
+async fn an_export_is_one_document_with_everything() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    let export = async || {
+        let answer = client.get("/api/v1/export").await;
+        assert_eq!(
+            answer.header("content-disposition"),
+            "attachment; filename=\"taskflow.json\""
+        );
+        answer.ok(200)
+    };
+    let empty = export().await;
+    assert_eq!(
+        (&empty["taskflow"], &empty["tasks"], &empty["left_out"]),
+        (&json!(1), &json!([]), &json!([]))
+    );
+    assert_eq!(empty["lists"][0]["id"], empty["user"]);
+    let mut tasks = Vec::new();
+    // More than two pieces of a snapshot.
+    for n in 0..5 {
+        let operations: Vec<_> = (0..100)
+            .map(|m| {
+                let command = json!({ "task_create": { "task": Uuid::new_v4(), "title": format!("{n} {m}") } });
+                json!({ "id": Uuid::new_v4(), "command": command })
+            })
+            .collect();
+        client
+            .post("/api/v1/operations", json!({ "operations": operations }))
+            .await
+            .ok(200);
+        tasks.extend((0..100).map(|m| format!("{n} {m}")));
+    }
+    let gone = client.post("/api/v1/tasks", json!({ "title": "gone" })).await;
+    client.ask("DELETE", gone.header("location")).send().await;
+    tasks.push("gone".to_owned());
+    let label = client.post("/api/v1/labels", json!({ "name": "l" })).await.ok(201);
+    let found = export().await;
+    let mut titles: Vec<_> = found["tasks"]
+        .as_array()
+        .expect("tasks")
+        .iter()
+        .map(|task| task["title"].clone())
+        .collect();
+    titles.sort_by_key(Value::to_string);
+    tasks.sort_by_key(|title| json!(title).to_string());
+    assert_eq!(json!(titles), json!(tasks));
+    assert_eq!(found["labels"], json!([label]));
+    assert_eq!(found["settings"], client.get("/api/v1/settings").await.ok(200));
+}
+
+#[actix_web::test]
 async fn a_page_goes_on_where_it_was_when_its_last_task_has_gone() {
     let bench = ApiBench::new(Config::default());
     let client = client!(bench);

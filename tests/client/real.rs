@@ -101,6 +101,77 @@ fn an_import_and_a_watch_carry_on_over_kills_of_the_server() {
 }
 
 #[test]
+fn an_export_is_taken_back_as_it_was_and_only_once() {
+    let server = Server::start();
+    let (one, two) = (Person::at(&server.address), Person::at(&server.address));
+    one.ok(&["register", "--server", &one.server, "ada@example.org"]);
+    let file = todo_txt(&one, 500);
+    one.ok(&["import", &file]);
+    one.ok(&[
+        "add",
+        "Crème “brûlée” \u{1f36e} 東京",
+        "--due",
+        "2026-12-24",
+        "--priority",
+        "high",
+    ]);
+    one.ok(&["done", "brûlée"]);
+    let path = std::path::Path::new(&file).with_file_name("all.json");
+    let path = path.to_str().unwrap();
+    let said = one.ok(&["export", path]);
+    let bytes = std::fs::read(path).unwrap();
+    assert_eq!(said, format!("{path}: {} bytes.\n", bytes.len()));
+    assert!(one.fails(&["export", path]).contains("There is already a file"));
+    let parse = |bytes: &[u8]| {
+        let mut export: Value = serde_json::from_slice(bytes).unwrap();
+        export["exported_at"].take();
+        export
+    };
+    assert!(parse(one.ok(&["export"]).as_bytes()) == parse(&bytes));
+    // Nothing is new to who has it already.
+    assert_eq!(
+        one.ok(&["import", path]),
+        "all.json: 0 tasks imported, 501 were there already\n"
+    );
+    two.ok(&["register", "--server", &two.server, "bob@example.org"]);
+    let brought = "all.json: 501 tasks imported, 3 new lists, 1 new labels\n";
+    assert_eq!(two.ok(&["import", path]), brought);
+    assert_eq!(
+        two.ok(&["import", path]),
+        "all.json: 0 tasks imported, 501 were there already\n"
+    );
+    // What both have is the same, but for when it was made and by whom.
+    let content = |person: &Person| {
+        let export: Value = serde_json::from_str(&person.ok(&["export"])).unwrap();
+        let name_of = |rows: &str, id: &Value| {
+            let rows = export[rows].as_array().unwrap();
+            rows.iter().find(|row| row["id"] == *id).unwrap()["name"].clone()
+        };
+        let mut tasks: Vec<_> = export["tasks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|task| {
+                let labels = task["labels"].as_array().map_or(&[][..], Vec::as_slice);
+                let labels: Vec<_> = labels.iter().map(|label| name_of("labels", label)).collect();
+                let list = name_of("lists", &task["list"]);
+                let fields = ["id", "title", "status", "priority", "due", "parent"].map(|field| task[field].clone());
+                serde_json::json!([list, fields, labels]).to_string()
+            })
+            .collect();
+        tasks.sort();
+        tasks
+    };
+    assert_eq!(content(&one), content(&two));
+    // Cut off on its way to another machine.
+    std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(
+        two.fails(&["import", path])
+            .contains("The file is cut off. Export it again.")
+    );
+}
+
+#[test]
 fn sign_ins_are_shown_and_ended_and_a_new_password_ends_all_others() {
     let server = Server::start();
     let people: Vec<Person> = (0..3).map(|_| Person::at(&server.address)).collect();

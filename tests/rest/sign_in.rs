@@ -133,7 +133,7 @@ fn sessions_are_listed_and_ended_one_by_one() {
         let answer = login(&server, &first.email, PASSWORD, &wrong);
         assert_eq!(
             (name(&answer), &answer.json()["field"]),
-            ((400, "invalid_field".to_owned()), &json!("device"))
+            ((422, "value_invalid".to_owned()), &json!("device"))
         );
     }
 }

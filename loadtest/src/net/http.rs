@@ -40,13 +40,26 @@ impl Http {
 
     /// Sends a request and waits for its answer.
     pub async fn request(&mut self, method: &str, path: &str, token: Option<&str>, body: &str) -> io::Result<Answer> {
+        self.request_with(method, path, token, "", body).await
+    }
+
+    /// The same with more lines of header, each with its end.
+    pub async fn request_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        headers: &str,
+        body: &str,
+    ) -> io::Result<Answer> {
         let authorization = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
         let content = if body.is_empty() {
             String::new()
         } else {
             format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len())
         };
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}{content}\r\n{body}");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}{headers}{content}\r\n{body}");
         write_all(&self.stream, request.as_bytes()).await?;
         loop {
             if let Some((answer, used)) = parse(&self.unread)? {

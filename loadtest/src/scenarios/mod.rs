@@ -9,6 +9,7 @@ mod fanout;
 mod idle_memory;
 mod kill9;
 mod latency;
+mod pages;
 mod slow_reader;
 mod storm;
 
@@ -34,6 +35,8 @@ pub enum Scenario {
     Fanout,
     /// Durable creates by 64 clients, beside PocketBase.
     Creates,
+    /// Pages of tasks by 16 clients, beside PocketBase; searches over 10,000 tasks.
+    Pages,
     /// From one client's operation to another client's screen, beside the bare fsync.
     Latency,
     /// SIGKILL at random moments under load: nothing lost, doubled or reordered.
@@ -74,6 +77,7 @@ impl Scenario {
             Self::IdleMemory => idle_memory::run(bench, &mut record).await,
             Self::Fanout => fanout::run(bench, &mut record).await,
             Self::Creates => creates::run(bench, &mut record).await,
+            Self::Pages => pages::run(bench, &mut record).await,
             Self::Latency => latency::run(bench, &mut record).await,
             Self::Kill9 => kill9::run(bench, &mut record).await,
             Self::ColdSnapshot => cold_snapshot::run(bench, &mut record).await,

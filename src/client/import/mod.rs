@@ -26,6 +26,7 @@ use super::{Import, commands, say, warn};
 
 pub mod outline;
 pub mod plan;
+pub mod taskflow_json;
 pub mod todo_txt;
 pub mod todoist_csv;
 pub mod todoist_json;
@@ -44,6 +45,8 @@ const TICK_MS: u64 = 1_000;
 pub enum Format {
     /// Found out from the file.
     Auto,
+    /// What `taskflow export` wrote.
+    TaskflowJson,
     /// A project exported from Todoist, or a file of its backup.
     TodoistCsv,
     /// Everything, as Todoist's sync API gives it.
@@ -139,6 +142,7 @@ pub fn read(path: &Path, bytes: &[u8], format: Format) -> anyhow::Result<Outline
         format => format,
     };
     let (name, outline) = match format {
+        Format::TaskflowJson => ("taskflow-json", taskflow_json::read(text)),
         Format::TodoistCsv => ("todoist-csv", todoist_csv::read(text, &project_name(path))),
         Format::TodoistJson => ("todoist-json", todoist_json::read(text)),
         Format::TodoTxt | Format::Auto => ("todo-txt", Ok(todo_txt::read(text))),
@@ -160,6 +164,8 @@ fn detect(path: &Path, text: &str) -> Result<Format, String> {
         .to_lowercase();
     if first_line.starts_with("TYPE,") || first_line.contains(",CONTENT,") {
         Ok(Format::TodoistCsv)
+    } else if start.trim_start_matches('{').trim_start().starts_with("\"taskflow\"") {
+        Ok(Format::TaskflowJson)
     } else if start.starts_with('{') || (start.starts_with('[') && extension == "json") {
         Ok(Format::TodoistJson)
     } else if extension == "txt" {

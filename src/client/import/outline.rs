@@ -2,6 +2,7 @@
 //!
 //! Architecture invariant: readers turn text into this and do no I/O; nothing here knows ids or the server.
 
+use taskflow_protocol::TaskId;
 use taskflow_protocol::values::{Due, Priority, Status};
 
 /// What was read.
@@ -11,6 +12,8 @@ pub struct Outline {
     pub format: &'static str,
     /// In the order of the file.
     pub lists: Vec<OutlineList>,
+    /// Labels that are to be there even if no task has them, or that have a colour.
+    pub labels: Vec<OutlineLabel>,
     /// What could not be carried over, or not as it was.
     pub remarks: Vec<Remark>,
 }
@@ -20,10 +23,21 @@ pub struct Outline {
 pub struct OutlineList {
     /// Absent: the inbox.
     pub name: Option<String>,
+    /// `#rrggbb`.
+    pub color: Option<String>,
     /// Put away.
     pub archived: bool,
     /// In an order in which parents come before their parts.
     pub tasks: Vec<OutlineTask>,
+}
+
+/// A label.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutlineLabel {
+    /// Without the @.
+    pub name: String,
+    /// `#rrggbb`.
+    pub color: Option<String>,
 }
 
 /// A task.
@@ -31,6 +45,8 @@ pub struct OutlineList {
 pub struct OutlineTask {
     /// Where it stands in the file, for a person: `line 14`.
     pub place: String,
+    /// Its id, where the file is of TaskFlow: it stays the same task.
+    pub id: Option<TaskId>,
     /// What the source calls it, where it has ids.
     pub source_id: Option<String>,
     /// One line.
@@ -78,6 +94,7 @@ impl Outline {
         }
         self.lists.push(OutlineList {
             name: name.map(str::to_owned),
+            color: None,
             archived: false,
             tasks: Vec::new(),
         });

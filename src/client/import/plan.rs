@@ -86,10 +86,14 @@ pub fn plan(outline: &Outline, user: UserId, rows: &Rows, wishes: Wishes<'_>) ->
         lists: BTreeMap::new(),
         labels: BTreeMap::new(),
     };
+    for label in &outline.labels {
+        planning.label(&label.name, label.color.as_deref());
+    }
     let mut archive = Vec::new();
     for list in &outline.lists {
         let name = wishes.list.or(list.name.as_deref());
-        let (id, step) = planning.list(name)?;
+        let color = list.color.as_deref().filter(|_| wishes.list.is_none());
+        let (id, step) = planning.list(name, color)?;
         planning.tasks(list.name.as_deref(), &list.tasks, id, step);
         // Also where an earlier run was interrupted before it came to this, and nobody has touched the list since.
         let untouched = rows
@@ -178,7 +182,7 @@ impl Planning<'_> {
         });
     }
 
-    fn list(&mut self, name: Option<&str>) -> Result<(ListId, Option<usize>), String> {
+    fn list(&mut self, name: Option<&str>, color: Option<&str>) -> Result<(ListId, Option<usize>), String> {
         let Some(name) = name else {
             return Ok((ListId(self.user.0), None));
         };
@@ -200,7 +204,7 @@ impl Planning<'_> {
                     let command = Command::ListCreate(ListCreate {
                         list,
                         name: name.clone(),
-                        color: None,
+                        color: color.map(str::to_owned),
                         place: Place::Last,
                     });
                     (list, Some(self.step(command, Kind::List, "", &name, Vec::new())))
@@ -223,7 +227,7 @@ impl Planning<'_> {
         }
     }
 
-    fn label(&mut self, name: &str) -> (LabelId, Option<usize>) {
+    fn label(&mut self, name: &str, color: Option<&str>) -> (LabelId, Option<usize>) {
         let name = fit(name, NAME_BYTES_MAX);
         let key = name.to_lowercase();
         if let Some(known) = self.labels.get(&key) {
@@ -245,7 +249,7 @@ impl Planning<'_> {
                     let command = Command::LabelCreate(LabelCreate {
                         label,
                         name: name.clone(),
-                        color: None,
+                        color: color.map(str::to_owned),
                     });
                     (label, Some(self.step(command, Kind::Label, "", &name, Vec::new())))
                 }
@@ -277,7 +281,9 @@ impl Planning<'_> {
                 let row = self.rows.tasks.get(&TaskId(id))?;
                 Some(!self.wishes.again || self.rows.task_shown(row))
             };
-            let id = TaskId(self.free(identity, &shown));
+            // Its own id, unless that one is in the bin and wanted once more.
+            let own = task.id.filter(|id| shown(id.0) != Some(false));
+            let id = own.unwrap_or_else(|| TaskId(self.free(identity, &shown)));
             if let Some(row) = self.rows.tasks.get(&id) {
                 self.plan.already_there += 1;
                 self.plan.in_bin += usize::from(!self.rows.task_shown(row));
@@ -342,7 +348,7 @@ impl Planning<'_> {
                 );
                 break;
             }
-            let (label, step) = self.label(name);
+            let (label, step) = self.label(name, None);
             if !labels.contains(&label) {
                 labels.push(label);
                 needs.extend(step);
@@ -435,13 +441,14 @@ mod tests {
     fn outline(name: Option<&str>, tasks: Vec<OutlineTask>) -> Outline {
         let list = OutlineList {
             name: name.map(str::to_owned),
+            color: None,
             archived: false,
             tasks,
         };
         Outline {
             format: "todo-txt",
             lists: vec![list],
-            remarks: Vec::new(),
+            ..Outline::default()
         }
     }
 
