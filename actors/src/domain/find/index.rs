@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
-use roaring::RoaringBitmap;
+use roaring::{MultiOps as _, RoaringBitmap};
 use taskflow_protocol::limits::WORDS_A_TASK_MAX;
 use taskflow_protocol::values::{Priority, Status, UnixMs};
 use taskflow_protocol::{LabelId, ListId, TaskId};
@@ -17,7 +17,7 @@ use super::super::row::Task;
 use super::super::state::State;
 use super::filter::Field;
 use super::moment::Now;
-use super::words::words;
+use super::words::{folded, words};
 
 /// A set of tasks.
 pub type Tasks = RoaringBitmap;
@@ -25,12 +25,48 @@ pub type Tasks = RoaringBitmap;
 /// The number of a task in an index: sets of small numbers are small and fast.
 type Slot = u32;
 
+/// A task, and of what it is sorted by what is dear to work out.
+#[derive(Clone, Debug)]
+pub struct Indexed {
+    /// The task.
+    pub task: Arc<Task>,
+    /// Without case and accents.
+    pub title: Box<str>,
+    due: Option<UnixMs>,
+    deadline: Option<UnixMs>,
+}
+
+impl Indexed {
+    fn new(task: Arc<Task>, now: &Now) -> Self {
+        // What lies beyond the calendar's end is after everything.
+        let due = task.due.as_ref().map(|due| now.due(due).unwrap_or(UnixMs::MAX));
+        let deadline = task.deadline.as_ref().map(|day| now.end_of(day).unwrap_or(UnixMs::MAX));
+        Self {
+            title: folded(&task.title).into_boxed_str(),
+            due,
+            deadline,
+            task,
+        }
+    }
+
+    /// A time of the task.
+    pub fn time(&self, field: Field) -> Option<UnixMs> {
+        match field {
+            Field::Due => self.due,
+            Field::Deadline => self.deadline,
+            Field::Created => Some(self.task.created.at),
+            Field::Updated => Some(self.task.updated().at),
+            Field::Completed => self.task.completed.map(|stamp| stamp.at),
+        }
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     /// The zone in which days are days: another one makes another index.
     zone: String,
-    slots: Vec<Option<Arc<Task>>>,
+    slots: Vec<Option<Indexed>>,
     free: Vec<Slot>,
     slot_of: BTreeMap<TaskId, Slot>,
     shown: Tasks,
@@ -45,18 +81,6 @@ pub struct Index {
     with_parent: Tasks,
     times: BTreeMap<Field, BTreeSet<(UnixMs, Slot)>>,
     words: BTreeMap<Box<str>, Tasks>,
-}
-
-/// A time of a task.
-pub fn time(task: &Task, field: Field, now: &Now) -> Option<UnixMs> {
-    // What lies beyond the calendar's end is after everything.
-    match field {
-        Field::Due => task.due.as_ref().map(|due| now.due(due).unwrap_or(UnixMs::MAX)),
-        Field::Deadline => task.deadline.as_ref().map(|day| now.end_of(day).unwrap_or(UnixMs::MAX)),
-        Field::Created => Some(task.created.at),
-        Field::Updated => Some(task.updated().at),
-        Field::Completed => task.completed.map(|stamp| stamp.at),
-    }
 }
 
 fn words_of(task: &Task) -> BTreeSet<String> {
@@ -136,7 +160,7 @@ impl Index {
         let slot = match self.slot_of.get(&id) {
             Some(&slot) => {
                 if let Some(old) = self.slots[slot as usize].take() {
-                    self.set(&old, slot, now, false);
+                    self.set(&old, slot, false);
                 }
                 Some(slot)
             }
@@ -157,13 +181,15 @@ impl Index {
                     })
                 });
                 self.slot_of.insert(id, slot);
-                self.set(task, slot, now, true);
-                self.slots[slot as usize] = Some(task.clone());
+                let indexed = Indexed::new(task.clone(), now);
+                self.set(&indexed, slot, true);
+                self.slots[slot as usize] = Some(indexed);
             }
         }
     }
 
-    fn set(&mut self, task: &Task, slot: Slot, now: &Now, is_in: bool) {
+    fn set(&mut self, indexed: &Indexed, slot: Slot, is_in: bool) {
+        let task = &indexed.task;
         put(&mut self.shown, slot, is_in);
         put_in(&mut self.statuses, task.status as u8, slot, is_in);
         put_in(&mut self.priorities, task.priority, slot, is_in);
@@ -179,7 +205,7 @@ impl Index {
             put(&mut self.with_parent, slot, is_in);
         }
         for field in Field::ALL {
-            if let Some(time) = time(task, field, now) {
+            if let Some(time) = indexed.time(field) {
                 let times = self.times.entry(field).or_default();
                 if is_in {
                     times.insert((time, slot));
@@ -194,7 +220,7 @@ impl Index {
     }
 
     /// The tasks of a set.
-    pub fn tasks<'i>(&'i self, set: &'i Tasks) -> impl Iterator<Item = &'i Arc<Task>> + 'i {
+    pub fn tasks<'i>(&'i self, set: &'i Tasks) -> impl Iterator<Item = &'i Indexed> + 'i {
         set.iter().filter_map(|slot| self.slots.get(slot as usize)?.as_ref())
     }
 
@@ -266,10 +292,7 @@ impl Index {
         let from = (Bound::Included(prefix), Bound::Unbounded);
         let words = self.words.range::<str, _>(from);
         let words = words.take_while(|(word, _)| word.starts_with(prefix));
-        words.fold(Tasks::new(), |mut found, (_, set)| {
-            found |= set;
-            found
-        })
+        words.map(|(_, set)| set).union()
     }
 
     /// Those with this word.
@@ -341,7 +364,7 @@ impl Index {
                 sets.entry(format!("{field:?} {time}")).or_default().insert(*slot);
             }
         }
-        let ids = |set: &Tasks| self.tasks(set).map(|task| task.id).collect();
+        let ids = |set: &Tasks| self.tasks(set).map(|found| found.task.id).collect();
         sets.iter().map(|(name, set)| (name.clone(), ids(set))).collect()
     }
 }

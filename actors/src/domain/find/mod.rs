@@ -11,6 +11,7 @@ mod index;
 mod moment;
 mod words;
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use taskflow_protocol::{Code, LabelId, ListId, TaskId};
 pub use counts::{Count, TaskCounts, counts};
 pub use filter::{Field, Filter, FilterError, Relation, Term, meant};
 pub(super) use index::Index;
-use index::{Tasks, time};
+use index::{Indexed, Tasks};
 pub use moment::{Now, When};
 
 use super::row::Task;
@@ -78,16 +79,30 @@ const SORT_FIELDS: &[(&str, SortField)] = &[
 /// What a task is sorted by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Key {
+enum Key<'t> {
     Number(i64),
-    Text(String),
+    Text(Cow<'t, str>),
+    /// The ranks of the list and of the task in it.
+    Place(Cow<'t, str>, ListId, Cow<'t, str>),
     Nothing,
+}
+
+impl Key<'_> {
+    fn owned(&self) -> Key<'static> {
+        let text = |text: &Cow<'_, str>| Cow::Owned(text.clone().into_owned());
+        match self {
+            Self::Number(number) => Key::Number(*number),
+            Self::Text(all) => Key::Text(text(all)),
+            Self::Place(list_rank, list, rank) => Key::Place(text(list_rank), *list, text(rank)),
+            Self::Nothing => Key::Nothing,
+        }
+    }
 }
 
 /// Where a page ended: what its last task was sorted by. It works when the task has changed or gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    keys: Vec<Key>,
+    keys: Vec<Key<'static>>,
     task: TaskId,
 }
 
@@ -118,35 +133,31 @@ impl Sort {
         mark.keys.len() == self.0.len()
     }
 
-    fn keys(&self, task: &Task, state: &State, now: &Now) -> Vec<Key> {
-        let key = |(field, _): &(SortField, bool)| match field {
+    fn keys<'t>(&'t self, found: &'t Indexed, state: &'t State) -> impl Iterator<Item = Key<'t>> {
+        let task = &*found.task;
+        self.0.iter().map(move |(field, _)| match field {
             SortField::Place => {
-                let list = state.list(task.list);
-                let list_rank = list.map_or("", |list| list.rank.as_str());
-                // Nothing in a rank is below this sign: a shorter one comes first.
-                Key::Text(format!("{list_rank}\0{}\0{}", task.list, task.rank))
+                let list_rank = state.list(task.list).map_or("", |list| list.rank.as_str());
+                Key::Place(list_rank.into(), task.list, task.rank.as_str().into())
             }
-            SortField::Title => Key::Text(words::folded(&task.title)),
+            SortField::Title => Key::Text((&*found.title).into()),
             SortField::Status => Key::Number(task.status as i64),
             SortField::Priority => Key::Number(task.priority as i64),
-            SortField::Time(field) => time(task, *field, now).map_or(Key::Nothing, Key::Number),
-        };
-        self.0.iter().map(key).collect()
+            SortField::Time(field) => found.time(*field).map_or(Key::Nothing, Key::Number),
+        })
     }
 
-    fn compare(&self, one: &Mark, other: &Mark) -> Ordering {
-        let fields = self.0.iter().zip(one.keys.iter().zip(&other.keys));
-        let first = fields.map(|((_, is_descending), keys)| match keys {
+    fn compare(&self, (one, one_id): (&[Key<'_>], TaskId), (other, other_id): (&[Key<'_>], TaskId)) -> Ordering {
+        let fields = self.0.iter().zip(one.iter().zip(other));
+        let mut orders = fields.map(|((_, is_descending), keys)| match keys {
             (Key::Nothing, Key::Nothing) => Ordering::Equal,
             (Key::Nothing, _) => Ordering::Greater,
             (_, Key::Nothing) => Ordering::Less,
             (one, other) if *is_descending => other.cmp(one),
             (one, other) => one.cmp(other),
         });
-        first
-            .into_iter()
-            .find(|order| order.is_ne())
-            .unwrap_or_else(|| one.task.cmp(&other.task))
+        let first = orders.find(|order| order.is_ne());
+        first.unwrap_or_else(|| one_id.cmp(&other_id))
     }
 }
 
@@ -177,27 +188,35 @@ pub fn page(state: &State, query: &Query, now: UnixMs) -> Result<Page, FindError
         now: Now::new(now, &state.settings().time_zone),
     };
     let found = finder.find(query)?;
-    let mut rows: Vec<(Mark, &Arc<Task>)> = index
-        .tasks(&found)
-        .map(|task| {
-            let keys = query.sort.keys(task, state, &finder.now);
-            (Mark { keys, task: task.id }, task)
-        })
-        .filter(|(mark, _)| {
-            let after = query.after.as_ref();
-            after.is_none_or(|after| query.sort.compare(mark, after).is_gt())
-        })
-        .collect();
-    let in_order = |(one, _): &(Mark, _), (other, _): &(Mark, _)| query.sort.compare(one, other);
-    let is_last = rows.len() <= query.limit;
-    if !is_last {
-        rows.select_nth_unstable_by(query.limit - 1, in_order);
-        rows.truncate(query.limit);
+    let sort = &query.sort;
+    // The keys of one task after those of the other: what is put in order are numbers of tasks.
+    let fields = sort.0.len();
+    let found: Vec<&Indexed> = index.tasks(&found).collect();
+    let keys: Vec<Key<'_>> = found.iter().flat_map(|found| sort.keys(found, state)).collect();
+    let row = |at: u32| {
+        let at = at as usize;
+        (&keys[at * fields..(at + 1) * fields], found[at].task.id)
+    };
+    let count = u32::try_from(found.len()).expect("a feed has fewer tasks");
+    let mut order: Vec<u32> = (0..count).collect();
+    if let Some(after) = &query.after {
+        order.retain(|at| sort.compare(row(*at), (&after.keys, after.task)).is_gt());
     }
-    rows.sort_unstable_by(in_order);
+    let in_order = |one: &u32, other: &u32| sort.compare(row(*one), row(*other));
+    let is_last = order.len() <= query.limit;
+    if !is_last {
+        order.select_nth_unstable_by(query.limit - 1, in_order);
+        order.truncate(query.limit);
+    }
+    order.sort_unstable_by(in_order);
+    let next = order.last().filter(|_| !is_last).map(|last| {
+        let (keys, task) = row(*last);
+        let keys = keys.iter().map(Key::owned).collect();
+        Mark { keys, task }
+    });
     Ok(Page {
-        tasks: rows.iter().map(|(_, task)| Arc::clone(task)).collect(),
-        next: rows.pop().filter(|_| !is_last).map(|(mark, _)| mark),
+        tasks: order.iter().map(|at| Arc::clone(&found[*at as usize].task)).collect(),
+        next,
     })
 }
 
