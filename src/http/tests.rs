@@ -1779,6 +1779,16 @@ async fn the_description_names_every_address_method_and_code() {
     let names: BTreeSet<&str> = names.iter().filter_map(Value::as_str).collect();
     let codes: BTreeSet<&str> = Code::ALL.iter().map(|code| code.name()).collect();
     assert_eq!(names, codes);
+    // Each operation has a name of its own, for those who generate a client.
+    let operations: Vec<&Value> = openapi["paths"]
+        .as_object()
+        .expect("paths")
+        .values()
+        .flat_map(|item| item.as_object().expect("methods").values())
+        .map(|operation| &operation["operationId"])
+        .collect();
+    let named: BTreeSet<&str> = operations.iter().filter_map(|name| name.as_str()).collect();
+    assert_eq!(named.len(), operations.len());
     // Every reference leads somewhere.
     let text = openapi.to_string();
     for reference in text.split("\"#/").skip(1) {

@@ -299,12 +299,12 @@ impl Finder<'_> {
             Term::Parent(None) => index.shown() - index.with_parent(),
             Term::Parent(Some(parent)) => known(index.subtasks(*parent)),
             Term::Overdue => index.open() & index.within(Field::Due, UnixMs::MIN..self.now.ms),
-            Term::Prefix(text) => {
-                words::words(text).fold(index.shown().clone(), |found, word| found & index.prefix(&word))
-            }
-            Term::Words(text) => {
-                words::words(text).fold(index.shown().clone(), |found, word| found & known(index.word(&word)))
-            }
+            Term::Prefix(text) => words::words(text)
+                .iter()
+                .fold(index.shown().clone(), |found, word| found & index.prefix(word)),
+            Term::Words(text) => words::words(text)
+                .iter()
+                .fold(index.shown().clone(), |found, word| found & known(index.word(word))),
         })
     }
 
