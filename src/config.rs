@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use taskflow_actors::domain::find;
 use taskflow_protocol::limits;
 
 use crate::bus::redis;
@@ -553,11 +554,11 @@ fn unknown_key(text: &str) -> Option<String> {
 /// The setting that somebody may have meant by a key or a variable.
 pub fn meant(key: &str) -> String {
     let key = key.trim_start_matches(VARIABLE_PREFIX).to_ascii_lowercase();
-    let likeness = KEYS.iter().map(|(known, _)| (strsim::jaro_winkler(known, &key), known));
-    match likeness.max_by(|(one, _), (other, _)| one.total_cmp(other)) {
-        Some((likeness, known)) if likeness > 0.8 => format!("; did you mean {known}?"),
-        _ => "; `taskflow config print` shows all".to_owned(),
+    let meant = find::meant(&key, KEYS.iter().map(|(known, _)| *known));
+    if meant.is_empty() {
+        return "; `taskflow config print` shows all".to_owned();
     }
+    meant
 }
 
 /// The settings, and where each came from.

@@ -135,6 +135,14 @@ pub const ACTIVITY_DAYS_MAX: i32 = 366;
 pub const FILTER_BYTES_MAX: usize = 1_000;
 /// Deepest nesting of a filter, in brackets and negations. Reading is recursive.
 pub const FILTER_NESTING_MAX: usize = 16;
+/// Conditions of a filter, each bare word counted. One letter may begin a fifth of all words of a feed: fifty such are
+/// milliseconds on the thread that other feeds share.
+pub const FILTER_CONDITIONS_MAX: usize = 50;
+/// Words of a search: more than anybody remembers of a task. Each costs what a condition of a filter does.
+pub const SEARCH_WORDS_MAX: usize = 20;
+/// What tasks are sorted by of their title, in bytes. It stands in page tokens, which stand in addresses; titles that are the
+/// same that far are in the order of their ids.
+pub const SORT_TITLE_BYTES_MAX: usize = 200;
 /// Text to search for, in bytes: longer than a title that somebody remembers.
 pub const SEARCH_BYTES_MAX: usize = 500;
 /// Different words of one task that a search finds it by, the first ones: those of ten pages. What is indexed takes

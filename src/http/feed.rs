@@ -501,6 +501,7 @@ impl Events {
         self.ready.push_back(event("reset", None, &following));
         self.pieces = Some(pieces);
         self.cursor = Some(cursor);
+        self.count_soon();
         // What is committed while the client reads the snapshot is read from the log.
         self.changed = None;
         Ok(())

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use taskflow_actors::domain::find::{self, Filter, FilterError, FindError, Mark, Sort, meant};
 use taskflow_actors::domain::{State, Task};
-use taskflow_protocol::limits::{PAGE_ITEMS_MAX, SEARCH_BYTES_MAX};
+use taskflow_protocol::limits::{PAGE_ITEMS_MAX, SEARCH_BYTES_MAX, SEARCH_WORDS_MAX};
 use taskflow_protocol::message::{Command, Place, TaskCreate, TaskMove, TaskPatch, TaskRef};
 use taskflow_protocol::model::{self, TaskFields};
 use taskflow_protocol::values::{Due, Priority, Status};
@@ -185,6 +185,13 @@ async fn find(
     if search.as_ref().is_some_and(|text| text.len() > SEARCH_BYTES_MAX) {
         let problem = Problem::new(Code::ValueTooLong).field("search");
         return Err(problem.because(format_args!("at most {SEARCH_BYTES_MAX} bytes")));
+    }
+    if search
+        .as_ref()
+        .is_some_and(|text| find::words(text).len() > SEARCH_WORDS_MAX)
+    {
+        let problem = Problem::new(Code::ValueTooLong).field("search");
+        return Err(problem.because(format_args!("at most {SEARCH_WORDS_MAX} words")));
     }
     let by = query.sort.clone().unwrap_or_else(|| "place".to_owned());
     let sort = Sort::parse(&by).map_err(|why| Problem::new(Code::ValueInvalid).field("sort").because(why))?;

@@ -998,6 +998,11 @@ async fn parameters_are_checked() {
             Code::ValueTooLong,
             "search",
         ),
+        (
+            &format!("tasks?search={}", "a+".repeat(21)),
+            Code::ValueTooLong,
+            "search",
+        ),
         ("tasks?filter=", Code::FilterInvalid, "filter"),
         ("changes?limit=0", Code::ValueInvalid, "limit"),
         ("changes?cursor=x", Code::CursorInvalid, "cursor"),

@@ -13,10 +13,11 @@ use std::iter::Peekable;
 use std::str::CharIndices;
 
 use taskflow_protocol::TaskId;
-use taskflow_protocol::limits::{FILTER_BYTES_MAX, FILTER_NESTING_MAX};
+use taskflow_protocol::limits::{FILTER_BYTES_MAX, FILTER_CONDITIONS_MAX, FILTER_NESTING_MAX};
 use taskflow_protocol::values::{Priority, Status};
 
 use super::moment::When;
+use super::words::words;
 
 /// A filter that was read, and not looked up: names of lists and labels are still names.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,6 +149,7 @@ impl Filter {
         let mut parser = Parser {
             text,
             letters: text.char_indices().peekable(),
+            conditions: 0,
         };
         let filter = parser.either(0)?;
         match parser.peek() {
@@ -171,6 +173,7 @@ impl Filter {
 struct Parser<'t> {
     text: &'t str,
     letters: Peekable<CharIndices<'t>>,
+    conditions: usize,
 }
 
 impl Parser<'_> {
@@ -242,12 +245,17 @@ impl Parser<'_> {
                     Err(FilterError { column, message })
                 }
             }
-            Some('"') => Ok(Filter::Term(column, Term::Words(self.quoted()?))),
+            Some('"') => {
+                let text = self.quoted()?;
+                self.one_more(column, 1)?;
+                Ok(Filter::Term(column, Term::Words(text)))
+            }
             Some(letter) if is_special(letter) => Err(self.error(format!(
                 "a condition is missing before {letter:?}, such as status:open; put text with signs into quotes"
             ))),
             Some(_) => {
                 let name = self.run(is_special);
+                self.one_more(column, words(&name).len().max(1))?;
                 match self.relation() {
                     Some(relation) => Ok(Filter::Term(column, self.condition(&name, column, relation)?)),
                     None if name == "overdue" => Ok(Filter::Term(column, Term::Overdue)),
@@ -255,6 +263,16 @@ impl Parser<'_> {
                 }
             }
         }
+    }
+
+    /// Counts conditions.
+    fn one_more(&mut self, column: usize, count: usize) -> Result<(), FilterError> {
+        self.conditions += count;
+        if self.conditions > FILTER_CONDITIONS_MAX {
+            let message = format!("a filter has at most {FILTER_CONDITIONS_MAX} conditions and words");
+            return Err(FilterError { column, message });
+        }
+        Ok(())
     }
 
     /// Letters up to a space or one of these.
@@ -518,6 +536,8 @@ mod tests {
             ("due < soon", 7, "\"soon\" is no time; write today"),
             ("parent:x", 8, "parent takes a task's id, or none"),
             (nested.as_str(), FILTER_NESTING_MAX + 2, "nested"),
+            (&"a|".repeat(60), 2 * FILTER_CONDITIONS_MAX + 1, "at most 50 conditions"),
+            (&"a-".repeat(60), 1, "at most 50 conditions"),
         ] {
             let error = Filter::parse(text).expect_err(text);
             assert_eq!(error.column, column, "{text}: {error}");

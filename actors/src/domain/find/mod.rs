@@ -26,6 +26,7 @@ pub use filter::{Field, Filter, FilterError, Relation, Term, meant};
 pub(super) use index::Index;
 use index::{Indexed, Tasks};
 pub use moment::{Now, When};
+pub use words::words;
 
 use super::row::Task;
 use super::state::State;

@@ -237,6 +237,35 @@ fn tasks_come_in_the_order_asked_for_and_what_has_no_value_last() {
 }
 
 #[test]
+fn a_mark_stays_short_however_long_a_title_is() {
+    let mut feed = household();
+    for (n, end) in [(1, "a"), (2, "b")] {
+        // One letter that is eighteen when it is taken apart.
+        let title = format!("{}{end}", "\u{fdfa}".repeat(600));
+        patched(
+            &mut feed,
+            n,
+            TaskFields {
+                title: Some(title),
+                ..TaskFields::default()
+            },
+        );
+    }
+    let query = |after| Query {
+        sort: Sort::parse("-title").expect("an order"),
+        limit: 1,
+        after,
+        ..query("")
+    };
+    let first = page(&feed.state, &query(None), NOW).expect("a page");
+    let mark = first.next.clone().expect("there is more");
+    assert!(rmp_serde::to_vec(&mark).expect("it is written").len() < 300);
+    // Titles that are the same so far are told apart by their ids.
+    let second = page(&feed.state, &query(Some(mark)), NOW).expect("a page");
+    assert_eq!((numbers(&first), numbers(&second)), (vec![1], vec![2]));
+}
+
+#[test]
 fn a_change_of_zone_changes_what_today_is() {
     let mut feed = household();
     assert_eq!(found(&feed, "due:now"), Vec::<u128>::new());
