@@ -132,6 +132,9 @@ settings! {
     /// Days that a sign-in lasts without being used.
     refresh_token_days: u32 = 30;
 
+    /// Days between the wish to delete an account and its deletion, during which it can be kept after all. 0: at once.
+    account_grace_days: u32 = 14;
+
     /// Where everything is kept: embedded (in data_dir, one node) or cql (ScyllaDB or Cassandra, many nodes).
     store: StoreKind = StoreKind::Embedded;
 
@@ -654,7 +657,8 @@ impl Loaded {
                 cause,
             })
         };
-        let ranges: [(&'static str, u64, u64, u64); 12] = [
+        let ranges: [(&'static str, u64, u64, u64); 13] = [
+            ("account_grace_days", u64::from(config.account_grace_days), 0, 365),
             (
                 "connections_a_user_max",
                 config.connections_a_user_max as u64,

@@ -27,11 +27,11 @@ use taskflow_actors::supervisor::{Observer, Ports, Router, Supervisor};
 use taskflow_protocol::message::OperationResult;
 use taskflow_protocol::{UserId, limits};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use uuid::Uuid;
 
 use crate::allocator;
-use crate::auth::{Keys, Revocation, SignIns, SignedOut, Tokens};
+use crate::auth::{Deletions, Keys, Revocation, SignIns, SignedOut, Tokens};
 use crate::bus::redis::{self, RedisBus, RedisObserver};
 use crate::clock::SystemClock;
 use crate::config::{Config, Loaded, StoreKind};
@@ -230,12 +230,12 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
     let sessions = gateway.clone();
     tokens.on_sign_out(move |SignedOut { user, sign_in }| sessions.sessions.tell(user, Event::SignedOut(sign_in)));
 
-    let sign_ins = SignIns::new(
+    let sign_ins = Arc::new(SignIns::new(
         stored.accounts.clone(),
         tokens.clone(),
         clock.clone(),
         config.refresh_token_days,
-    );
+    ));
     let attempts = Arc::new(Attempts::new(config.sign_in_attempts_max));
     if let Some((cluster, _)) = &cluster {
         let revocation = Revocation::new(tokens.clone(), stored.accounts.clone());
@@ -254,12 +254,23 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         spawn(revocation.run(gateway.sessions.clone(), is_heard, looked));
     }
 
+    let deletions = Arc::new(Deletions {
+        accounts: stored.accounts.clone(),
+        store: stored.store.clone(),
+        router: router.clone(),
+        sign_ins: sign_ins.clone(),
+        clock: clock.clone(),
+        now: Notify::new(),
+    });
+    let deleted = metrics.accounts_deleted.clone();
+    spawn(deletions.clone().run(move || deleted.increment(1)));
     let (closing, closing_seen) = watch::channel(false);
     let api = web::Data::new(Api {
         seats,
         snapshots: gateway.snapshots.clone(),
         tokens,
         sign_ins,
+        deletions,
         router,
         store: stored.store.clone(),
         changes: hub.clone(),

@@ -9,14 +9,16 @@ use actix_rt::Arbiter;
 use actix_web::web;
 use taskflow_actors::feed::Writers;
 use taskflow_actors::memory::{self, MemoryStore};
-use taskflow_actors::ports::{Account, AccountError, Accounts, BoxFuture, Clock, Device, Epoch, SignIn};
+use taskflow_actors::ports::{
+    Account, AccountError, Accounts, BoxFuture, Clock, Deletion, Device, Epoch, Note, SignIn,
+};
 use taskflow_actors::supervisor::{Ports, Supervisor, Unobserved};
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::UnixMs;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use uuid::Uuid;
 
-use crate::auth::{Key, Keys, SignIns, Tokens};
+use crate::auth::{Deletions, Key, Keys, SignIns, Tokens};
 use crate::config::Config;
 use crate::http::Api;
 use crate::http::attempts::Attempts;
@@ -83,6 +85,41 @@ impl Accounts for MemoryAccounts {
 
     fn replace_password(&self, email: String, expected: String, hash: String) -> BoxFuture<Result<bool, AccountError>> {
         self.answer(|inner| inner.replace_password(email, expected, hash))
+    }
+
+    fn change_email(&self, email: String, expected: String, new: String) -> BoxFuture<Result<bool, AccountError>> {
+        self.answer(|inner| inner.change_email(email, expected, new))
+    }
+
+    fn set_deletion(
+        &self,
+        email: String,
+        user: UserId,
+        expected: Option<UnixMs>,
+        deletes_at: Option<UnixMs>,
+    ) -> BoxFuture<Result<bool, AccountError>> {
+        self.answer(|inner| inner.set_deletion(email, user, expected, deletes_at))
+    }
+
+    fn deletions_due(&self, now: UnixMs) -> BoxFuture<Result<Vec<Deletion>, AccountError>> {
+        self.answer(|inner| inner.deletions_due(now))
+    }
+
+    fn remove_account(&self, deletion: Deletion) -> BoxFuture<Result<(), AccountError>> {
+        self.answer(|inner| inner.remove_account(deletion))
+    }
+
+    fn note(&self, user: UserId, note: Note) -> BoxFuture<Result<(), AccountError>> {
+        self.answer(|inner| inner.note(user, note))
+    }
+
+    fn history(
+        &self,
+        user: UserId,
+        before: Option<(UnixMs, Uuid)>,
+        count: usize,
+    ) -> BoxFuture<Result<Vec<Note>, AccountError>> {
+        self.answer(|inner| inner.history(user, before, count))
     }
 
     fn create_sign_in(&self, sign_in: SignIn, device: Device) -> BoxFuture<Result<(), AccountError>> {
@@ -157,8 +194,13 @@ impl AuthBench {
     }
 
     /// Sign-ins over the same.
-    pub fn sign_ins(&self) -> SignIns {
-        SignIns::new(self.accounts.clone(), self.tokens.clone(), self.clock.clone(), 30)
+    pub fn sign_ins(&self) -> Arc<SignIns> {
+        Arc::new(SignIns::new(
+            self.accounts.clone(),
+            self.tokens.clone(),
+            self.clock.clone(),
+            30,
+        ))
     }
 }
 
@@ -196,9 +238,18 @@ impl ApiBench {
         let router = Supervisor::start(ports, &[arbiter.handle()], rand::random);
         let (closing, closing_seen) = watch::channel(false);
         let metrics = Telemetry::new().metrics;
+        let sign_ins = auth.sign_ins();
         let api = web::Data::new(Api {
             tokens: auth.tokens.clone(),
-            sign_ins: auth.sign_ins(),
+            sign_ins: sign_ins.clone(),
+            deletions: Arc::new(Deletions {
+                accounts: auth.accounts.clone(),
+                store: store.clone(),
+                router: router.clone(),
+                sign_ins,
+                clock: auth.clock.clone(),
+                now: Notify::new(),
+            }),
             router,
             store: store.clone(),
             changes: hub.clone(),

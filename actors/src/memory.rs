@@ -8,8 +8,8 @@ use taskflow_protocol::values::{Seq, UnixMs};
 
 use crate::domain::Quarter;
 use crate::ports::{
-    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Device, Head, Loaded, LogPage, LogRow, ReadError,
-    Retention, RowKey, SignIn, Store, StoredRow,
+    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Deletion, Device, Head, Loaded, LogPage, LogRow,
+    Note, ReadError, Retention, RowKey, SignIn, Store, StoredRow,
 };
 
 #[derive(Debug, Default)]
@@ -17,6 +17,7 @@ struct StoredFeed {
     head: Option<Head>,
     log: BTreeMap<Seq, LogRow>,
     rows: BTreeMap<RowKey, StoredRow>,
+    removed: bool,
 }
 
 /// See the module.
@@ -55,6 +56,9 @@ impl MemoryStore {
             Some(Failure::AnswerLost) | None => {}
         }
         let mut feeds = self.feeds();
+        if append.base == 0 && feeds.get(&append.feed).is_some_and(|feed| feed.removed) {
+            return Err(AppendError::Gone);
+        }
         let found = feeds.get(&append.feed).and_then(|feed| feed.head);
         let fits = match found {
             Some(head) => head.seq == append.base && head.epoch == append.epoch,
@@ -193,12 +197,25 @@ impl Store for MemoryStore {
         }
         ready(Ok(Some(*head)))
     }
+
+    fn remove(&self, feed: UserId, _: UnixMs) -> BoxFuture<Result<(), AppendError>> {
+        let removed = StoredFeed {
+            removed: true,
+            ..StoredFeed::default()
+        };
+        self.feeds().insert(feed, removed);
+        ready(Ok(()))
+    }
 }
+
+/// The history of one account.
+type Notes = BTreeMap<(UnixMs, uuid::Uuid), Note>;
 
 /// Accounts in memory, for tests.
 #[derive(Debug, Default)]
 pub struct MemoryAccounts {
     accounts: Mutex<HashMap<String, Account>>,
+    notes: Mutex<HashMap<UserId, Notes>>,
     sign_ins: Mutex<BTreeMap<uuid::Uuid, (SignIn, Device)>>,
 }
 
@@ -223,6 +240,75 @@ impl Accounts for MemoryAccounts {
             .filter(|present| present.password_hash == expected);
         let replaced = found.map(|present| present.password_hash = hash).is_some();
         ready(Ok(replaced))
+    }
+
+    fn change_email(&self, email: String, expected: String, new: String) -> BoxFuture<Result<bool, AccountError>> {
+        let mut accounts = lock(&self.accounts);
+        let may_move = |found: &Account| found.password_hash == expected && found.deletes_at.is_none();
+        if !accounts.get(&email).is_some_and(may_move) {
+            return ready(Ok(false));
+        }
+        if accounts.contains_key(&new) {
+            return ready(Err(AccountError::EmailTaken));
+        }
+        if let Some(account) = accounts.remove(&email) {
+            accounts.insert(new.clone(), Account { email: new, ..account });
+        }
+        ready(Ok(true))
+    }
+
+    fn set_deletion(
+        &self,
+        email: String,
+        user: UserId,
+        expected: Option<UnixMs>,
+        deletes_at: Option<UnixMs>,
+    ) -> BoxFuture<Result<bool, AccountError>> {
+        let mut accounts = lock(&self.accounts);
+        let found = accounts.get_mut(&email);
+        let found = found.filter(|found| found.user == user && found.deletes_at == expected);
+        ready(Ok(found.map(|found| found.deletes_at = deletes_at).is_some()))
+    }
+
+    fn deletions_due(&self, now: UnixMs) -> BoxFuture<Result<Vec<Deletion>, AccountError>> {
+        let accounts = lock(&self.accounts);
+        let due = accounts.values().filter_map(|account| {
+            let at = account.deletes_at.filter(|at| *at <= now)?;
+            let account = account.clone();
+            Some(Deletion { at, account })
+        });
+        ready(Ok(due.collect()))
+    }
+
+    fn remove_account(&self, deletion: Deletion) -> BoxFuture<Result<(), AccountError>> {
+        let Account { user, email, .. } = deletion.account;
+        lock(&self.accounts).retain(|of, account| *of != email || account.user != user);
+        lock(&self.sign_ins).retain(|_, (sign_in, _)| sign_in.user != user);
+        lock(&self.notes).remove(&user);
+        ready(Ok(()))
+    }
+
+    fn note(&self, user: UserId, note: Note) -> BoxFuture<Result<(), AccountError>> {
+        lock(&self.notes)
+            .entry(user)
+            .or_default()
+            .insert((note.at, note.id), note);
+        ready(Ok(()))
+    }
+
+    fn history(
+        &self,
+        user: UserId,
+        before: Option<(UnixMs, uuid::Uuid)>,
+        count: usize,
+    ) -> BoxFuture<Result<Vec<Note>, AccountError>> {
+        let notes = lock(&self.notes);
+        let before = before.unwrap_or((UnixMs::MAX, uuid::Uuid::max()));
+        let found = notes
+            .get(&user)
+            .into_iter()
+            .flat_map(|notes| notes.range(..before).rev());
+        ready(Ok(found.take(count).map(|(_, note)| note.clone()).collect()))
     }
 
     fn create_sign_in(&self, sign_in: SignIn, device: Device) -> BoxFuture<Result<(), AccountError>> {

@@ -63,6 +63,9 @@ pub enum AppendError {
     /// Not known: it may have been written, or may yet be.
     #[error("the store did not answer: {0}")]
     Unavailable(String),
+    /// The feed was removed ([`Store::remove`]) and is not born again; nothing was written.
+    #[error("the feed was removed")]
+    Gone,
     /// The stored feed is damaged; nothing was written.
     #[error("the stored feed is damaged: {0}")]
     Damaged(String),
@@ -190,6 +193,8 @@ pub struct Retention {
 /// - *Damage* is found and reported with the name of the file or table; nothing that was acknowledged is silently absent.
 ///   A row that is damaged alone is named by the load, which succeeds; a row that is missing makes it fail.
 /// - *Trim* never cuts above `rows_upto`, never a commit at or after `keep_since`, and moves `first`.
+/// - *Remove* leaves nothing of a feed that could be read, and no later birth brings it back: that is `Gone`, every other
+///   append a `Conflict(None)`. It may be called again, after a failure or for what was never there.
 pub trait Store: Send + Sync + 'static {
     /// Appends one commit.
     fn append(&self, append: Append) -> BoxFuture<Result<(), AppendError>>;
@@ -218,6 +223,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Cuts the log; the new head says what is left.
     fn trim(&self, feed: UserId, retention: Retention) -> BoxFuture<Result<Option<Head>, AppendError>>;
+
+    /// Removes a feed for good: log, what was cut from it, rows and activity. Nothing of it is older than `since`.
+    fn remove(&self, feed: UserId, since: UnixMs) -> BoxFuture<Result<(), AppendError>>;
 }
 
 /// A connection of this node, as a plain address: which worker, which slot there, and a number that tells the present
@@ -362,16 +370,53 @@ pub struct Account {
     pub password_hash: String,
     /// When it was made.
     pub created_at: UnixMs,
+    /// From then on it may be deleted; [`DELETING`]: it is being deleted. `None`: it stays.
+    pub deletes_at: Option<UnixMs>,
 }
 
-/// What a password opened: the refresh token's other half.
+/// See [`Account::deletes_at`]: there is no way back.
+pub const DELETING: UnixMs = 0;
+
+/// An account whose time has come.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deletion {
+    /// The time for which it was marked.
+    pub at: UnixMs,
+    /// The account.
+    pub account: Account,
+}
+
+/// What somebody may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Access {
+    /// Read tasks and all that belongs to them.
+    Read = 1,
+    /// Change them, too.
+    Write = 2,
+    /// Everything: the account and its sign-ins, too.
+    Owner = 3,
+}
+
+impl Access {
+    /// The access of this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::Read, Self::Write, Self::Owner]
+            .into_iter()
+            .find(|access| *access as u8 == number)
+    }
+}
+
+/// What a password opened (the refresh token's other half), or a personal access token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SignIn {
     /// Also in every access token that was made under it.
     pub id: uuid::Uuid,
     /// Whose.
     pub user: UserId,
-    /// SHA-256 of the refresh token that is valid now.
+    /// What it lets do. Less than all: it is a personal access token, which is never replaced.
+    pub access: Access,
+    /// SHA-256 of the refresh token that is valid now, or the hash of the personal access token.
     pub secret_hash: [u8; 32],
     /// SHA-256 of the one before it (zeros at first): its late reuse by a client that lost an answer is told from theft.
     pub previous_hash: [u8; 32],
@@ -391,6 +436,26 @@ pub struct Device {
     /// When it was signed in.
     pub created_at: UnixMs,
 }
+
+/// What happened to an account, for its owner to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// When.
+    pub at: UnixMs,
+    /// Tells it from others of the same moment.
+    pub id: uuid::Uuid,
+    /// What, as a word.
+    pub event: String,
+    /// The sign-in under which, or to which, it happened; nil: none.
+    pub sign_in: uuid::Uuid,
+    /// The network address that it came from.
+    pub address: String,
+    /// What the device calls itself.
+    pub device: String,
+}
+
+/// Notes are kept for so long: 90 days, in milliseconds.
+pub const HISTORY_KEPT_MS: i64 = 90 * 86_400_000;
 
 /// Why an account operation did not succeed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -414,9 +479,10 @@ pub enum AccountError {
 /// # Contract
 ///
 /// What was answered `Ok` is durable. `create_account` is atomic: of two calls with one address one wins.
-/// `replace_sign_in` is conditional on the present `secret_hash`, and `replace_password` on the present hash: of two calls
-/// with one token, or one old password, one wins. `sign_ins_of` finds every sign-in whose creation was answered before, and
-/// none whose end was.
+/// `replace_sign_in` is conditional on the present `secret_hash`, `replace_password` and `change_email` on the present hash
+/// of the password, and `set_deletion` on the present time: of two calls with one token, one old password or one time, one
+/// wins. `sign_ins_of` finds every sign-in whose creation was answered before, and none whose end was. Under two addresses
+/// an account is never found, at no moment under none, and one that is to be deleted keeps its address.
 pub trait Accounts: Send + Sync + 'static {
     /// Makes an account, unless the address is taken.
     fn create_account(&self, account: Account) -> BoxFuture<Result<(), AccountError>>;
@@ -424,6 +490,31 @@ pub trait Accounts: Send + Sync + 'static {
     fn account_by_email(&self, email: String) -> BoxFuture<Result<Option<Account>, AccountError>>;
     /// Replaces the password of an account whose hash is still `expected`; `false` if it is another, or there is no account.
     fn replace_password(&self, email: String, expected: String, hash: String) -> BoxFuture<Result<bool, AccountError>>;
+    /// Moves an account whose hash is still `expected` to another address; `false` if the hash is another, the account is
+    /// to be deleted, or there is none.
+    fn change_email(&self, email: String, expected: String, new: String) -> BoxFuture<Result<bool, AccountError>>;
+    /// Says when this user's account is to be deleted, if what was said before is still `expected`; `false` if it is
+    /// something else, or there is no such account.
+    fn set_deletion(
+        &self,
+        email: String,
+        user: UserId,
+        expected: Option<UnixMs>,
+        deletes_at: Option<UnixMs>,
+    ) -> BoxFuture<Result<bool, AccountError>>;
+    /// Accounts that are to be deleted by now, those being deleted included; a hundred at most.
+    fn deletions_due(&self, now: UnixMs) -> BoxFuture<Result<Vec<Deletion>, AccountError>>;
+    /// Removes an account that is being deleted, with its sign-ins and its history. It is no error if it is gone.
+    fn remove_account(&self, deletion: Deletion) -> BoxFuture<Result<(), AccountError>>;
+    /// Writes into the history of an account.
+    fn note(&self, user: UserId, note: Note) -> BoxFuture<Result<(), AccountError>>;
+    /// The newest notes of an account before this one, the newest first. Those of the last 90 days are there.
+    fn history(
+        &self,
+        user: UserId,
+        before: Option<(UnixMs, uuid::Uuid)>,
+        count: usize,
+    ) -> BoxFuture<Result<Vec<Note>, AccountError>>;
     /// Stores a new sign-in.
     fn create_sign_in(&self, sign_in: SignIn, device: Device) -> BoxFuture<Result<(), AccountError>>;
     /// Finds a sign-in.

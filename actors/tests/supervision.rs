@@ -109,6 +109,9 @@ impl Store for Gated {
     fn trim(&self, feed: UserId, retention: Retention) -> BoxFuture<Result<Option<Head>, AppendError>> {
         self.store.trim(feed, retention)
     }
+    fn remove(&self, feed: UserId, since: UnixMs) -> BoxFuture<Result<(), AppendError>> {
+        self.store.remove(feed, since)
+    }
 }
 
 struct Node {

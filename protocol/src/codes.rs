@@ -117,6 +117,8 @@ codes! {
     209 SignInBusy "sign_in_busy" http 503 close 0 Retry, 1000 ms: "Too many people sign in at this moment; try again in a second."
     210 RegistrationClosed "registration_closed" http 403 close 0 GiveUp, 0 ms: "This server takes no new accounts; ask its operator for one."
     211 TooManySignIns "too_many_sign_ins" http 429 close 0 Retry, 1000 ms: "Signing in was tried too often from this address or for this account; wait as long as the answer says."
+    212 AccountDeleting "account_deleting" http 403 close 0 Fix, 0 ms: "The account is to be deleted; POST /api/v1/auth/restore with its e-mail address and password keeps it."
+    213 ScopeMissing "scope_missing" http 403 close 0 Fix, 0 ms: "This access token may not do that; make one with the scope it needs, or sign in."
 
     300 CursorInvalid "cursor_invalid" http 400 close 0 Resync, 0 ms: "This is not a cursor of this server; follow without one."
     301 FeedNotFound "feed_not_found" http 404 close 0 GiveUp, 0 ms: "There is no such feed, or it is not yours to see."

@@ -127,6 +127,10 @@ pub const SIGN_IN_ATTEMPTS_MAX: usize = 20;
 pub const SIGN_IN_WINDOW_MS: i64 = 15 * 60 * 1000;
 /// Sign-ins of one user: more than anybody has devices. Beyond it the one that was not used for longest is ended.
 pub const SIGN_INS_A_USER_MAX: usize = 100;
+/// Personal access tokens of one user: a script each, and then some.
+pub const TOKENS_A_USER_MAX: usize = 50;
+/// Days that a personal access token may be good for: a year. What is forgotten ends by itself.
+pub const TOKEN_DAYS_MAX: u32 = 366;
 /// Length of a device's name, in bytes.
 pub const DEVICE_NAME_BYTES_MAX: usize = 100;
 /// Days of activity in one answer: a year on a chart.

@@ -1,11 +1,16 @@
 //! Who is asking: passwords, sign-ins and access tokens.
 
+pub mod deletion;
+pub mod history;
 pub mod key;
 pub mod password;
+pub mod personal;
 pub mod revocation;
 pub mod sign_in;
 pub mod token;
 
+pub use deletion::Deletions;
+pub use history::Event;
 pub use key::{Key, KeyError, Keys};
 pub use revocation::Revocation;
 pub use sign_in::SignIns;

@@ -18,13 +18,15 @@ use std::sync::{Arc, OnceLock};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
-use taskflow_actors::ports::{Account, AccountError, Accounts, Clock, Device, SignIn};
-use taskflow_protocol::limits::SIGN_INS_A_USER_MAX;
+use taskflow_actors::ports::{Access, Account, AccountError, Accounts, Clock, DELETING, Device, Note, SignIn};
+use taskflow_protocol::limits::{SIGN_INS_A_USER_MAX, TOKENS_A_USER_MAX};
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, UserId};
 use uuid::Uuid;
 
+use crate::auth::history::Event;
 use crate::auth::password::Passwords;
+use crate::auth::personal;
 use crate::auth::token::{OPERATOR_SIGN_IN, SignedOut, Tokens};
 
 /// How long the previous refresh token gets its answer again, in milliseconds: longer than a client's request time-out
@@ -39,6 +41,8 @@ const EMAIL_BYTES_MAX: usize = 254;
 pub struct Opened {
     /// Whose.
     pub user: UserId,
+    /// What it was opened as.
+    pub sign_in: Uuid,
     /// For every request.
     pub access_token: String,
     /// For the next access token.
@@ -106,13 +110,14 @@ impl SignIns {
             email,
             password_hash,
             created_at: now,
+            deletes_at: None,
         };
         self.accounts.create_account(account).await.map_err(code_of)?;
         Ok(user)
     }
 
-    /// The account whose e-mail address and password these are.
-    pub async fn authenticate(&self, email: &str, password: String) -> Result<Account, Code> {
+    /// The account whose e-mail address and password these are. It may be one that is to be deleted.
+    pub async fn authenticate(&self, email: &str, password: String, asker: &Asker) -> Result<Account, Code> {
         // No account has such a one; and no hash is computed over a megabyte.
         if Passwords::check_length(&password).is_err() {
             return Err(Code::CredentialsWrong);
@@ -124,15 +129,40 @@ impl SignIns {
         let hash = account.as_ref().map(|account| account.password_hash.clone());
         // Also without an account: an unknown address takes as long as a wrong password.
         let right = self.passwords.verify(password, hash).await?;
-        account.filter(|_| right).ok_or(Code::CredentialsWrong)
+        match account {
+            Some(account) if right && account.deletes_at != Some(DELETING) => Ok(account),
+            Some(account) if !right => {
+                // Beside the answer: that takes as long for an address that nobody has.
+                let note = Event::SignInFailed.note(self.clock.now_ms(), Uuid::nil(), asker);
+                tokio::spawn(write(self.accounts.clone(), account.user, note));
+                Err(Code::CredentialsWrong)
+            }
+            _ => Err(Code::CredentialsWrong),
+        }
+    }
+
+    /// Writes into the history of an account. What cannot be written does not stop what it is about.
+    pub async fn note(&self, user: UserId, event: Event, sign_in: Uuid, asker: &Asker) {
+        let note = event.note(self.clock.now_ms(), sign_in, asker);
+        write(self.accounts.clone(), user, note).await;
+    }
+
+    /// The newest notes about an account, before this one.
+    pub async fn history(&self, user: UserId, before: Option<(UnixMs, Uuid)>, count: usize) -> Result<Vec<Note>, Code> {
+        let history = self.accounts.history(user, before, count);
+        history.await.map_err(code_of)
     }
 
     /// Opens a sign-in for somebody who has the password of the account.
     pub async fn open_with_password(&self, account: &Account, asker: Asker) -> Result<Opened, Code> {
-        let opened = self.open(account.user, asker).await?;
-        // The password may have been replaced since it was checked, and what it had opened by then been ended.
+        let opened = self.open(account.user, asker.clone()).await?;
+        // The password may have been replaced since it was checked, and what it had opened by then been ended. So may the
+        // account have been marked for deletion.
         match self.account(&account.email).await? {
-            Some(present) if present.password_hash == account.password_hash => Ok(opened),
+            Some(present) if present == *account => {
+                self.note(account.user, Event::SignedIn, opened.sign_in, &asker).await;
+                Ok(opened)
+            }
             _ => {
                 self.end_by_refresh_token(&opened.refresh_token).await?;
                 Err(Code::CredentialsWrong)
@@ -141,15 +171,8 @@ impl SignIns {
     }
 
     /// Replaces a password: every sign-in of the account is ended, and a new one opened for whoever asks.
-    pub async fn change_password(
-        &self,
-        email: &str,
-        password: String,
-        new: String,
-        asker: Asker,
-    ) -> Result<Opened, Code> {
+    pub async fn change_password(&self, account: Account, new: String, asker: Asker) -> Result<Opened, Code> {
         Passwords::check_length(&new)?;
-        let account = self.authenticate(email, password).await?;
         let hash = self.passwords.hash(new).await?;
         let Account {
             user,
@@ -163,11 +186,78 @@ impl SignIns {
             return Err(Code::CredentialsWrong);
         }
         self.end_all(user).await?;
-        self.open(user, asker).await
+        let opened = self.open(user, asker.clone()).await?;
+        self.note(user, Event::PasswordChanged, opened.sign_in, &asker).await;
+        Ok(opened)
+    }
+
+    /// Replaces the e-mail address of an account. Its sign-ins stay.
+    pub async fn change_email(&self, account: Account, new: &str, asker: &Asker) -> Result<(), Code> {
+        let new = normalise_email(new).ok_or(Code::EmailInvalid)?;
+        if new == account.email {
+            return Ok(());
+        }
+        let changed = self.accounts.change_email(account.email, account.password_hash, new);
+        if !changed.await.map_err(code_of)? {
+            // Somebody else was faster: what was given is the password no more, or the account is to be deleted.
+            return Err(Code::CredentialsWrong);
+        }
+        self.note(account.user, Event::EmailChanged, Uuid::nil(), asker).await;
+        Ok(())
+    }
+
+    /// Marks an account for deletion at this time, and ends all of its sign-ins. Says when it will be: marked twice, it is
+    /// the first time that counts.
+    pub async fn request_deletion(&self, account: Account, at: UnixMs, asker: &Asker) -> Result<UnixMs, Code> {
+        let (user, present) = (account.user, account.deletes_at);
+        let at = match present {
+            Some(present) => present,
+            None => {
+                let marked = self.accounts.set_deletion(account.email, user, None, Some(at)).await;
+                if !marked.map_err(code_of)? {
+                    return Err(Code::CredentialsWrong);
+                }
+                self.note(user, Event::DeletionRequested, Uuid::nil(), asker).await;
+                at
+            }
+        };
+        self.end_all(user).await?;
+        Ok(at)
+    }
+
+    /// Keeps an account that was marked for deletion.
+    pub async fn cancel_deletion(&self, account: Account, asker: &Asker) -> Result<Account, Code> {
+        if account.deletes_at.is_none() {
+            return Ok(account);
+        }
+        let (email, user) = (account.email.clone(), account.user);
+        let kept = self.accounts.set_deletion(email, user, account.deletes_at, None);
+        if !kept.await.map_err(code_of)? {
+            // It is being deleted by now.
+            return Err(Code::CredentialsWrong);
+        }
+        self.note(user, Event::DeletionCancelled, Uuid::nil(), asker).await;
+        Ok(Account {
+            deletes_at: None,
+            ..account
+        })
     }
 
     /// The sign-ins of a user that are not over, the one used last first.
     pub async fn of_user(&self, user: UserId) -> Result<Vec<(SignIn, Device)>, Code> {
+        let mut all = self.all_of_user(user).await?;
+        all.retain(|(sign_in, _)| sign_in.access == Access::Owner);
+        Ok(all)
+    }
+
+    /// The personal access tokens of a user that are not over, the newest first.
+    pub async fn tokens_of(&self, user: UserId) -> Result<Vec<(SignIn, Device)>, Code> {
+        let mut all = self.all_of_user(user).await?;
+        all.retain(|(sign_in, _)| sign_in.access < Access::Owner);
+        Ok(all)
+    }
+
+    async fn all_of_user(&self, user: UserId) -> Result<Vec<(SignIn, Device)>, Code> {
         let mut all = self.accounts.sign_ins_of(user).await.map_err(code_of)?;
         let now = self.clock.now_ms();
         all.retain(|(sign_in, _)| sign_in.expires_at > now);
@@ -175,12 +265,44 @@ impl SignIns {
         Ok(all)
     }
 
-    /// Ends every sign-in of a user.
+    /// Ends every sign-in and every personal access token of a user.
     pub async fn end_all(&self, user: UserId) -> Result<(), Code> {
-        for (sign_in, _) in self.of_user(user).await? {
+        for (sign_in, _) in self.all_of_user(user).await? {
             self.end(user, sign_in.id).await?;
         }
         Ok(())
+    }
+
+    /// Makes a personal access token. Its text is not kept: only its owner has it.
+    pub async fn make_token(
+        &self,
+        user: UserId,
+        access: Access,
+        life_ms: i64,
+        named: Asker,
+    ) -> Result<(SignIn, String), Code> {
+        if self.tokens_of(user).await?.len() >= TOKENS_A_USER_MAX {
+            return Err(Code::LimitReached);
+        }
+        let now = self.clock.now_ms();
+        let token = personal::Token::random();
+        let sign_in = SignIn {
+            id: token.id,
+            user,
+            access,
+            secret_hash: token.hash(),
+            previous_hash: [0; 32],
+            rotated_at: now,
+            expires_at: now + life_ms,
+        };
+        let device = Device {
+            name: named.device,
+            address: named.address,
+            created_at: now,
+        };
+        let made = self.accounts.create_sign_in(sign_in.clone(), device).await;
+        made.map_err(code_of)?;
+        Ok((sign_in, token.text()))
     }
 
     /// Opens a sign-in.
@@ -196,6 +318,7 @@ impl SignIns {
         let sign_in = SignIn {
             id: token.sign_in,
             user,
+            access: Access::Owner,
             secret_hash: token.hash(),
             previous_hash: [0; 32],
             rotated_at: now,
@@ -211,7 +334,7 @@ impl SignIns {
     }
 
     /// A new access token and the next refresh token, for somebody at this address. See the head of this file.
-    pub async fn refresh(&self, text: &str, address: &str) -> Result<Opened, Code> {
+    pub async fn refresh(&self, text: &str, asker: &Asker) -> Result<Opened, Code> {
         let token = RefreshToken::parse(text).ok_or(Code::TokenInvalid)?;
         // By the key that signs at the time of the replacement: asked again it is the same, also after the key has changed.
         let next = |at| RefreshToken {
@@ -223,6 +346,8 @@ impl SignIns {
         // A second time if another request replaced the secret in between: then ours is the previous one.
         for _ in 0..2 {
             let found = self.accounts.sign_in(token.sign_in).await.map_err(code_of)?;
+            // A personal access token is none, whatever is cut off from it.
+            let found = found.filter(|found| found.access == Access::Owner);
             let found = found.ok_or(Code::SignedOut)?;
             let now = self.clock.now_ms();
             if found.expires_at <= now {
@@ -236,6 +361,7 @@ impl SignIns {
             if hash != found.secret_hash {
                 tracing::warn!(user.id = %found.user, "a replaced refresh token was used: the sign-in is ended");
                 self.end(found.user, found.id).await?;
+                self.note(found.user, Event::RefreshTokenReused, found.id, asker).await;
                 return Err(Code::SignedOut);
             }
             let (user, next) = (found.user, next(now));
@@ -246,7 +372,8 @@ impl SignIns {
                 expires_at: now + self.refresh_life_ms,
                 ..found
             };
-            let replaced = self.accounts.replace_sign_in(hash, replaced, address.to_owned()).await;
+            let address = asker.address.clone();
+            let replaced = self.accounts.replace_sign_in(hash, replaced, address).await;
             if replaced.map_err(code_of)? {
                 return Ok(self.opened(user, &next));
             }
@@ -256,7 +383,7 @@ impl SignIns {
     }
 
     /// Ends the sign-in of a refresh token, and says whose it was; what is no longer a sign-in is no error.
-    pub async fn end_by_refresh_token(&self, text: &str) -> Result<Option<UserId>, Code> {
+    pub async fn end_by_refresh_token(&self, text: &str) -> Result<Option<(UserId, Uuid)>, Code> {
         let token = RefreshToken::parse(text).ok_or(Code::TokenInvalid)?;
         let Some(found) = self.accounts.sign_in(token.sign_in).await.map_err(code_of)? else {
             return Ok(None);
@@ -266,7 +393,7 @@ impl SignIns {
             return Err(Code::TokenInvalid);
         }
         self.end(found.user, found.id).await?;
-        Ok(Some(found.user))
+        Ok(Some((found.user, found.id)))
     }
 
     /// Ends a sign-in: durable first, then its tokens are refused and its connections close.
@@ -290,10 +417,17 @@ impl SignIns {
     fn opened(&self, user: UserId, token: &RefreshToken) -> Opened {
         Opened {
             user,
+            sign_in: token.sign_in,
             access_token: self.tokens.mint(user, token.sign_in),
             refresh_token: token.text(),
             expires_in: self.tokens.life_seconds(),
         }
+    }
+}
+
+async fn write(accounts: Arc<dyn Accounts>, user: UserId, note: Note) {
+    if let Err(error) = accounts.note(user, note).await {
+        tracing::warn!(%error, user.id = %user, "the history of an account was not written");
     }
 }
 
@@ -385,27 +519,33 @@ mod tests {
         let wrong = Err(Code::CredentialsWrong);
         assert_eq!(
             sign_ins
-                .authenticate("ann@example.org", "correct horse".to_owned())
+                .authenticate("ann@example.org", "correct horse".to_owned(), &Asker::default())
                 .await
                 .map(|account| account.user),
             Ok(user)
         );
         assert_eq!(
-            sign_ins.authenticate("ann@example.org", "wrong horse".to_owned()).await,
-            wrong
-        );
-        assert_eq!(
             sign_ins
-                .authenticate("bob@example.org", "correct horse".to_owned())
+                .authenticate("ann@example.org", "wrong horse".to_owned(), &Asker::default())
                 .await,
             wrong
         );
         assert_eq!(
-            sign_ins.authenticate("no address", "correct horse".to_owned()).await,
+            sign_ins
+                .authenticate("bob@example.org", "correct horse".to_owned(), &Asker::default())
+                .await,
             wrong
         );
         assert_eq!(
-            sign_ins.authenticate("ann@example.org", "short".to_owned()).await,
+            sign_ins
+                .authenticate("no address", "correct horse".to_owned(), &Asker::default())
+                .await,
+            wrong
+        );
+        assert_eq!(
+            sign_ins
+                .authenticate("ann@example.org", "short".to_owned(), &Asker::default())
+                .await,
             wrong
         );
         let again = sign_ins.register("ANN@example.org", "another horse".to_owned()).await;
@@ -428,15 +568,21 @@ mod tests {
             );
         }
         bench.clock.advance_ms(1_000);
-        let first = sign_ins.refresh(&tokens[0], "").await.expect("the oldest is in use");
+        let first = sign_ins
+            .refresh(&tokens[0], &Asker::default())
+            .await
+            .expect("the oldest is in use");
         assert!(sign_ins.open(USER, Asker::default()).await.is_ok());
         assert_eq!(
             sign_ins.of_user(USER).await.map(|all| all.len()),
             Ok(SIGN_INS_A_USER_MAX)
         );
-        assert_eq!(sign_ins.refresh(&tokens[1], "").await, Err(Code::SignedOut));
-        assert!(sign_ins.refresh(&first.refresh_token, "").await.is_ok());
-        assert!(sign_ins.refresh(&tokens[2], "").await.is_ok());
+        assert_eq!(
+            sign_ins.refresh(&tokens[1], &Asker::default()).await,
+            Err(Code::SignedOut)
+        );
+        assert!(sign_ins.refresh(&first.refresh_token, &Asker::default()).await.is_ok());
+        assert!(sign_ins.refresh(&tokens[2], &Asker::default()).await.is_ok());
     }
 
     #[tokio::test]
@@ -446,11 +592,11 @@ mod tests {
         let password = || "correct horse".to_owned();
         let user = sign_ins.register("ann@example.org", password()).await.expect("made");
         let checked = sign_ins
-            .authenticate("ann@example.org", password())
+            .authenticate("ann@example.org", password(), &Asker::default())
             .await
             .expect("right");
         let new = "another horse".to_owned();
-        let changed = sign_ins.change_password("ann@example.org", password(), new, Asker::default());
+        let changed = sign_ins.change_password(checked.clone(), new, Asker::default());
         assert!(changed.await.is_ok());
         let opened = sign_ins.open_with_password(&checked, Asker::default()).await;
         assert_eq!(opened, Err(Code::CredentialsWrong));
@@ -499,12 +645,18 @@ mod tests {
         let sign_ins = bench.sign_ins();
         let first = sign_ins.open(USER, Asker::default()).await.expect("opened");
         bench.clock.advance_ms(600_000);
-        let second = sign_ins.refresh(&first.refresh_token, "").await.expect("refreshed");
+        let second = sign_ins
+            .refresh(&first.refresh_token, &Asker::default())
+            .await
+            .expect("refreshed");
         assert_ne!(second.refresh_token, first.refresh_token);
         assert_eq!(second.user, USER);
         assert_eq!(second.expires_in, 900);
         bench.clock.advance_ms(600_000);
-        let third = sign_ins.refresh(&second.refresh_token, "").await.expect("refreshed");
+        let third = sign_ins
+            .refresh(&second.refresh_token, &Asker::default())
+            .await
+            .expect("refreshed");
         assert!(bench.restarted().tokens.verify(&third.access_token).await.is_ok());
     }
 
@@ -513,15 +665,18 @@ mod tests {
         let bench = AuthBench::default();
         let sign_ins = bench.sign_ins();
         let first = sign_ins.open(USER, Asker::default()).await.expect("opened");
-        let second = sign_ins.refresh(&first.refresh_token, "").await.expect("refreshed");
+        let second = sign_ins
+            .refresh(&first.refresh_token, &Asker::default())
+            .await
+            .expect("refreshed");
         bench.clock.advance_ms(REUSE_GRACE_MS);
         let again = sign_ins
-            .refresh(&first.refresh_token, "")
+            .refresh(&first.refresh_token, &Asker::default())
             .await
             .expect("the same answer");
         assert_eq!(again.refresh_token, second.refresh_token);
         // And what it gave still works: both tabs hold the same token.
-        assert!(sign_ins.refresh(&second.refresh_token, "").await.is_ok());
+        assert!(sign_ins.refresh(&second.refresh_token, &Asker::default()).await.is_ok());
     }
 
     #[tokio::test]
@@ -537,10 +692,13 @@ mod tests {
         // The key of the bench is not among them: what it signed is refused.
         bench.tokens.set_keys(keys.clone());
         assert_eq!(bench.tokens.verify(&first.access_token).await, Err(Code::TokenInvalid));
-        let second = sign_ins.refresh(&first.refresh_token, "").await.expect("refreshed");
+        let second = sign_ins
+            .refresh(&first.refresh_token, &Asker::default())
+            .await
+            .expect("refreshed");
         bench.clock.advance_ms(2_000);
         let again = sign_ins
-            .refresh(&first.refresh_token, "")
+            .refresh(&first.refresh_token, &Asker::default())
             .await
             .expect("the same answer");
         assert_eq!(again.refresh_token, second.refresh_token, "made by the key of then");
@@ -555,7 +713,7 @@ mod tests {
         let kid = |token: &str| jsonwebtoken::decode_header(token).expect("a token").kid.expect("a key");
         assert_eq!(kid(&second.access_token), keys.at(now).id);
         assert_eq!(kid(&again.access_token), keys.at(now + 2_000).id);
-        assert!(sign_ins.refresh(&second.refresh_token, "").await.is_ok());
+        assert!(sign_ins.refresh(&second.refresh_token, &Asker::default()).await.is_ok());
     }
 
     #[tokio::test]
@@ -564,7 +722,8 @@ mod tests {
         let sign_ins = bench.sign_ins();
         let first = sign_ins.open(USER, Asker::default()).await.expect("opened");
         let token = &first.refresh_token;
-        let (one, two) = tokio::join!(sign_ins.refresh(token, ""), sign_ins.refresh(token, ""));
+        let asker = Asker::default();
+        let (one, two) = tokio::join!(sign_ins.refresh(token, &asker), sign_ins.refresh(token, &asker));
         assert_eq!(
             one.expect("refreshed").refresh_token,
             two.expect("refreshed").refresh_token
@@ -580,11 +739,15 @@ mod tests {
             .await
             .expect("opened")
             .refresh_token;
-        let owner = sign_ins.refresh(&stolen, "").await.expect("the owner's");
+        let owner = sign_ins.refresh(&stolen, &Asker::default()).await.expect("the owner's");
         bench.clock.advance_ms(REUSE_GRACE_MS + 1);
-        assert_eq!(sign_ins.refresh(&stolen, "").await, Err(Code::SignedOut), "the thief");
         assert_eq!(
-            sign_ins.refresh(&owner.refresh_token, "").await,
+            sign_ins.refresh(&stolen, &Asker::default()).await,
+            Err(Code::SignedOut),
+            "the thief"
+        );
+        assert_eq!(
+            sign_ins.refresh(&owner.refresh_token, &Asker::default()).await,
             Err(Code::SignedOut),
             "the owner"
         );
@@ -604,10 +767,18 @@ mod tests {
             .await
             .expect("opened")
             .refresh_token;
-        let second = sign_ins.refresh(&first, "").await.expect("refreshed").refresh_token;
-        let third = sign_ins.refresh(&second, "").await.expect("refreshed").refresh_token;
-        assert_eq!(sign_ins.refresh(&first, "").await, Err(Code::SignedOut));
-        assert_eq!(sign_ins.refresh(&third, "").await, Err(Code::SignedOut));
+        let second = sign_ins
+            .refresh(&first, &Asker::default())
+            .await
+            .expect("refreshed")
+            .refresh_token;
+        let third = sign_ins
+            .refresh(&second, &Asker::default())
+            .await
+            .expect("refreshed")
+            .refresh_token;
+        assert_eq!(sign_ins.refresh(&first, &Asker::default()).await, Err(Code::SignedOut));
+        assert_eq!(sign_ins.refresh(&third, &Asker::default()).await, Err(Code::SignedOut));
     }
 
     #[tokio::test]
@@ -620,7 +791,7 @@ mod tests {
             .expect("opened")
             .refresh_token;
         bench.clock.advance_ms(30 * 86_400_000);
-        assert_eq!(sign_ins.refresh(&token, "").await, Err(Code::SignedOut));
+        assert_eq!(sign_ins.refresh(&token, &Asker::default()).await, Err(Code::SignedOut));
     }
 
     #[tokio::test]
@@ -633,7 +804,11 @@ mod tests {
             .expect("opened")
             .access_token;
         for text in ["", "x", &access, &"A".repeat(63), &"!".repeat(64)] {
-            assert_eq!(sign_ins.refresh(text, "").await, Err(Code::TokenInvalid), "{text}");
+            assert_eq!(
+                sign_ins.refresh(text, &Asker::default()).await,
+                Err(Code::TokenInvalid),
+                "{text}"
+            );
             assert_eq!(
                 sign_ins.end_by_refresh_token(text).await,
                 Err(Code::TokenInvalid),
@@ -641,7 +816,7 @@ mod tests {
             );
         }
         assert_eq!(
-            sign_ins.refresh(&"A".repeat(64), "").await,
+            sign_ins.refresh(&"A".repeat(64), &Asker::default()).await,
             Err(Code::SignedOut),
             "of no sign-in"
         );
@@ -664,7 +839,7 @@ mod tests {
         assert!(bench.tokens.verify(&opened.access_token).await.is_ok());
         assert_eq!(
             sign_ins.end_by_refresh_token(&opened.refresh_token).await,
-            Ok(Some(USER))
+            Ok(Some((USER, token.sign_in)))
         );
         assert_eq!(bench.tokens.verify(&opened.access_token).await, Err(Code::SignedOut));
         assert_eq!(

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use taskflow_actors::ports::{Accounts, Clock};
+use taskflow_actors::ports::{Access, Accounts, Clock, SignIn};
 use taskflow_protocol::limits::TOKEN_BYTES_MAX;
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, UserId};
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::auth::key::{Key, Keys};
+use crate::auth::personal;
 
 /// Who signs: the claim `iss`.
 const ISSUER: &str = "taskflow";
@@ -45,8 +46,18 @@ pub struct Claims {
     pub user: UserId,
     /// What it was made under; [`OPERATOR_SIGN_IN`] if by the operator.
     pub sign_in: Uuid,
+    /// What it lets do.
+    pub access: Access,
     /// From then on it is refused.
     pub expires_at: UnixMs,
+}
+
+/// A token that was verified.
+#[derive(Clone, Copy)]
+struct Known {
+    claims: Claims,
+    /// For so long it need not be looked up again. That an ended sign-in is remembered for as long is what makes it safe.
+    until: UnixMs,
 }
 
 /// As it stands in the token (RFC 7519; times in seconds).
@@ -87,25 +98,25 @@ pub struct Tokens {
 /// one filled up goes with the old one.
 #[derive(Default)]
 struct Verified {
-    young: HashMap<[u8; 32], Claims>,
-    old: HashMap<[u8; 32], Claims>,
+    young: HashMap<[u8; 32], Known>,
+    old: HashMap<[u8; 32], Known>,
 }
 
 impl Verified {
-    fn get(&mut self, hash: &[u8; 32]) -> Option<Claims> {
-        if let Some(claims) = self.young.get(hash) {
-            return Some(*claims);
+    fn get(&mut self, hash: &[u8; 32]) -> Option<Known> {
+        if let Some(known) = self.young.get(hash) {
+            return Some(*known);
         }
-        let claims = self.old.remove(hash)?;
-        self.insert(*hash, claims);
-        Some(claims)
+        let known = self.old.remove(hash)?;
+        self.insert(*hash, known);
+        Some(known)
     }
 
-    fn insert(&mut self, hash: [u8; 32], claims: Claims) {
+    fn insert(&mut self, hash: [u8; 32], known: Known) {
         if self.young.len() >= VERIFIED_MAX / SHARDS / 2 {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(hash, claims);
+        self.young.insert(hash, known);
     }
 }
 
@@ -207,11 +218,15 @@ impl Tokens {
             return Some(Err(Code::TokenInvalid));
         }
         let hash = hash(token);
-        let claims = lock(self.shard(&hash)).get(&hash)?;
-        Some(self.still_good(claims))
+        let known = lock(self.shard(&hash)).get(&hash)?;
+        if known.until <= self.clock.now_ms() {
+            return None;
+        }
+        Some(self.still_good(known.claims))
     }
 
-    /// Checks a token: signature, issuer, time, and that its sign-in was not ended, here or before a restart.
+    /// Checks a token: signature, issuer, time, and that its sign-in was not ended, here or before a restart; or that it is
+    /// a personal access token.
     ///
     /// # Cancel safety
     ///
@@ -221,13 +236,21 @@ impl Tokens {
             return known;
         }
         let forgotten = self.forgotten.load(Ordering::Acquire);
+        let claims = match personal::Token::parse(token) {
+            Some(personal) => self.look_up(&personal).await?,
+            None => self.check(token).await?,
+        };
+        if forgotten == self.forgotten.load(Ordering::Acquire) {
+            self.remember(token, claims);
+        }
+        // Once more: it may have been ended between the look-up and here.
+        self.still_good(claims)
+    }
+
+    async fn check(&self, token: &str) -> Result<Claims, Code> {
         let claims = self.still_good(self.decode(token)?)?;
         if claims.sign_in != OPERATOR_SIGN_IN {
-            let found = self.accounts.sign_in(claims.sign_in).await.map_err(|error| {
-                tracing::warn!(%error, "cannot look up a sign-in");
-                Code::StoreUnavailable
-            })?;
-            let sign_in = found.ok_or(Code::SignedOut)?;
+            let sign_in = self.sign_in(claims.sign_in).await?.ok_or(Code::SignedOut)?;
             if sign_in.user != claims.user {
                 return Err(Code::TokenInvalid);
             }
@@ -235,11 +258,26 @@ impl Tokens {
                 return Err(Code::SignedOut);
             }
         }
-        if forgotten == self.forgotten.load(Ordering::Acquire) {
-            self.remember(token, claims);
-        }
-        // Once more: it may have been ended between the look-up and here.
-        self.still_good(claims)
+        Ok(claims)
+    }
+
+    /// Of an unknown one nobody learns more than that it is.
+    async fn look_up(&self, token: &personal::Token) -> Result<Claims, Code> {
+        let found = self.sign_in(token.id).await?;
+        let found = found.filter(|found| token.is(found)).ok_or(Code::TokenInvalid)?;
+        self.still_good(Claims {
+            user: found.user,
+            sign_in: found.id,
+            access: found.access,
+            expires_at: found.expires_at,
+        })
+    }
+
+    async fn sign_in(&self, id: Uuid) -> Result<Option<SignIn>, Code> {
+        self.accounts.sign_in(id).await.map_err(|error| {
+            tracing::warn!(%error, "cannot look up a sign-in");
+            Code::StoreUnavailable
+        })
     }
 
     /// Whether a sign-in was ended lately. Who registers a connection asks after that, so that a sign-out in between is
@@ -338,13 +376,15 @@ impl Tokens {
         Ok(Claims {
             user: body.sub,
             sign_in: body.sid,
+            access: Access::Owner,
             expires_at,
         })
     }
 
     fn remember(&self, token: &str, claims: Claims) {
         let hash = hash(token);
-        lock(self.shard(&hash)).insert(hash, claims);
+        let until = self.clock.now_ms() + i64::from(self.life_seconds) * 1_000;
+        lock(self.shard(&hash)).insert(hash, Known { claims, until });
     }
 
     fn shard(&self, hash: &[u8; 32]) -> &Mutex<Verified> {
@@ -367,6 +407,7 @@ fn encode(key: &Key, user: UserId, sign_in: Uuid, now: UnixMs, life_seconds: i64
     let claims = Claims {
         user,
         sign_in,
+        access: Access::Owner,
         expires_at: body.exp * 1_000,
     };
     (token, claims)
@@ -426,6 +467,7 @@ mod tests {
 
     async fn put_sign_in(accounts: &MemoryAccounts, user: UserId, expires_at: UnixMs) {
         let sign_in = SignIn {
+            access: Access::Owner,
             id: SIGN_IN,
             user,
             secret_hash: [1; 32],
@@ -465,6 +507,7 @@ mod tests {
         let bench = bench().await;
         let token = bench.tokens.mint(USER, SIGN_IN);
         let expected = Claims {
+            access: Access::Owner,
             user: USER,
             sign_in: SIGN_IN,
             expires_at: bench.clock.now_ms() + 900_000,
@@ -653,14 +696,16 @@ mod tests {
     fn the_memory_of_verified_tokens_is_bounded_and_keeps_what_is_used() {
         let mut verified = Verified::default();
         let claims = Claims {
+            access: Access::Owner,
             user: USER,
             sign_in: SIGN_IN,
             expires_at: 0,
         };
+        let known = Known { claims, until: 0 };
         let hash_of = |n: u32| -> [u8; 32] { Sha256::digest(n.to_be_bytes()).into() };
-        verified.insert(hash_of(0), claims);
+        verified.insert(hash_of(0), known);
         for n in 1..10_000 {
-            verified.insert(hash_of(n), claims);
+            verified.insert(hash_of(n), known);
             if n % 100 == 0 {
                 assert!(verified.get(&hash_of(0)).is_some(), "{n}");
             }

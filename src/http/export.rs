@@ -9,8 +9,9 @@ use taskflow_protocol::message::Snapshot;
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Encoding, UserId};
 
+use crate::auth::Event;
 use crate::http::problem::Problem;
-use crate::http::{Api, feed, request};
+use crate::http::{Api, feed, request, sign_in};
 
 /// Of the file's form. A reader refuses what is newer than itself.
 const FORM: u32 = 1;
@@ -19,6 +20,9 @@ const FORM: u32 = 1;
 pub async fn get(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
     request::no_parameters(&http)?;
+    let asker = sign_in::asker(&api, &http, None)?;
+    let noted = api.sign_ins.note(caller.user, Event::Exported, caller.sign_in, &asker);
+    noted.await;
     let now = api.clock.now_ms();
     let (pieces, _) = feed::load(&api, caller.user).await?;
     let chunks = pieces.map(move |piece| Ok::<_, actix_web::Error>(Bytes::from(chunk(caller.user, now, &piece))));

@@ -16,7 +16,7 @@ use taskflow_actors::cursor::Cursor;
 use taskflow_actors::domain::Entry;
 use taskflow_actors::feed::rebuild;
 use taskflow_actors::ports::BoxFuture;
-use taskflow_protocol::limits::{CATCH_UP_BYTES, LONG_POLL_SECONDS_MAX, PAGE_ITEMS_MAX};
+use taskflow_protocol::limits::{CATCH_UP_BYTES, LONG_POLL_SECONDS_MAX};
 use taskflow_protocol::message::{
     self, Entries, ErrorBody, FollowMode, Following, Heartbeat, Reconnect, ResetReason, ServerMessage, Snapshot,
 };
@@ -77,11 +77,7 @@ struct Changes {
 pub async fn changes(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
     let query: ChangesQuery = request::parameters(&http)?;
-    let limit = query.limit.unwrap_or(PAGE_ITEMS_MAX);
-    if !(1..=PAGE_ITEMS_MAX).contains(&limit) {
-        let range = format_args!("{limit} is not between 1 and {PAGE_ITEMS_MAX}").to_string();
-        return Err(Problem::new(Code::ValueInvalid).field("limit").because(range));
-    }
+    let limit = request::limit(query.limit)?;
     let cursor = query.cursor.as_deref().map(parse_cursor).transpose()?;
     let wait = Duration::from_secs(query.wait.unwrap_or(0).min(LONG_POLL_SECONDS_MAX));
     let changes = match cursor {

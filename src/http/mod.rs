@@ -3,6 +3,7 @@
 //! Architecture invariant: nothing here decides about tasks. A change becomes an operation and goes to its feed; what is
 //! read comes from the feed's memory or from the log.
 
+pub mod account;
 pub mod activity;
 pub mod address;
 pub mod attempts;
@@ -19,6 +20,7 @@ pub mod statistics;
 pub mod tasks;
 #[cfg(test)]
 mod tests;
+pub mod tokens;
 #[cfg(test)]
 mod wire_tests;
 
@@ -38,7 +40,7 @@ use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, UserId};
 use tokio::sync::{Semaphore, watch};
 
-use crate::auth::{SignIns, Tokens};
+use crate::auth::{Deletions, SignIns, Tokens};
 use crate::config::Config;
 use crate::http::attempts::{Attempts, Quota};
 use crate::http::problem::Problem;
@@ -66,7 +68,9 @@ pub struct Api {
     /// Checks access tokens.
     pub tokens: Arc<Tokens>,
     /// Opens and ends sign-ins.
-    pub sign_ins: SignIns,
+    pub sign_ins: Arc<SignIns>,
+    /// Deletes accounts whose time has come.
+    pub deletions: Arc<Deletions>,
     /// The way to every feed.
     pub router: Router,
     /// The log, for reading.
@@ -134,11 +138,17 @@ resources! {
     "/api/v1/auth/register" { POST sign_in::register }
     "/api/v1/auth/logout" { POST sign_in::logout }
     "/api/v1/auth/password" { POST sign_in::password }
+    "/api/v1/auth/email" { POST account::email }
+    "/api/v1/auth/delete" { POST account::delete }
+    "/api/v1/auth/restore" { POST account::restore }
     "/api/v1/activity" { GET activity::days }
     "/api/v1/statistics" { GET statistics::get }
     "/api/v1/export" { GET export::get }
     "/api/v1/sessions" { GET sign_in::sessions }
     "/api/v1/sessions/{id}" { DELETE sign_in::end_session }
+    "/api/v1/tokens" { GET tokens::list, POST tokens::make }
+    "/api/v1/tokens/{id}" { DELETE tokens::end }
+    "/api/v1/history" { GET account::history }
     "/.well-known/jwks.json" { GET sign_in::jwks }
     "/openapi.json" { GET openapi }
 }

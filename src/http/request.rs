@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use actix_http::Request;
 use actix_web::HttpRequest;
-use actix_web::http::Uri;
 use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::{Method, Uri};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
-use taskflow_protocol::limits::{BODY_TIMEOUT_MS, MESSAGE_BYTES_MAX, SIGN_IN_BYTES_MAX};
+use taskflow_actors::ports::Access;
+use taskflow_protocol::limits::{BODY_TIMEOUT_MS, MESSAGE_BYTES_MAX, PAGE_ITEMS_MAX, SIGN_IN_BYTES_MAX};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, OperationId};
 
@@ -35,13 +36,41 @@ pub fn own_head(mut request: Request) -> Request {
     request
 }
 
-/// Who asks, by `Authorization: Bearer`. (Never by a parameter: addresses end up in logs and histories.)
+/// Who asks, by `Authorization: Bearer`. (Never by a parameter: addresses end up in logs and histories.) What only looks
+/// needs less than what changes.
 pub async fn caller(api: &Api, request: &HttpRequest) -> Result<Claims, Problem> {
+    let least = match *request.method() {
+        Method::GET | Method::HEAD => Access::Read,
+        _ => Access::Write,
+    };
+    caller_with(api, request, least).await
+}
+
+/// Who asks for what only the owner of an account may do: no personal access token is enough.
+pub async fn owner(api: &Api, request: &HttpRequest) -> Result<Claims, Problem> {
+    caller_with(api, request, Access::Owner).await
+}
+
+async fn caller_with(api: &Api, request: &HttpRequest, least: Access) -> Result<Claims, Problem> {
     let token = bearer(request)?;
-    match api.tokens.verify_cached(token) {
-        Some(known) => Ok(known?),
-        None => Ok(api.tokens.verify(token).await?),
+    let claims = match api.tokens.verify_cached(token) {
+        Some(known) => known?,
+        None => api.tokens.verify(token).await?,
+    };
+    if claims.access < least {
+        return Err(Code::ScopeMissing.into());
     }
+    Ok(claims)
+}
+
+/// How many items a page has.
+pub fn limit(asked: Option<usize>) -> Result<usize, Problem> {
+    let limit = asked.unwrap_or(PAGE_ITEMS_MAX);
+    if (1..=PAGE_ITEMS_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    let range = format_args!("{limit} is not between 1 and {PAGE_ITEMS_MAX}").to_string();
+    Err(Problem::new(Code::ValueInvalid).field("limit").because(range))
 }
 
 /// The token of the request.

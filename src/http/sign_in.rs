@@ -7,11 +7,14 @@ use actix_web::http::header;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
+use taskflow_actors::ports::Account;
 use taskflow_protocol::limits::DEVICE_NAME_BYTES_MAX;
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, UserId};
 use uuid::Uuid;
 
+use crate::auth::Event;
+use crate::auth::password::Passwords;
 use crate::auth::sign_in::{Asker, Opened, normalise_email};
 use crate::config::{RateLimits, Registration};
 use crate::http::attempts::Verdict;
@@ -19,12 +22,13 @@ use crate::http::problem::Problem;
 use crate::http::{Api, address, request};
 use crate::telemetry::metrics::SignInOutcome;
 
+/// Who somebody is, with a password.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Credentials {
-    email: String,
-    password: String,
-    device: Option<String>,
+pub(super) struct Credentials {
+    pub email: String,
+    pub password: String,
+    pub device: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -86,7 +90,7 @@ struct Answer {
     user: UserId,
 }
 
-fn answer(mut response: actix_web::HttpResponseBuilder, opened: Opened) -> HttpResponse {
+pub(super) fn answer(mut response: actix_web::HttpResponseBuilder, opened: Opened) -> HttpResponse {
     response.insert_header(("cache-control", "no-store")).json(Answer {
         access_token: opened.access_token,
         token_type: "Bearer",
@@ -97,7 +101,7 @@ fn answer(mut response: actix_web::HttpResponseBuilder, opened: Opened) -> HttpR
 }
 
 /// Who asks: the device by the name that it gives itself, else by that of its program.
-fn asker(api: &Api, http: &HttpRequest, device: Option<String>) -> Result<Asker, Problem> {
+pub(super) fn asker(api: &Api, http: &HttpRequest, device: Option<String>) -> Result<Asker, Problem> {
     let device = match device {
         Some(device) if device.len() > DEVICE_NAME_BYTES_MAX || device.contains(char::is_control) => {
             let problem = Problem::new(Code::ValueInvalid).field("device");
@@ -156,6 +160,43 @@ fn attempt(api: &Api, http: &HttpRequest, email: &str) -> Result<(), Problem> {
     Ok(())
 }
 
+/// The account of somebody who has its password. It may be one that is to be deleted: see [`staying`].
+pub(super) async fn authenticated(
+    api: &Api,
+    http: &HttpRequest,
+    email: &str,
+    password: String,
+    asker: &Asker,
+) -> Result<Account, Problem> {
+    attempt(api, http, email)?;
+    let account = api.sign_ins.authenticate(email, password, asker).await;
+    account.map_err(|code| failed(api, code))
+}
+
+/// Refuses what is to be deleted.
+pub(super) fn staying(account: Account) -> Result<Account, Problem> {
+    match account.deletes_at {
+        None => Ok(account),
+        Some(at) => {
+            let day = jiff::Timestamp::from_millisecond(at).map_or_else(|_| at.to_string(), |at| at.to_string());
+            Err(Problem::new(Code::AccountDeleting).because(format_args!("it will be deleted at {day}")))
+        }
+    }
+}
+
+/// Opens a sign-in, and gives the user the feed that a crash kept from being made.
+pub(super) async fn opened(api: &Api, account: &Account, asker: Asker) -> Result<Opened, Problem> {
+    let opened = async {
+        let user = account.user;
+        let head = api.store.head(user).await.map_err(crate::http::read_code)?;
+        if head.is_none() {
+            api.router.birth(user, TIME_ZONE.to_owned(), LOCALE.to_owned()).await?;
+        }
+        api.sign_ins.open_with_password(account, asker).await
+    };
+    counted(api, SignInOutcome::Opened, opened.await)
+}
+
 /// What a feed is born with where the client does not say.
 const TIME_ZONE: &str = "UTC";
 const LOCALE: &str = "en";
@@ -174,9 +215,11 @@ pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
         let locale = body.locale.unwrap_or_else(|| LOCALE.to_owned());
         // A crash before this leaves an account without a feed: the next sign-in makes up for it.
         api.router.birth(user, zone, locale).await?;
-        api.sign_ins.open(user, asker).await
+        api.sign_ins.open(user, asker.clone()).await
     };
     let opened = counted(&api, SignInOutcome::Registered, made.await)?;
+    let (user, sign_in) = (opened.user, opened.sign_in);
+    api.sign_ins.note(user, Event::Registered, sign_in, &asker).await;
     Ok(answer(HttpResponse::Created(), opened))
 }
 
@@ -184,27 +227,16 @@ pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
 pub async fn login(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: Credentials = request::sign_in_document(&http, payload).await?;
     let asker = asker(&api, &http, body.device)?;
-    attempt(&api, &http, &body.email)?;
-    let opened = async {
-        let account = api.sign_ins.authenticate(&body.email, body.password).await?;
-        let user = account.user;
-        let head = api.store.head(user).await.map_err(crate::http::read_code)?;
-        if head.is_none() {
-            api.router.birth(user, TIME_ZONE.to_owned(), LOCALE.to_owned()).await?;
-        }
-        api.sign_ins.open_with_password(&account, asker).await
-    };
-    let opened = counted(&api, SignInOutcome::Opened, opened.await)?;
+    let account = authenticated(&api, &http, &body.email, body.password, &asker).await?;
+    let opened = opened(&api, &staying(account)?, asker).await?;
     Ok(answer(HttpResponse::Ok(), opened))
 }
 
 /// `POST /api/v1/auth/refresh`
 pub async fn refresh(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: Refresh = request::sign_in_document(&http, payload).await?;
-    let opened = api
-        .sign_ins
-        .refresh(&body.refresh_token, &address_text(&api, &http))
-        .await;
+    let asker = asker(&api, &http, None)?;
+    let opened = api.sign_ins.refresh(&body.refresh_token, &asker).await;
     let opened = counted(&api, SignInOutcome::Opened, opened)?;
     Ok(answer(HttpResponse::Ok(), opened))
 }
@@ -213,10 +245,11 @@ pub async fn refresh(api: Data<Api>, http: HttpRequest, payload: Payload) -> Res
 pub async fn password(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: NewPassword = request::sign_in_document(&http, payload).await?;
     let asker = asker(&api, &http, body.device)?;
-    attempt(&api, &http, &body.email)?;
+    Passwords::check_length(&body.new_password)?;
+    let account = authenticated(&api, &http, &body.email, body.password, &asker).await?;
     let changed = api
         .sign_ins
-        .change_password(&body.email, body.password, body.new_password, asker);
+        .change_password(staying(account)?, body.new_password, asker);
     let opened = counted(&api, SignInOutcome::Opened, changed.await)?;
     Ok(answer(HttpResponse::Ok(), opened))
 }
@@ -224,26 +257,33 @@ pub async fn password(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
 /// `POST /api/v1/auth/logout`: ends the sign-in of the refresh token in the body, or else of the access token; or all.
 pub async fn logout(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: Logout = request::document_or_default(&http, payload).await?;
-    let user = match body.refresh_token {
+    let ended = match body.refresh_token {
         Some(token) => api.sign_ins.end_by_refresh_token(&token).await?,
         None => {
-            let claims = request::caller(&api, &http).await?;
+            let claims = request::owner(&api, &http).await?;
             if !body.everywhere {
                 api.sign_ins.end(claims.user, claims.sign_in).await?;
             }
-            Some(claims.user)
+            Some((claims.user, claims.sign_in))
         }
     };
+    let asker = asker(&api, &http, None)?;
     if body.everywhere {
         // A token that is good no more names nobody: it must not look as if all had been ended.
-        api.sign_ins.end_all(user.ok_or(Code::SignedOut)?).await?;
+        let (user, sign_in) = ended.ok_or(Code::SignedOut)?;
+        api.sign_ins.end_all(user).await?;
+        api.sign_ins
+            .note(user, Event::SignedOutEverywhere, sign_in, &asker)
+            .await;
+    } else if let Some((user, sign_in)) = ended {
+        api.sign_ins.note(user, Event::SignedOut, sign_in, &asker).await;
     }
     Ok(HttpResponse::NoContent().finish())
 }
 
 /// `GET /api/v1/sessions`: where the user is signed in, the one used last first.
 pub async fn sessions(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::owner(&api, &http).await?;
     request::no_parameters(&http)?;
     let all = api.sign_ins.of_user(caller.user).await?;
     let items = all.into_iter().map(|(sign_in, device)| Session {
@@ -266,13 +306,15 @@ pub async fn sessions(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse,
 
 /// `DELETE /api/v1/sessions/{id}`
 pub async fn end_session(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::owner(&api, &http).await?;
     let id: Uuid = request::id(&http)?;
     let all = api.sign_ins.of_user(caller.user).await?;
     if !all.iter().any(|(sign_in, _)| sign_in.id == id) {
         return Err(Code::RowNotFound.into());
     }
     api.sign_ins.end(caller.user, id).await?;
+    let asker = asker(&api, &http, None)?;
+    api.sign_ins.note(caller.user, Event::SessionEnded, id, &asker).await;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -285,12 +327,17 @@ pub async fn jwks(api: Data<Api>) -> HttpResponse {
 }
 
 fn counted(api: &Api, success: SignInOutcome, result: Result<Opened, Code>) -> Result<Opened, Problem> {
-    let outcome = match result {
-        Ok(_) => success,
-        Err(Code::SignInBusy) => SignInOutcome::Busy,
-        Err(code) if code.http_status() < 500 => SignInOutcome::Refused,
-        Err(_) => SignInOutcome::Failed,
+    let opened = result.map_err(|code| failed(api, code))?;
+    api.metrics.sign_ins.of(success).increment(1);
+    Ok(opened)
+}
+
+fn failed(api: &Api, code: Code) -> Problem {
+    let outcome = match code {
+        Code::SignInBusy => SignInOutcome::Busy,
+        code if code.http_status() < 500 => SignInOutcome::Refused,
+        _ => SignInOutcome::Failed,
     };
     api.metrics.sign_ins.of(outcome).increment(1);
-    Ok(result?)
+    code.into()
 }

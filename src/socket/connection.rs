@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use taskflow_actors::follow::{Follower, Kept, Wanted};
-use taskflow_actors::ports::{ConnectionId, Head};
+use taskflow_actors::ports::{Access, ConnectionId, Head};
 use taskflow_actors::session::Event;
 use taskflow_actors::supervisor::{ReplyTo, Submission};
 use taskflow_protocol::codec::Decoded;
@@ -128,6 +128,7 @@ struct State {
     drained: Option<Waker>,
     user: UserId,
     sign_in: Uuid,
+    access: Access,
     expires_at: UnixMs,
     /// Tokens that were brought in the present minute of the worker's clock, and which minute that is.
     refreshes: u32,
@@ -190,6 +191,7 @@ impl Connection {
                 drained: None,
                 user: UserId(Uuid::nil()),
                 sign_in: Uuid::nil(),
+                access: Access::Read,
                 expires_at: 0,
                 refreshes: 0,
                 refreshes_minute: 0,
@@ -598,6 +600,7 @@ impl Connection {
         }
         state.user = claims.user;
         state.sign_in = claims.sign_in;
+        state.access = claims.access;
         state.expires_at = claims.expires_at;
         drop(state);
         worker.expires(self.id, claims.expires_at);
@@ -660,6 +663,10 @@ impl Connection {
             return self.error(worker, ErrorBody::new(Code::FeedNotFound).feed(feed));
         }
         let mut state = self.state();
+        if state.access < Access::Write {
+            drop(state);
+            return self.error(worker, ErrorBody::new(Code::ScopeMissing).feed(feed));
+        }
         if state.leaving {
             // As if the connection had ended before: its client sends them again, elsewhere.
             return;
@@ -745,6 +752,7 @@ impl Connection {
             return self.error(worker, error.field("refresh.token"));
         }
         state.expires_at = claims.expires_at;
+        state.access = claims.access;
         state.sign_in = claims.sign_in;
         drop(state);
         worker.expires(self.id, claims.expires_at);

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
-    Account, AccountError, Accounts, Append, AppendError, Device, Epoch, Head, LogRow, Retention, RowKey, RowKind,
-    SignIn, Store, StoredRow,
+    Access, Account, AccountError, Accounts, Append, AppendError, DELETING, Deletion, Device, Epoch, Head, LogRow,
+    Note, Retention, RowKey, RowKind, SignIn, Store, StoredRow,
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
@@ -66,6 +66,9 @@ macro_rules! store_contract {
             trimming_leaves_no_more_bytes_than_asked
             a_feed_without_its_log_lives_on
             trimming_a_feed_that_is_not_there_finds_none
+            a_removed_feed_leaves_nothing_and_does_not_come_back
+            what_was_just_written_is_removed_too_and_stays_so_over_a_restart
+            removing_what_is_not_there_keeps_it_from_being_born
             feeds_do_not_touch_each_other
             bodies_of_every_size_come_back
             many_feeds_at_once_are_each_whole
@@ -86,6 +89,12 @@ macro_rules! accounts_contract {
             of_two_replacements_of_a_password_one_wins
             the_sign_ins_of_a_user_are_found_with_their_devices
             nobody_ends_the_sign_in_of_another
+            a_sign_in_keeps_what_it_lets_do
+            an_account_moves_to_another_address_and_is_found_there_alone
+            of_two_moves_of_an_account_one_wins
+            an_account_is_marked_for_deletion_and_may_be_kept
+            a_removed_account_leaves_nothing_and_its_address_is_free
+            the_history_is_read_from_the_newest_on
             accounts_and_sign_ins_survive_a_restart
         }
     };
@@ -907,6 +916,7 @@ fn account(email: &str, number: u128) -> Account {
         email: email.to_owned(),
         password_hash: format!("$argon2id$v=19${number}"),
         created_at: 1_700_000_000_000,
+        deletes_at: None,
     }
 }
 
@@ -915,6 +925,7 @@ fn signed_in(number: u128, generation: u8) -> SignIn {
     SignIn {
         id: Uuid::from_u128(number),
         user: feed(number),
+        access: Access::Owner,
         secret_hash: [generation; 32],
         previous_hash: [generation.saturating_sub(1); 32],
         rotated_at: i64::from(generation),
@@ -1011,6 +1022,299 @@ pub async fn the_sign_ins_of_a_user_are_found_with_their_devices(bench: &mut imp
     };
     assert_eq!(of_user(&accounts, feed(1)).await, [(renewed, seen), expected(3)]);
     assert_eq!(of_user(&accounts, feed(4)).await, [(signed_in(4, 1), device(4))]);
+}
+
+pub async fn a_removed_feed_leaves_nothing_and_does_not_come_back(bench: &mut impl Bench) {
+    let store = bench.store();
+    for number in [1, 2] {
+        grow(&store, feed(number), 0, 30).await;
+        let rows = vec![row(1, 2), row(2, 4), counted(Quarter(3), 5)];
+        assert_eq!(store.write_rows(feed(number), rows, 20).await, Ok(()));
+    }
+    let retention = Retention {
+        keep_since: UnixMs::MAX,
+        cut_before: time_of(10),
+        commits_max: u64::MAX,
+        bytes_max: u64::MAX,
+    };
+    assert!(store.trim(feed(1), retention).await.is_ok());
+    let other = store.load(feed(2), 0).await.expect("a load");
+    for _ in 0..2 {
+        assert_eq!(store.remove(feed(1), 0).await, Ok(()));
+        assert_eq!(store.head(feed(1)).await, Ok(None));
+        assert_eq!(store.peek_head(feed(1)).await, Ok(None));
+        assert_eq!(store.read_log(feed(1), 0, usize::MAX).await, Ok(None));
+        assert_eq!(store.load(feed(1), 0).await, Ok(None));
+        assert_eq!(
+            store.activity(feed(1), Quarter(0), Quarter(10)).await,
+            Ok(Vec::new()),
+            "the activity"
+        );
+        assert_eq!(
+            store.append(commit(feed(1), 30)).await,
+            Err(AppendError::Conflict(None))
+        );
+        assert_eq!(store.append(commit(feed(1), 0)).await, Err(AppendError::Gone));
+        assert_eq!(
+            store.write_rows(feed(1), vec![row(1, 20)], 20).await,
+            Err(AppendError::Conflict(None))
+        );
+        assert_eq!(store.trim(feed(1), retention).await, Ok(None));
+    }
+    assert_eq!(store.load(feed(2), 0).await, Ok(other.clone()));
+    drop(store);
+    bench.reopen();
+    let store = bench.store();
+    assert_eq!(store.load(feed(1), 0).await, Ok(None));
+    assert_eq!(store.append(commit(feed(1), 0)).await, Err(AppendError::Gone));
+    assert_eq!(store.load(feed(2), 0).await, Ok(other));
+    assert_eq!(store.append(commit(feed(2), 30)).await, Ok(()));
+}
+
+pub async fn what_was_just_written_is_removed_too_and_stays_so_over_a_restart(bench: &mut impl Bench) {
+    for round in 0..5 {
+        let store = bench.store();
+        let (gone, kept) = (feed(round), feed(100 + round));
+        // Together, so that they share what an adapter writes at once.
+        let appends = (0..10).flat_map(|base| [store.append(commit(gone, base)), store.append(commit(kept, base))]);
+        assert_eq!(join_all(appends).await, vec![Ok(()); 20]);
+        assert_eq!(store.remove(gone, 0).await, Ok(()));
+        drop(store);
+        bench.reopen();
+        let store = bench.store();
+        assert_eq!(store.load(gone, 0).await, Ok(None));
+        assert_eq!(lasts(&store, kept, 0).await, (1..=10).collect::<Vec<_>>());
+        assert_eq!(store.append(commit(kept, 10)).await, Ok(()));
+    }
+}
+
+pub async fn removing_what_is_not_there_keeps_it_from_being_born(bench: &mut impl Bench) {
+    let store = bench.store();
+    assert_eq!(store.remove(feed(1), 0).await, Ok(()));
+    assert_eq!(store.append(commit(feed(1), 0)).await, Err(AppendError::Gone));
+    assert_eq!(store.head(feed(1)).await, Ok(None));
+    assert_eq!(store.append(commit(feed(2), 0)).await, Ok(()));
+}
+
+pub async fn a_sign_in_keeps_what_it_lets_do(bench: &mut impl Bench) {
+    for (number, access) in [(1, Access::Read), (2, Access::Write), (3, Access::Owner)] {
+        let accounts = bench.accounts();
+        let sign_in = SignIn {
+            access,
+            ..signed_in(number, 1)
+        };
+        assert_eq!(
+            accounts.create_sign_in(sign_in.clone(), device(1)).await,
+            Ok(()),
+            "{access:?}"
+        );
+        drop(accounts);
+        bench.reopen();
+        assert_eq!(bench.accounts().sign_in(sign_in.id).await, Ok(Some(sign_in)));
+    }
+}
+
+/// An account at its address, and at no other.
+async fn is_only_at(accounts: &Arc<dyn Accounts>, account: &Account, not_at: &str) {
+    let here = accounts.account_by_email(account.email.clone()).await;
+    assert_eq!(here, Ok(Some(account.clone())));
+    assert_eq!(accounts.account_by_email(not_at.to_owned()).await, Ok(None));
+}
+
+pub async fn an_account_moves_to_another_address_and_is_found_there_alone(bench: &mut impl Bench) {
+    let accounts = bench.accounts();
+    let ada = account("ada@example.org", 1);
+    let bob = account("bob@example.org", 2);
+    let change = |from: &str, expected: &str, to: &str| {
+        bench
+            .accounts()
+            .change_email(from.to_owned(), expected.to_owned(), to.to_owned())
+    };
+    let (new, hash) = ("countess@example.org", ada.password_hash.clone());
+    assert_eq!(change(&ada.email, &hash, new).await, Ok(false), "there is no account");
+    for account in [&ada, &bob] {
+        assert_eq!(accounts.create_account(account.clone()).await, Ok(()));
+    }
+    assert_eq!(change(&ada.email, "another hash", new).await, Ok(false));
+    let taken = change(&ada.email, &hash, &bob.email).await;
+    assert_eq!(taken, Err(AccountError::EmailTaken));
+    is_only_at(&accounts, &ada, new).await;
+    assert_eq!(change(&ada.email, &hash, new).await, Ok(true));
+    let moved = Account {
+        email: new.to_owned(),
+        ..ada.clone()
+    };
+    is_only_at(&accounts, &moved, &ada.email).await;
+    // The old address is free for others, and the account may go on moving, also back.
+    let carol = account(&ada.email, 3);
+    assert_eq!(accounts.create_account(carol.clone()).await, Ok(()));
+    assert_eq!(change(new, &hash, "lovelace@example.org").await, Ok(true));
+    assert_eq!(change("lovelace@example.org", &hash, new).await, Ok(true));
+    let replaced = accounts.replace_password(new.to_owned(), hash, "$new".to_owned());
+    assert_eq!(replaced.await, Ok(true));
+    drop(accounts);
+    bench.reopen();
+    let accounts = bench.accounts();
+    let moved = Account {
+        password_hash: "$new".to_owned(),
+        ..moved
+    };
+    is_only_at(&accounts, &moved, "lovelace@example.org").await;
+    is_only_at(&accounts, &carol, "lovelace@example.org").await;
+    // Nothing is missing, so others may come.
+    assert_eq!(
+        accounts.create_account(account("lovelace@example.org", 4)).await,
+        Ok(())
+    );
+}
+
+pub async fn of_two_moves_of_an_account_one_wins(bench: &mut impl Bench) {
+    let accounts = bench.accounts();
+    let ada = account("ada@example.org", 1);
+    assert_eq!(accounts.create_account(ada.clone()).await, Ok(()));
+    let to = |number| format!("ada{number}@example.org");
+    let rivals = (0..4).map(|number| accounts.change_email(ada.email.clone(), ada.password_hash.clone(), to(number)));
+    let answers = join_all(rivals).await;
+    let winners: Vec<usize> = (0..4).filter(|at| answers[*at] == Ok(true)).collect();
+    assert_eq!(winners.len(), 1, "{answers:?}");
+    assert_eq!(accounts.account_by_email(ada.email.clone()).await, Ok(None));
+    for number in 0..4 {
+        let found = accounts.account_by_email(to(number)).await.expect("an answer");
+        assert_eq!(found.is_some(), number == winners[0], "{number}");
+        // An address that was not won is free.
+        let other = account(&to(number), 10 + number as u128);
+        let expected = if number == winners[0] {
+            Err(AccountError::EmailTaken)
+        } else {
+            Ok(())
+        };
+        assert_eq!(accounts.create_account(other).await, expected, "{number}");
+    }
+}
+
+/// The users of the deletions that are due.
+async fn due(accounts: &Arc<dyn Accounts>, now: UnixMs, of: &[Account]) -> Vec<Deletion> {
+    let due = accounts.deletions_due(now).await.expect("an answer");
+    due.into_iter()
+        .filter(|due| of.iter().any(|account| account.user == due.account.user))
+        .collect()
+}
+
+pub async fn an_account_is_marked_for_deletion_and_may_be_kept(bench: &mut impl Bench) {
+    let accounts = bench.accounts();
+    let ada = account("ada@example.org", 1);
+    let (email, user) = (ada.email.clone(), ada.user);
+    let set = |expected, deletes_at| bench.accounts().set_deletion(email.clone(), user, expected, deletes_at);
+    assert_eq!(set(None, Some(1_000)).await, Ok(false), "there is no account");
+    assert_eq!(accounts.create_account(ada.clone()).await, Ok(()));
+    let stranger = accounts.set_deletion(email.clone(), feed(9), None, Some(1_000));
+    assert_eq!(stranger.await, Ok(false));
+    assert_eq!(set(Some(7), Some(1_000)).await, Ok(false), "it is not marked");
+    assert_eq!(set(None, Some(1_000)).await, Ok(true));
+    let marked = Account {
+        deletes_at: Some(1_000),
+        ..ada.clone()
+    };
+    assert_eq!(accounts.account_by_email(email.clone()).await, Ok(Some(marked.clone())));
+    let all = [ada.clone()];
+    assert_eq!(due(&accounts, 999, &all).await, []);
+    let expected = Deletion {
+        at: 1_000,
+        account: marked,
+    };
+    assert_eq!(due(&accounts, 1_000, &all).await, [expected]);
+    // One that is to be deleted keeps its address.
+    let moved = accounts.change_email(email.clone(), ada.password_hash.clone(), "new@example.org".to_owned());
+    assert_eq!(moved.await, Ok(false));
+    assert_eq!(accounts.account_by_email("new@example.org".to_owned()).await, Ok(None));
+    assert_eq!(set(Some(1_000), None).await, Ok(true));
+    assert_eq!(set(Some(1_000), None).await, Ok(false), "once");
+    assert_eq!(due(&accounts, 2_000, &all).await, []);
+    assert_eq!(accounts.account_by_email(email.clone()).await, Ok(Some(ada.clone())));
+    // Once it is being deleted there is no way back.
+    assert_eq!(set(None, Some(3_000)).await, Ok(true));
+    let answers = join_all([set(Some(3_000), Some(DELETING)), set(Some(3_000), None)]).await;
+    assert_eq!(
+        answers.iter().filter(|answer| **answer == Ok(true)).count(),
+        1,
+        "{answers:?}"
+    );
+    drop(accounts);
+    bench.reopen();
+    let is_marked = answers[0] == Ok(true);
+    assert_eq!(due(&bench.accounts(), 3_000, &all).await.len(), usize::from(is_marked));
+}
+
+pub async fn a_removed_account_leaves_nothing_and_its_address_is_free(bench: &mut impl Bench) {
+    let accounts = bench.accounts();
+    let (ada, bob) = (account("ada@example.org", 1), account("bob@example.org", 2));
+    for account in [&ada, &bob] {
+        assert_eq!(accounts.create_account(account.clone()).await, Ok(()));
+        assert_eq!(accounts.note(account.user, noted(1)).await, Ok(()));
+        let set = accounts.set_deletion(account.email.clone(), account.user, None, Some(10));
+        assert_eq!(set.await, Ok(true));
+    }
+    for number in [1, 2] {
+        assert_eq!(accounts.create_sign_in(signed_in(number, 1), device(1)).await, Ok(()));
+    }
+    let all = [ada.clone(), bob.clone()];
+    let deletion = due(&accounts, 10, &all[..1]).await.remove(0);
+    for _ in 0..2 {
+        assert_eq!(accounts.remove_account(deletion.clone()).await, Ok(()));
+    }
+    assert_eq!(accounts.account_by_email(ada.email.clone()).await, Ok(None));
+    assert_eq!(accounts.sign_in(signed_in(1, 1).id).await, Ok(None));
+    assert_eq!(of_user(&accounts, ada.user).await, []);
+    assert_eq!(accounts.history(ada.user, None, 10).await, Ok(Vec::new()));
+    let left: Vec<_> = due(&accounts, 10, &all).await;
+    assert_eq!(left.iter().map(|due| due.account.user).collect::<Vec<_>>(), [bob.user]);
+    assert_eq!(of_user(&accounts, bob.user).await.len(), 1);
+    assert_eq!(accounts.history(bob.user, None, 10).await, Ok(vec![noted(1)]));
+    drop(accounts);
+    bench.reopen();
+    let accounts = bench.accounts();
+    let again = account(&ada.email, 3);
+    assert_eq!(accounts.create_account(again.clone()).await, Ok(()));
+    // What is repeated late does not meet the next one.
+    assert_eq!(accounts.remove_account(deletion).await, Ok(()));
+    assert_eq!(accounts.account_by_email(ada.email).await, Ok(Some(again)));
+}
+
+/// The note of a number, a second after the one before. The clock of a database counts what is kept, so they are of now.
+fn noted(number: u8) -> Note {
+    let now = taskflow::clock::SystemClock;
+    let day = taskflow_actors::ports::Clock::now_ms(&now) / 86_400_000 * 86_400_000;
+    Note {
+        at: day + 1_000 * i64::from(number / 2),
+        id: Uuid::from_u128((7 << 76) + (0b10 << 62) + u128::from(number)),
+        event: format!("event {number}"),
+        sign_in: Uuid::from_u128(number.into()),
+        address: format!("192.0.2.{number}"),
+        device: "Zoë's \u{1f4f1}".to_owned(),
+    }
+}
+
+pub async fn the_history_is_read_from_the_newest_on(bench: &mut impl Bench) {
+    let accounts = bench.accounts();
+    assert_eq!(accounts.history(feed(1), None, 10).await, Ok(Vec::new()));
+    // Not in order, and two of each moment.
+    for number in [3, 0, 5, 1, 4, 2] {
+        assert_eq!(accounts.note(feed(1), noted(number)).await, Ok(()));
+    }
+    assert_eq!(accounts.note(feed(2), noted(9)).await, Ok(()));
+    drop(accounts);
+    bench.reopen();
+    let accounts = bench.accounts();
+    let all: Vec<Note> = (0..6).rev().map(noted).collect();
+    assert_eq!(accounts.history(feed(1), None, 10).await, Ok(all.clone()));
+    for (at, before) in all.iter().enumerate() {
+        let page = accounts.history(feed(1), Some((before.at, before.id)), 2).await;
+        assert_eq!(
+            page,
+            Ok(all.iter().skip(at + 1).take(2).cloned().collect()),
+            "before {at}"
+        );
+    }
 }
 
 pub async fn nobody_ends_the_sign_in_of_another(bench: &mut impl Bench) {

@@ -309,6 +309,8 @@ metrics! {
     feed_stops: Counter = "taskflow_feed_stops_total";
     /// Feeds that failed and were started again.
     feed_panics: Counter = "taskflow_feed_panics_total";
+    /// Accounts that were deleted, with everything that was theirs.
+    accounts_deleted: Counter = "taskflow_accounts_deleted_total";
     /// Operations that were answered, by outcome.
     operations: Family<OperationOutcome> = "taskflow_operations_total";
 

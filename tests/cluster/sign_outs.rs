@@ -75,6 +75,61 @@ fn a_sign_out_on_one_node_closes_what_is_open_on_the_others() {
 }
 
 #[test]
+fn an_account_that_is_deleted_on_one_node_is_gone_from_all() {
+    let mut cluster = Nodes::start("deleted", 1);
+    cluster.add(&["--account-grace-days=0"]);
+    cluster.meet();
+    let [here, there] = &cluster.nodes[..] else {
+        unreachable!()
+    };
+    let (ada, bob) = (here.register(), here.register());
+    let body = serde_json::json!({ "name": "n", "scopes": ["tasks:write"], "expires_in_days": 1 });
+    let made = here.post("/api/v1/tokens", &ada, &body).json();
+    let script = Account {
+        token: made["token"].as_str().unwrap().to_owned(),
+        ..ada.clone()
+    };
+    // Its feed is in the memory of both.
+    for (node, account) in [(here, &ada), (there, &script), (there, &bob)] {
+        Client::open(node, ENCODINGS[0], account).accept(&task("soon gone")["command"]);
+        assert_eq!(node.get("/api/v1/tasks", account).status, 200);
+    }
+    let mut sockets = [(here, &script), (there, &ada), (there, &script)]
+        .map(|(node, account)| Client::open(node, ENCODINGS[1], account));
+    let body = json!({ "email": ada.email, "password": crate::support::server::PASSWORD });
+    assert_eq!(http::post(there.address, "/api/v1/auth/delete", &[], &body).status, 202);
+    for socket in &mut sockets {
+        assert_eq!(socket.ended().code(), Some(4203));
+    }
+    let deleted = || -> f64 {
+        let count = |node: &Server| node.metric("taskflow_accounts_deleted_total");
+        count(here) + count(there)
+    };
+    crate::support::eventually("it is deleted", || (deleted() >= 1.0).then_some(()));
+    for node in [here, there] {
+        let login = http::post(node.address, "/api/v1/auth/login", &[], &body);
+        assert_eq!(login.json()["name"], "credentials_wrong");
+        for account in [&ada, &script] {
+            assert_eq!(node.get("/api/v1/tasks", account).status, 401);
+        }
+        // Not even the operator's token finds it, or brings it back.
+        let minted = Account {
+            token: here.mint(&ada.user, &[]),
+            ..ada.clone()
+        };
+        let answer = node.get("/api/v1/tasks", &minted);
+        assert_eq!(answer.json()["name"], "feed_not_found", "{answer:?}");
+        assert_eq!(
+            node.get("/api/v1/tasks", &bob).json()["items"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
+    }
+}
+
+#[test]
 fn without_redis_the_store_says_who_is_signed_out() {
     let cluster = Nodes::start("sign_outs_alone", 2);
     let (first, second) = two_sign_ins(&cluster.nodes[0]);

@@ -325,6 +325,26 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
                 ),
             ]
         }
+        Code::AccountDeleting => {
+            let account = server.register();
+            let body = json!({ "email": account.email, "password": support::server::PASSWORD });
+            let deleted = http::post(server.address, "/api/v1/auth/delete", &[], &body);
+            assert_eq!(deleted.status, 202, "{deleted:?}");
+            vec![Seen::Http(http::post(server.address, "/api/v1/auth/login", &[], &body))]
+        }
+        Code::ScopeMissing => {
+            let owner = server.register();
+            let body = json!({ "name": "n", "scopes": ["tasks:read"], "expires_in_days": 1 });
+            let made = server.post("/api/v1/tokens", &owner, &body).json();
+            let token = made["token"].as_str().unwrap().to_owned();
+            let reader = Account { token, ..owner };
+            let mut socket = Client::open(server, Encoding::Json, &reader);
+            socket.send(&json!({ "operations": { "operations": [operation(&task("t")["command"])] } }));
+            vec![
+                Seen::Http(server.post("/api/v1/tasks", &reader, &json!({ "title": "t" }))),
+                Seen::Error(socket.wait_for("error")),
+            ]
+        }
         Code::TooManySignIns => {
             let strict = Server::start(&["--sign-in-attempts-max=1"]);
             let body =

@@ -17,8 +17,8 @@ use services::Cassandra;
 use taskflow::store::cql::{Cql, Options, migrate};
 use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
-    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Device, Head, Loaded, LogPage, ReadError,
-    Retention, SignIn, Store, StoredRow,
+    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Deletion, Device, Head, Loaded, LogPage, Note,
+    ReadError, Retention, SignIn, Store, StoredRow,
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
@@ -107,6 +107,20 @@ impl Store for Salted {
     fn trim(&self, feed: UserId, retention: Retention) -> BoxFuture<Result<Option<Head>, AppendError>> {
         self.cql.trim(self.user(feed), retention)
     }
+    fn remove(&self, feed: UserId, since: UnixMs) -> BoxFuture<Result<(), AppendError>> {
+        self.cql.remove(self.user(feed), since)
+    }
+}
+
+impl Salted {
+    fn email(&self, email: &str) -> String {
+        format!("{}{email}", self.salt)
+    }
+    fn unsalted(&self, account: Account) -> Account {
+        let salt = self.salt.to_string();
+        let email = account.email.strip_prefix(&salt).unwrap_or(&account.email).to_owned();
+        self.account(account, email)
+    }
 }
 
 impl Accounts for Salted {
@@ -122,6 +136,47 @@ impl Accounts for Salted {
     fn replace_password(&self, email: String, expected: String, hash: String) -> BoxFuture<Result<bool, AccountError>> {
         self.cql
             .replace_password(format!("{}{email}", self.salt), expected, hash)
+    }
+    fn change_email(&self, email: String, expected: String, new: String) -> BoxFuture<Result<bool, AccountError>> {
+        self.cql.change_email(self.email(&email), expected, self.email(&new))
+    }
+    fn set_deletion(
+        &self,
+        email: String,
+        user: UserId,
+        expected: Option<UnixMs>,
+        deletes_at: Option<UnixMs>,
+    ) -> BoxFuture<Result<bool, AccountError>> {
+        self.cql
+            .set_deletion(self.email(&email), self.user(user), expected, deletes_at)
+    }
+    fn deletions_due(&self, now: UnixMs) -> BoxFuture<Result<Vec<Deletion>, AccountError>> {
+        let (salted, due) = (self.clone(), self.cql.deletions_due(now));
+        Box::pin(async move {
+            let due = due.await?.into_iter();
+            Ok(due
+                .map(|Deletion { at, account }| Deletion {
+                    at,
+                    account: salted.unsalted(account),
+                })
+                .collect())
+        })
+    }
+    fn remove_account(&self, Deletion { at, account }: Deletion) -> BoxFuture<Result<(), AccountError>> {
+        let email = self.email(&account.email);
+        let account = self.account(account, email);
+        self.cql.remove_account(Deletion { at, account })
+    }
+    fn note(&self, user: UserId, note: Note) -> BoxFuture<Result<(), AccountError>> {
+        self.cql.note(self.user(user), note)
+    }
+    fn history(
+        &self,
+        user: UserId,
+        before: Option<(UnixMs, Uuid)>,
+        count: usize,
+    ) -> BoxFuture<Result<Vec<Note>, AccountError>> {
+        self.cql.history(self.user(user), before, count)
     }
     fn create_sign_in(&self, sign_in: SignIn, device: Device) -> BoxFuture<Result<(), AccountError>> {
         self.cql.create_sign_in(self.salted(&sign_in), device)

@@ -24,16 +24,22 @@ async fn each_step_is_applied_once_however_many_nodes_start() {
     let mut applied: Vec<&str> = Vec::new();
     for migrated in nodes {
         let migrated = migrated.unwrap();
-        assert_eq!(migrated.applied.len() + migrated.present.len(), 4);
+        assert_eq!(migrated.applied.len() + migrated.present.len(), 5);
         applied.extend(migrated.applied);
     }
     applied.sort_unstable();
     assert_eq!(
         applied,
-        ["0001-feeds", "0002-accounts", "0003-activity", "0004-devices"]
+        [
+            "0001-feeds",
+            "0002-accounts",
+            "0003-activity",
+            "0004-devices",
+            "0005-account-life"
+        ]
     );
     let again = migrate(&options).await.unwrap();
-    assert_eq!((again.applied.len(), again.present.len()), (0, 4));
+    assert_eq!((again.applied.len(), again.present.len()), (0, 5));
     let (one, other) = (
         Cql::open(&options, Arc::new(())).await.unwrap(),
         Cql::open(&options, Arc::new(())).await.unwrap(),
@@ -57,17 +63,17 @@ async fn a_schema_from_the_future_is_refused_unless_it_was_only_expanded() {
     migrate(&options).await.unwrap();
     ask(
         &options,
-        "INSERT INTO future.schema_steps (number, name, needs) VALUES (5, 'x', 4)",
+        "INSERT INTO future.schema_steps (number, name, needs) VALUES (6, 'x', 5)",
     )
     .await;
     assert!(Cql::open(&options, Arc::new(())).await.is_ok());
     ask(
         &options,
-        "INSERT INTO future.schema_steps (number, name, needs) VALUES (6, 'y', 5)",
+        "INSERT INTO future.schema_steps (number, name, needs) VALUES (7, 'y', 6)",
     )
     .await;
     let (error, text) = complaint(&options).await;
-    assert!(matches!(error, OpenError::Future { found: 6, known: 4 }), "{text}");
+    assert!(matches!(error, OpenError::Future { found: 7, known: 5 }), "{text}");
     assert!(text.contains("a newer TaskFlow"), "{text}");
     assert!(matches!(migrate(&options).await, Err(OpenError::Future { .. })));
 }
@@ -83,7 +89,7 @@ async fn what_is_missing_is_named_with_what_to_do() {
         "CREATE KEYSPACE IF NOT EXISTS empty WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}";
     ask(&empty, make).await;
     let (error, text) = complaint(&empty).await;
-    assert!(matches!(error, OpenError::Old { found: 0, needed: 4 }), "{text}");
+    assert!(matches!(error, OpenError::Old { found: 0, needed: 5 }), "{text}");
     assert!(text.contains("taskflow migrate"), "{text}");
 
     let elsewhere = Options {

@@ -31,7 +31,11 @@ async fn look(image: &Image, owed: &Owed, case: &str) -> Verdict {
     let folder = tempfile::tempdir().unwrap();
     lay_down(image, folder.path());
     let before = files(folder.path());
-    let examined = examine(folder.path(), owed);
+    let owed = Owed {
+        is_damaged: true,
+        ..owed.clone()
+    };
+    let examined = examine(folder.path(), &owed);
     let verdict = std::panic::AssertUnwindSafe(examined);
     let verdict = futures_util::FutureExt::catch_unwind(verdict).await;
     let verdict = verdict.unwrap_or_else(|_| panic!("silent: {case}"));

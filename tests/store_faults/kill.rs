@@ -89,6 +89,8 @@ fn note(owed: &mut Owed, line: &str) {
             let head = owed.heads.entry(number).or_default();
             *head = value.max(*head);
         }
+        "removing" => owed.removing = true,
+        "removed" => owed.removed = true,
         _ => owed.accounts.push((number, value)),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use taskflow::store::embedded::{self, OpenError, Options, StoreObserver};
-use taskflow_actors::ports::{Accounts as _, Append, AppendError, Device, Head, SignIn, Store as _};
+use taskflow_actors::ports::{Access, Accounts as _, Append, AppendError, Device, Head, SignIn, Store as _};
 use uuid::Uuid;
 
 use crate::disk::{DATABASE, Disk, VFS, WAL};
@@ -158,6 +158,7 @@ fn sign_in(number: u128, now: i64) -> SignIn {
     SignIn {
         id: Uuid::from_u128(number),
         user: feed(0),
+        access: Access::Owner,
         secret_hash: [1; 32],
         previous_hash: [0; 32],
         rotated_at: now,
@@ -237,12 +238,12 @@ fn a_newer_format_and_a_foreign_database_are_refused() {
         let database = rusqlite::Connection::open(folder.path().join(DATABASE)).unwrap();
         database.execute_batch(&format!("PRAGMA {pragma}")).unwrap();
     };
-    set("user_version=3");
+    set("user_version=4");
     match embedded::open(folder.path(), busy(), Arc::new(())).err() {
-        Some(OpenError::Newer { found: 3, known: 2, .. }) => {}
+        Some(OpenError::Newer { found: 4, known: 3, .. }) => {}
         other => panic!("{other:?}"),
     }
-    set("user_version=2");
+    set("user_version=3");
     set("application_id=1");
     match embedded::open(folder.path(), busy(), Arc::new(())).err() {
         Some(OpenError::Damaged { what, .. }) => {
@@ -253,7 +254,13 @@ fn a_newer_format_and_a_foreign_database_are_refused() {
 }
 
 #[tokio::test]
-async fn a_store_of_the_format_before_is_brought_to_the_present_one() {
+async fn a_store_of_a_format_before_is_brought_to_the_present_one() {
+    for format in [1, 2] {
+        an_old_store(format).await;
+    }
+}
+
+async fn an_old_store(old: i64) {
     let folder = tempfile::tempdir().unwrap();
     let store = embedded::open(folder.path(), busy(), Arc::new(())).unwrap();
     assert_eq!(store.append(commit(0, 0)).await, Ok(()));
@@ -263,22 +270,28 @@ async fn a_store_of_the_format_before_is_brought_to_the_present_one() {
     let format = |set: Option<i64>| -> i64 {
         let database = rusqlite::Connection::open(folder.path().join(DATABASE)).unwrap();
         if let Some(format) = set {
-            database.execute_batch("DROP TABLE device").unwrap();
+            for (table, since) in [("device", 2), ("deletion", 3), ("history", 3), ("removed", 3)] {
+                if format < since {
+                    database.execute_batch(&format!("DROP TABLE {table}")).unwrap();
+                }
+            }
             database.pragma_update(None, "user_version", format).unwrap();
         }
         database.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
     };
-    assert_eq!(format(Some(1)), 1);
+    assert_eq!(format(Some(old)), old);
     let store = embedded::open(folder.path(), busy(), Arc::new(())).unwrap();
     assert_eq!(store.head(feed(0)).await.unwrap().unwrap().seq, 1);
-    let unknown = Device {
-        created_at: signed_in.rotated_at,
+    let created_at = if old < 2 { signed_in.rotated_at } else { 0 };
+    let device = Device {
+        created_at,
         ..Device::default()
     };
     let found = store.sign_ins_of(signed_in.user).await;
-    assert_eq!(found, Ok(vec![(signed_in, unknown)]));
+    assert_eq!(found, Ok(vec![(signed_in, device)]));
+    assert_eq!(store.remove(feed(0), 0).await, Ok(()));
     store.shutdown();
-    assert_eq!(format(None), 2);
+    assert_eq!(format(None), 3);
 }
 
 #[test]

@@ -69,6 +69,7 @@ fn account(number: u64, count: u64) -> Account {
         email: format!("user{number}.{count}@example.org"),
         password_hash: format!("$argon2id${number}${count}"),
         created_at: 1,
+        deletes_at: None,
     }
 }
 
@@ -77,13 +78,28 @@ fn account(number: u64, count: u64) -> Account {
 pub struct Acknowledged {
     heads: Vec<(usize, u64, Seq)>,
     accounts: Vec<(usize, u64, u64)>,
+    /// When the removal of [`REMOVED`] was asked for, and when it was done.
+    removing: Option<usize>,
+    removed: Option<usize>,
 }
+
+/// The feed that grows a little and is removed.
+const REMOVED: u64 = FEEDS + 1;
+
+/// Commits that it has then.
+const REMOVED_AT: Seq = 20;
 
 /// As much as can be demanded at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Owed {
     pub heads: BTreeMap<u64, Seq>,
     pub accounts: Vec<(u64, u64)>,
+    /// It was asked that [`REMOVED`] goes: it may be gone.
+    pub removing: bool,
+    /// It must be.
+    pub removed: bool,
+    /// Something else than the store has written to its files: what keeps a removed feed from being born again may be lost.
+    pub is_damaged: bool,
 }
 
 impl Acknowledged {
@@ -95,6 +111,8 @@ impl Acknowledged {
             *head = (*head).max(*seq);
         }
         let accounts = self.accounts.iter().filter(|(when, ..)| *when <= at);
+        owed.removing = self.removing.is_some_and(|when| when <= at);
+        owed.removed = self.removed.is_some_and(|when| when <= at);
         owed.accounts = accounts.map(|(_, number, count)| (*number, *count)).collect();
         owed
     }
@@ -140,6 +158,7 @@ pub async fn run(
                         // Those behind one that was refused do not fit any more.
                         Err(AppendError::Full | AppendError::Conflict(_)) => break,
                         Err(AppendError::Damaged(what)) => panic!("damaged: {what}"),
+                        Err(AppendError::Gone) => panic!("feed {number} was never removed"),
                     }
                 }
                 match random.random_range(0..8) {
@@ -162,10 +181,62 @@ pub async fn run(
             }
         })
     });
-    for feed in join_all(feeds).await {
+    let removal = remove(store.clone(), acknowledged.clone(), now.clone(), heard.clone());
+    let (feeds, ()) = tokio::join!(join_all(feeds), removal);
+    for feed in feeds {
         feed.unwrap();
     }
     Arc::into_inner(acknowledged).unwrap().into_inner().unwrap()
+}
+
+/// A feed that grows with the others, and is removed in the middle of it.
+async fn remove(
+    store: Embedded,
+    acknowledged: Arc<Mutex<Acknowledged>>,
+    now: impl Fn() -> usize,
+    heard: impl Fn(&str),
+) {
+    let mut at = settle(&store, REMOVED).await;
+    while at < REMOVED_AT {
+        match store.append(commit(REMOVED, at)).await {
+            Ok(()) => {
+                at += 1;
+                acknowledged.lock().unwrap().heads.push((now(), REMOVED, at));
+                heard(&format!("head {REMOVED} {at}"));
+            }
+            // In a life before this one.
+            Err(AppendError::Gone) => break,
+            Err(AppendError::Unavailable(_)) => at = settle(&store, REMOVED).await,
+            Err(AppendError::Full | AppendError::Conflict(_)) => return,
+            Err(AppendError::Damaged(what)) => panic!("damaged: {what}"),
+        }
+        if at.is_multiple_of(4) {
+            let _ = store.write_rows(feed(REMOVED), rows(REMOVED, at), at).await;
+        }
+    }
+    acknowledged.lock().unwrap().removing = Some(now());
+    heard("removing 0 0");
+    if store.remove(feed(REMOVED), 0).await.is_ok() {
+        acknowledged.lock().unwrap().removed = Some(now());
+        heard("removed 0 0");
+    }
+}
+
+/// Whether it is gone, where it must be; as whole as any other, where it need not.
+async fn examine_removed(store: &Embedded, owed: &Owed) -> Result<(), String> {
+    let id = feed(REMOVED);
+    let head = store.head(id).await.map_err(named)?;
+    if owed.removed || owed.removing && head.is_none() {
+        assert_eq!(head, None, "the removed feed is there");
+        assert_eq!(store.load(id, 0).await.map_err(named)?, None);
+        if !owed.is_damaged {
+            let born = store.append(commit(REMOVED, 0)).await;
+            assert_eq!(born, Err(AppendError::Gone), "the removed feed is born again");
+        }
+        return Ok(());
+    }
+    let least = owed.heads.get(&REMOVED).copied().unwrap_or(0);
+    examine_feed(store, REMOVED, least).await
 }
 
 fn retention() -> Retention {
@@ -225,6 +296,9 @@ pub async fn examine(folder: &Path, owed: &Owed) -> Verdict {
         if let Err(what) = examine_feed(&store, number, owed).await {
             named.push(what);
         }
+    }
+    if let Err(what) = examine_removed(&store, owed).await {
+        named.push(what);
     }
     for (number, count) in &owed.accounts {
         let expected = account(*number, *count);

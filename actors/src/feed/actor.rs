@@ -66,6 +66,11 @@ pub struct FeedActor {
 #[rtype(result = "()")]
 pub struct Announce;
 
+/// The feed was removed from the store.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+pub struct Removed;
+
 /// The last message of a feed that panicked.
 #[derive(actix::Message)]
 #[rtype(result = "()")]
@@ -286,6 +291,14 @@ impl Handler<Announce> for FeedActor {
         if let Some(head) = self.feed.head().filter(|_| !self.failed) {
             self.ports.push.announce(self.user, head);
         }
+    }
+}
+
+impl Handler<Removed> for FeedActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Removed, ctx: &mut Self::Context) {
+        self.step(Step::Removed, ctx);
     }
 }
 

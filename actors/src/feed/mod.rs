@@ -96,6 +96,8 @@ pub enum Message {
     },
     /// Somebody wants to look at the memory. Comes back in [`Effect::Look`], once.
     Look(SubmissionId),
+    /// The feed was removed from the store: nothing in memory is true any more.
+    Removed,
     /// The answer to [`Effect::Load`].
     Loaded(Result<Option<Loaded>, ReadError>),
     /// The answer to [`Effect::Append`].
@@ -387,6 +389,11 @@ impl Feed {
                 });
             }
             Message::Look(look) => self.looks.push(look),
+            Message::Removed => {
+                self.removed();
+                // Whoever asks next makes it load.
+                return effects;
+            }
             Message::Loaded(result) => {
                 self.loaded(result, now, &mut effects);
                 if self.phase == Phase::Cold {
@@ -743,6 +750,7 @@ impl Feed {
             Err(AppendError::Conflict(_)) if is_planted(Bug::NoConditionOnHead) => self.commit(now, effects),
             Err(AppendError::Conflict(_)) => self.judge_anew(),
             Err(AppendError::Full) => self.give_up_in_flight(Code::StoreFull, effects),
+            Err(AppendError::Gone) => self.give_up_in_flight(Code::FeedNotFound, effects),
             Err(AppendError::Damaged(what)) => {
                 effects.push(Effect::Report(what));
                 self.phase = Phase::Damaged;
@@ -997,6 +1005,15 @@ impl Feed {
         self.recent.push_back(entry.clone());
     }
 
+    /// What is in flight finds that out by itself.
+    fn removed(&mut self) {
+        self.dirty.clear();
+        self.flush_due = false;
+        if self.phase == Phase::Ready && self.in_flight.is_none() && !self.checking {
+            self.phase = Phase::Cold;
+        }
+    }
+
     /// Gives each operation its outcome; returns the submissions that are complete.
     fn settle(&mut self, judged: Vec<Judged>) -> Vec<(SubmissionId, Vec<OperationResult>)> {
         let mut complete = Vec::new();
@@ -1168,6 +1185,8 @@ impl Feed {
                 effects.push(Effect::Report(what));
                 self.phase = Phase::Damaged;
             }
+            // The feed was removed: there is nothing that these rows could belong to.
+            Err(AppendError::Conflict(None)) => self.removed(),
             Err(_) => {
                 // The rows are still in memory, and their changes in the log: try again, and lose nothing meanwhile.
                 self.dirty.extend(keys);

@@ -201,6 +201,14 @@ impl<A: Address, R> Shard<A, R> {
         })
     }
 
+    /// Where the feed takes its requests, if it runs.
+    pub fn address(&self, feed: UserId) -> Option<&A> {
+        match self.places.get(&feed) {
+            Some(Place::Running { address, .. }) => Some(address),
+            Some(Place::Starting { .. } | Place::Resting { .. }) | None => None,
+        }
+    }
+
     /// Whether operations wait at the feed, or for it. Looks do not count.
     pub fn is_busy(&self, feed: UserId) -> bool {
         match self.places.get(&feed) {

@@ -13,7 +13,7 @@ use super::{Address, Routed, Shard};
 use crate::cluster::Cluster;
 use crate::cluster::lines::all;
 use crate::domain::{Entry, State};
-use crate::feed::actor::{Announce, FeedActor, Request};
+use crate::feed::actor::{Announce, FeedActor, Removed, Request};
 use crate::ports::{ConnectionId, Push};
 
 /// Shards of the routing table: enough that the workers of one node seldom meet at a lock.
@@ -133,6 +133,15 @@ impl Router {
                 )]
                 address.do_send(Announce);
             }
+        }
+    }
+
+    /// The feed was removed from the store: what this node has of it in memory is dropped. Other nodes find it out when they
+    /// look at the head.
+    pub fn removed(&self, feed: UserId) {
+        if let Some(address) = self.table.shard(feed).address(feed) {
+            #[allow(clippy::disallowed_methods, reason = "one for each account that is deleted")]
+            address.do_send(Removed);
         }
     }
 

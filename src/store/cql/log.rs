@@ -4,19 +4,23 @@ use bytes::Bytes;
 use scylla::response::query_result::QueryResult;
 use scylla::response::{PagingState, PagingStateResponse};
 use scylla::value::{CqlValue, Row};
-use taskflow_actors::ports::{Append, AppendError, Epoch, Head, LogPage, LogRow, ReadError, Retention};
+use taskflow_actors::ports::{Append, AppendError, Clock as _, Epoch, Head, LogPage, LogRow, ReadError, Retention};
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
 
 use super::seal::{seal, unseal};
 use super::session::{Failed, Statement};
 use super::{Cql, KNOWN_MAX, lock};
+use crate::clock::SystemClock;
 
 /// How often a read that found a hole reads again: a cut, or an append, may have come between two of its pages.
 const READS_MAX: usize = 5;
 
 /// Commits that are copied to the archive at once.
 const ARCHIVE_AT_ONCE: usize = 64;
+
+/// Partitions of a feed that are removed at once.
+const REMOVE_AT_ONCE: usize = 16;
 
 /// A commit, as one row of `feed_log` with the statics beside it.
 type CommitRow = (
@@ -89,6 +93,9 @@ pub(super) fn applied(result: QueryResult) -> Result<Applied, Failed> {
     }
 }
 
+/// The head of a feed that was removed: no append finds it, no birth finds that there is none.
+const GRAVE: i64 = -1;
+
 impl Cql {
     pub(super) async fn append_now(&self, append: Append) -> Result<(), AppendError> {
         let statements = self.0.session.statements();
@@ -145,6 +152,10 @@ impl Cql {
             return Ok(());
         }
         self.0.observer.conflict();
+        if append.base == 0 && head.is_none() {
+            // There is a head, and none that can be read.
+            return Err(AppendError::Gone);
+        }
         let rows_upto = self.rows_upto(append.feed).await.unwrap_or(0);
         Err(AppendError::Conflict(head.map(|head| head.with(rows_upto))))
     }
@@ -176,7 +187,7 @@ impl Cql {
             .maybe_first_row::<(Option<i64>, Option<i64>, Option<i64>)>()
             .map_err(|error| self.damaged(feed, &error))?;
         match row {
-            None | Some((None, ..)) => Ok(None),
+            None | Some((None | Some(GRAVE), ..)) => Ok(None),
             Some((head, epoch, first)) => self.head_of(feed, head, epoch, first).map(Some),
         }
     }
@@ -418,6 +429,59 @@ impl Cql {
             done.and_then(applied).map_err(Failed::append)?;
         }
         self.read_head(feed).await.map_err(read)
+    }
+
+    /// Removes a feed: first its log, after which nothing is appended any more, then what goes with it.
+    pub(super) async fn remove_all(&self, feed: UserId, since: UnixMs) -> Result<(), AppendError> {
+        let statements = self.0.session.statements();
+        loop {
+            let head = self.stored_head(feed).await.map_err(Failed::append)?;
+            let removed = match head {
+                Some(GRAVE) => break,
+                None => {
+                    let values = (GRAVE, feed.0, None::<i64>);
+                    self.0.session.execute(&statements.remove_log, values).await
+                }
+                Some(head) => {
+                    let both = [&statements.remove_log, &statements.cut_rows];
+                    let values = ((GRAVE, feed.0, head), (feed.0, head));
+                    self.0.session.batch(&both, values, false).await
+                }
+            };
+            // Something was appended meanwhile: then that goes, too.
+            removed.and_then(applied).map_err(Failed::append)?;
+        }
+        lock(&self.0.known).remove(&feed);
+        let rows = self.0.session.execute(&statements.remove_rows, (feed.0,)).await;
+        rows.map_err(Failed::append)?;
+        // The clocks of those who wrote it may have been off.
+        let months = month_of(since) - 1..=month_of(SystemClock.now_ms()) + 1;
+        let tables = [&statements.remove_activity, &statements.remove_archive];
+        let all: Vec<_> = months
+            .flat_map(|month| tables.map(|statement| (statement, month)))
+            .collect();
+        for some in all.chunks(REMOVE_AT_ONCE) {
+            let removals = some.iter().map(|(statement, month)| {
+                let values = (feed.0, *month);
+                self.0.session.execute(statement, values)
+            });
+            futures_util::future::try_join_all(removals)
+                .await
+                .map_err(Failed::append)?;
+        }
+        Ok(())
+    }
+
+    /// The head as it is stored.
+    async fn stored_head(&self, feed: UserId) -> Result<Option<i64>, Failed> {
+        let statement = &self.0.session.statements().head_serial;
+        let result = self.0.session.execute(statement, (feed.0,)).await?;
+        let garbled = |error: &dyn std::fmt::Display| Failed::Unknown(format!("the head of {feed}: {error}"));
+        let rows = result.into_rows_result().map_err(|error| garbled(&error))?;
+        let row = rows
+            .maybe_first_row::<(Option<i64>, Option<i64>, Option<i64>)>()
+            .map_err(|error| garbled(&error))?;
+        Ok(row.and_then(|(head, ..)| head))
     }
 
     async fn log_sizes(&self, feed: UserId) -> Result<Sizes, ReadError> {

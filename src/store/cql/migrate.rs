@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scylla::client::session::Session as Driver;
-use scylla::errors::ExecutionError;
+use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
 use uuid::Uuid;
 
 use super::session::{Session, connect, is_refusal};
@@ -25,7 +25,7 @@ struct Step {
 }
 
 /// The steps, in order. What is there is never changed: what must change gets a new step.
-const STEPS: [Step; 4] = [
+const STEPS: [Step; 5] = [
     Step {
         number: 1,
         name: "0001-feeds",
@@ -51,6 +51,14 @@ const STEPS: [Step; 4] = [
         // Sign-ins of nodes of the version before are listed once they are refreshed.
         needs: 2,
         text: include_str!("../../../cql/0004-devices.cql"),
+    },
+    Step {
+        number: 5,
+        name: "0005-account-life",
+        // Nodes of the version before know neither personal access tokens nor accounts that are to be deleted: they refuse
+        // the ones and let the others sign in.
+        needs: 2,
+        text: include_str!("../../../cql/0005-account-life.cql"),
     },
 ];
 
@@ -93,11 +101,20 @@ fn beginning(statement: &str) -> String {
 }
 
 async fn run(driver: &Driver, statement: &str) -> Result<(), OpenError> {
-    driver
-        .query_unpaged(statement, ())
-        .await
-        .map(drop)
-        .map_err(|error| failed(statement, &error))
+    match driver.query_unpaged(statement, ()).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_there(statement, &error) => Ok(()),
+        Err(error) => Err(failed(statement, &error)),
+    }
+}
+
+/// A column that another node added before it died: not every database knows `ADD IF NOT EXISTS`.
+fn is_there(statement: &str, error: &ExecutionError) -> bool {
+    let ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Invalid, text)) = error else {
+        return false;
+    };
+    statement.starts_with("ALTER TABLE")
+        && (text.contains("already exist") || text.contains("conflicts with an existing"))
 }
 
 /// Makes the keyspace if there is none, and applies the steps that it lacks.
@@ -338,8 +355,10 @@ mod tests {
             let statements = statements(step.text);
             assert!(!statements.is_empty());
             for statement in statements {
+                // A column that is there already is no error: see `is_there`.
+                let adds_column = statement.starts_with("ALTER TABLE") && statement.contains(" ADD ");
                 assert!(
-                    statement.contains("IF NOT EXISTS"),
+                    statement.contains("IF NOT EXISTS") || adds_column,
                     "{name} cannot be repeated: {statement}"
                 );
             }

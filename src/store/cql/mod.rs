@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
-    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Device, Head, Loaded, LogPage, ReadError,
-    Retention, SignIn, Store, StoredRow, Unreadable,
+    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Deletion, Device, Head, Loaded, LogPage, Note,
+    ReadError, Retention, SignIn, Store, StoredRow, Unreadable,
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
@@ -327,6 +327,11 @@ impl Store for Cql {
         let cql = self.clone();
         Box::pin(async move { cql.cut(feed, retention).await })
     }
+
+    fn remove(&self, feed: UserId, since: UnixMs) -> BoxFuture<Result<(), AppendError>> {
+        let cql = self.clone();
+        Box::pin(async move { cql.remove_all(feed, since).await })
+    }
 }
 
 impl Accounts for Cql {
@@ -343,6 +348,47 @@ impl Accounts for Cql {
     fn replace_password(&self, email: String, expected: String, hash: String) -> BoxFuture<Result<bool, AccountError>> {
         let cql = self.clone();
         Box::pin(async move { cql.swap_password(email, expected, hash).await })
+    }
+
+    fn change_email(&self, email: String, expected: String, new: String) -> BoxFuture<Result<bool, AccountError>> {
+        let cql = self.clone();
+        Box::pin(async move { cql.move_account(email, expected, new).await })
+    }
+
+    fn set_deletion(
+        &self,
+        email: String,
+        user: UserId,
+        expected: Option<UnixMs>,
+        deletes_at: Option<UnixMs>,
+    ) -> BoxFuture<Result<bool, AccountError>> {
+        let cql = self.clone();
+        Box::pin(async move { cql.mark_account(email, user, expected, deletes_at).await })
+    }
+
+    fn deletions_due(&self, now: UnixMs) -> BoxFuture<Result<Vec<Deletion>, AccountError>> {
+        let cql = self.clone();
+        Box::pin(async move { cql.find_deletions(now).await })
+    }
+
+    fn remove_account(&self, deletion: Deletion) -> BoxFuture<Result<(), AccountError>> {
+        let cql = self.clone();
+        Box::pin(async move { cql.delete_account(deletion).await })
+    }
+
+    fn note(&self, user: UserId, note: Note) -> BoxFuture<Result<(), AccountError>> {
+        let cql = self.clone();
+        Box::pin(async move { cql.write_note(user, note).await })
+    }
+
+    fn history(
+        &self,
+        user: UserId,
+        before: Option<(UnixMs, Uuid)>,
+        count: usize,
+    ) -> BoxFuture<Result<Vec<Note>, AccountError>> {
+        let cql = self.clone();
+        Box::pin(async move { cql.read_history(user, before, count).await })
     }
 
     fn create_sign_in(&self, sign_in: SignIn, device: Device) -> BoxFuture<Result<(), AccountError>> {

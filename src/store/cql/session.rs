@@ -143,6 +143,25 @@ pub(super) struct Statements {
     pub device_seen: Statement,
     pub devices: Statement,
     pub device_delete: Statement,
+    pub remove_log: Statement,
+    pub remove_rows: Statement,
+    pub remove_activity: Statement,
+    pub remove_archive: Statement,
+    pub account_claim: Statement,
+    pub claim_renew: Statement,
+    pub claim_undo: Statement,
+    pub account_move: Statement,
+    pub claim_settle: Statement,
+    pub moved_delete: Statement,
+    pub deletion_set: Statement,
+    pub account_delete: Statement,
+    pub deletion_insert: Statement,
+    pub deletion_delete: Statement,
+    pub deletions: Statement,
+    pub note: Statement,
+    pub history: Statement,
+    pub history_delete: Statement,
+    pub devices_delete: Statement,
 }
 
 /// A session, its statements, and the bound of what is under way.
@@ -286,7 +305,7 @@ impl Session {
     pub async fn open(options: &Options, observer: Arc<dyn CqlObserver>) -> Result<Self, OpenError> {
         let mut session = Self::bare(options, observer).await?;
         super::migrate::check(&session).await?;
-        session.statements = Some(session.prepare_all(options).await?);
+        session.statements = Some(Box::pin(session.prepare_all(options)).await?);
         Ok(session)
     }
 
@@ -465,27 +484,29 @@ impl Session {
             .await?,
             account: prepare(
                 CqlRequest::Account,
-                "SELECT user_id, password_hash, created_at FROM accounts_by_email WHERE email = ?".to_owned(),
+                "SELECT user_id, password_hash, created_at, deletes_at, moved_to, comes_from FROM accounts_by_email \
+                 WHERE email = ?"
+                    .to_owned(),
                 Kind::Serial,
             )
             .await?,
             sign_in_insert: prepare(
                 CqlRequest::Account,
-                "INSERT INTO sign_ins (id, user_id, secret_hash, previous_hash, rotated_at, expires_at) \
-                 VALUES (?, ?, ?, ?, ?, ?) IF NOT EXISTS USING TTL ?"
+                "INSERT INTO sign_ins (id, user_id, access, secret_hash, previous_hash, rotated_at, expires_at) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS USING TTL ?"
                     .to_owned(),
                 Kind::Conditional,
             )
             .await?,
             sign_in: prepare(
                 CqlRequest::Account,
-                "SELECT user_id, secret_hash, previous_hash, rotated_at, expires_at FROM sign_ins WHERE id = ?".to_owned(),
+                "SELECT user_id, access, secret_hash, previous_hash, rotated_at, expires_at FROM sign_ins WHERE id = ?".to_owned(),
                 Kind::Serial,
             )
             .await?,
             sign_in_replace: prepare(
                 CqlRequest::Account,
-                "UPDATE sign_ins USING TTL ? SET user_id = ?, secret_hash = ?, previous_hash = ?, rotated_at = ?, \
+                "UPDATE sign_ins USING TTL ? SET user_id = ?, access = ?, secret_hash = ?, previous_hash = ?, rotated_at = ?, \
                  expires_at = ? WHERE id = ? IF secret_hash = ?"
                     .to_owned(),
                 Kind::Conditional,
@@ -524,6 +545,125 @@ impl Session {
             device_delete: prepare(
                 CqlRequest::Account,
                 "DELETE FROM sign_ins_by_user WHERE user_id = ? AND id = ?".to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            remove_log: prepare(
+                CqlRequest::Trim,
+                "UPDATE feed_log SET head = ? WHERE user_id = ? IF head = ?".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            remove_rows: prepare(
+                CqlRequest::Trim,
+                "DELETE FROM feed_rows WHERE user_id = ?".to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            remove_activity: prepare(
+                CqlRequest::Trim,
+                "DELETE FROM feed_activity WHERE user_id = ? AND month = ?".to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            remove_archive: prepare(
+                CqlRequest::Trim,
+                "DELETE FROM feed_archive WHERE user_id = ? AND month = ?".to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            account_claim: prepare(
+                CqlRequest::Account,
+                "INSERT INTO accounts_by_email (email, user_id, password_hash, created_at, comes_from) VALUES (?, ?, ?, ?, ?) \
+                 IF NOT EXISTS".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            claim_renew: prepare(
+                CqlRequest::Account,
+                "UPDATE accounts_by_email SET password_hash = ? WHERE email = ? IF user_id = ? AND comes_from = ?".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            claim_undo: prepare(
+                CqlRequest::Account,
+                "DELETE FROM accounts_by_email WHERE email = ? IF user_id = ? AND comes_from = ?".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            account_move: prepare(
+                CqlRequest::Account,
+                "UPDATE accounts_by_email SET moved_to = ? WHERE email = ? IF user_id = ? AND password_hash = ? \
+                 AND deletes_at = NULL AND moved_to = NULL".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            claim_settle: prepare(
+                CqlRequest::Account,
+                "UPDATE accounts_by_email SET comes_from = NULL WHERE email = ? IF comes_from = ?".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            moved_delete: prepare(
+                CqlRequest::Account,
+                "DELETE FROM accounts_by_email WHERE email = ? IF moved_to = ?".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            deletion_set: prepare(
+                CqlRequest::Account,
+                "UPDATE accounts_by_email SET deletes_at = ? WHERE email = ? IF user_id = ? AND deletes_at = ? \
+                 AND moved_to = NULL".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            account_delete: prepare(
+                CqlRequest::Account,
+                "DELETE FROM accounts_by_email WHERE email = ? IF user_id = ?".to_owned(),
+                Kind::Conditional,
+            )
+            .await?,
+            deletion_insert: prepare(
+                CqlRequest::Account,
+                "INSERT INTO account_deletions (shard, deletes_at, user_id, email) VALUES (?, ?, ?, ?)".to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            deletion_delete: prepare(
+                CqlRequest::Account,
+                "DELETE FROM account_deletions WHERE shard = ? AND deletes_at = ? AND user_id = ?".to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            deletions: prepare(
+                CqlRequest::Account,
+                "SELECT deletes_at, user_id, email FROM account_deletions WHERE shard = ? AND deletes_at <= ? LIMIT ?".to_owned(),
+                QUORUM,
+            )
+            .await?,
+            note: prepare(
+                CqlRequest::Account,
+                "INSERT INTO account_history (user_id, at, id, event, sign_in, address, device) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?) USING TTL ?".to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            history: prepare(
+                CqlRequest::Account,
+                "SELECT at, id, event, sign_in, address, device FROM account_history \
+                 WHERE user_id = ? AND (at, id) < (?, ?) LIMIT ?".to_owned(),
+                QUORUM,
+            )
+            .await?,
+            history_delete: prepare(
+                CqlRequest::Account,
+                "DELETE FROM account_history WHERE user_id = ?".to_owned(),
+                Kind::Write,
+            )
+            .await?,
+            devices_delete: prepare(
+                CqlRequest::Account,
+                "DELETE FROM sign_ins_by_user WHERE user_id = ?".to_owned(),
                 Kind::Write,
             )
             .await?,

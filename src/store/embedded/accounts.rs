@@ -1,8 +1,9 @@
 //! Accounts and sign-ins, in their tables.
 
 use rusqlite::{Connection, OptionalExtension as _};
-use taskflow_actors::ports::{Account, Device, SignIn};
+use taskflow_actors::ports::{Access, Account, Deletion, Device, HISTORY_KEPT_MS, Note, SignIn};
 use taskflow_protocol::UserId;
+use taskflow_protocol::values::UnixMs;
 use uuid::Uuid;
 
 use super::codec::{self, Fields, Table};
@@ -78,29 +79,248 @@ pub(super) fn by_email(connection: &Connection, email: &str) -> Outcome<Option<A
             email: email.to_owned(),
             password_hash,
             created_at,
+            deletes_at: deletion(connection, user)?.map(|(_, deletes_at)| deletes_at),
         }))
     };
     // The address is the user's own business: the message does not carry it.
     read().map_err(|fault| fault.at(Table::Account.name(), "one account"))
 }
 
-/// Creates an account; `false`: the address is taken.
-pub(super) fn create(connection: &Connection, account: &Account) -> Outcome<bool> {
-    let key = account.email.as_bytes();
-    if by_email(connection, &account.email)?.is_some() {
-        return Ok(false);
+/// What became of a write with a condition.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Written {
+    Yes,
+    /// What it needs is not there.
+    No,
+    /// The address is taken.
+    Taken,
+}
+
+impl From<bool> for Written {
+    fn from(is_written: bool) -> Self {
+        if is_written { Self::Yes } else { Self::No }
     }
+}
+
+/// Creates an account, unless the address is taken.
+pub(super) fn create(connection: &Connection, account: &Account) -> Outcome<Written> {
+    if by_email(connection, &account.email)?.is_some() {
+        return Ok(Written::Taken);
+    }
+    insert(connection, account)?;
+    Ok(Written::Yes)
+}
+
+fn insert(connection: &Connection, account: &Account) -> Outcome<()> {
     let value = encode(account);
     connection
         .prepare_cached("INSERT INTO account(k,v) VALUES(?,?)")?
-        .execute((key, &value))?;
+        .execute((account.email.as_bytes(), &value))?;
     let Census { count, digest } = Census::stored(connection)?;
     Census {
         count: count + 1,
         digest: digest ^ codec::row_digest(&value),
     }
-    .store(connection)?;
+    .store(connection)
+}
+
+fn delete(connection: &Connection, account: &Account) -> Outcome<()> {
+    connection
+        .prepare_cached("DELETE FROM account WHERE k=?")?
+        .execute([account.email.as_bytes()])?;
+    let Census { count, digest } = Census::stored(connection)?;
+    Census {
+        count: count.saturating_sub(1),
+        digest: digest ^ codec::row_digest(&encode(account)),
+    }
+    .store(connection)
+}
+
+/// Moves an account whose hash is still the expected one to another address.
+pub(super) fn change_email(connection: &Connection, email: &str, expected: &str, new: &str) -> Outcome<Written> {
+    let may_move = |found: &Account| found.password_hash == expected && found.deletes_at.is_none();
+    let Some(found) = by_email(connection, email)?.filter(may_move) else {
+        return Ok(Written::No);
+    };
+    if by_email(connection, new)?.is_some() {
+        return Ok(Written::Taken);
+    }
+    delete(connection, &found)?;
+    let email = new.to_owned();
+    insert(connection, &Account { email, ..found })?;
+    Ok(Written::Yes)
+}
+
+/// When a user's account is to be deleted: for when it was marked, and what is said now.
+fn deletion(connection: &Connection, user: UserId) -> Outcome<Option<(UnixMs, UnixMs)>> {
+    let mut statement = connection.prepare_cached("SELECT v FROM deletion WHERE k=?")?;
+    let found = statement
+        .query_row([user.bytes()], |row| row.get::<_, Vec<u8>>(0))
+        .optional()?;
+    let Some(value) = found else { return Ok(None) };
+    let mut fields = Fields(codec::open(Table::Deletion, user.bytes(), &value)?);
+    Ok(Some((fields.i64()?, fields.i64()?)))
+}
+
+/// Says when an account is to be deleted, if what was said before is still the expected.
+pub(super) fn set_deletion(
+    connection: &Connection,
+    email: &str,
+    user: UserId,
+    expected: Option<UnixMs>,
+    deletes_at: Option<UnixMs>,
+) -> Outcome<bool> {
+    let is_expected = |found: &Account| found.user == user && found.deletes_at == expected;
+    if !by_email(connection, email)?.is_some_and(|found| is_expected(&found)) {
+        return Ok(false);
+    }
+    let Some(deletes_at) = deletes_at else {
+        forget_deletion(connection, user)?;
+        return Ok(true);
+    };
+    let marked = deletion(connection, user)?.map_or(deletes_at, |(at, _)| at);
+    let mut value = Vec::new();
+    codec::begin(&mut value);
+    value.extend_from_slice(&marked.to_be_bytes());
+    value.extend_from_slice(&deletes_at.to_be_bytes());
+    value.extend_from_slice(email.as_bytes());
+    codec::seal(Table::Deletion, user.bytes(), &mut value);
+    connection
+        .prepare_cached("INSERT INTO deletion(k,v) VALUES(?,?) ON CONFLICT(k) DO UPDATE SET v=excluded.v")?
+        .execute((user.bytes(), &value))?;
     Ok(true)
+}
+
+fn forget_deletion(connection: &Connection, user: UserId) -> Outcome<()> {
+    connection
+        .prepare_cached("DELETE FROM deletion WHERE k=?")?
+        .execute([user.bytes()])?;
+    Ok(())
+}
+
+/// Deletions that are looked at together.
+const DELETIONS_AT_ONCE: usize = 100;
+
+/// Accounts whose time has come. There are as many rows as accounts in their grace: few.
+pub(super) fn deletions_due(connection: &Connection, now: UnixMs) -> Outcome<Vec<Deletion>> {
+    let read = || -> Outcome<Vec<Deletion>> {
+        let mut due = Vec::new();
+        let mut statement = connection.prepare_cached("SELECT k,v FROM deletion ORDER BY k")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (key, value) = (row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
+            let user = UserId(Fields(key).uuid()?);
+            let mut fields = Fields(codec::open(Table::Deletion, key, value)?);
+            let (at, _) = (fields.i64()?, fields.i64()?);
+            if at > now || due.len() == DELETIONS_AT_ONCE {
+                continue;
+            }
+            let email = String::from_utf8_lossy(fields.0);
+            if let Some(account) = by_email(connection, &email)?.filter(|found| found.user == user) {
+                due.push(Deletion { at, account });
+            }
+        }
+        Ok(due)
+    };
+    read().map_err(|fault| fault.at(Table::Deletion.name(), "one account"))
+}
+
+/// Removes an account with everything that is its own here.
+pub(super) fn remove(connection: &Connection, Deletion { account, .. }: &Deletion) -> Outcome<()> {
+    let user = account.user;
+    if let Some(found) = by_email(connection, &account.email)?.filter(|found| found.user == user) {
+        delete(connection, &found)?;
+    }
+    forget_deletion(connection, user)?;
+    let ids = {
+        let mut statement = connection.prepare_cached("SELECT k FROM device WHERE k>=? AND k<=?")?;
+        let bounds = (device_key(user, Uuid::nil()), device_key(user, Uuid::max()));
+        let keys = statement.query_map(bounds, |row| row.get::<_, Vec<u8>>(0))?;
+        keys.map(|key| Fields(key?.get(16..).unwrap_or_default()).uuid())
+            .collect::<Outcome<Vec<Uuid>>>()?
+    };
+    for id in ids {
+        end_sign_in(connection, user, id)?;
+    }
+    connection
+        .prepare_cached("DELETE FROM history WHERE k>=? AND k<=?")?
+        .execute((
+            note_key(user, UnixMs::MIN, Uuid::nil()),
+            note_key(user, UnixMs::MAX, Uuid::max()),
+        ))?;
+    Ok(())
+}
+
+/// The order of the keys is that of time: user ‖ time ‖ id.
+fn note_key(user: UserId, at: UnixMs, id: Uuid) -> [u8; 40] {
+    let mut key = [0; 40];
+    key[..16].copy_from_slice(user.bytes());
+    // So that bytes are in the order of the numbers, those below zero included.
+    key[16..24].copy_from_slice(&(at.cast_unsigned() ^ (1 << 63)).to_be_bytes());
+    key[24..].copy_from_slice(id.as_bytes());
+    key
+}
+
+/// Writes a note, and removes those of the same user that are kept no longer.
+pub(super) fn put_note(connection: &Connection, user: UserId, note: &Note) -> Outcome<()> {
+    let key = note_key(user, note.at, note.id);
+    let mut value = Vec::new();
+    codec::begin(&mut value);
+    value.extend_from_slice(note.sign_in.as_bytes());
+    for text in [&note.event, &note.address, &note.device] {
+        value.extend_from_slice(&(text.len() as u64).to_be_bytes());
+        value.extend_from_slice(text.as_bytes());
+    }
+    codec::seal(Table::History, &key, &mut value);
+    connection
+        .prepare_cached("INSERT INTO history(k,v) VALUES(?,?) ON CONFLICT(k) DO UPDATE SET v=excluded.v")?
+        .execute((&key, &value))?;
+    let kept_from = note_key(user, note.at.saturating_sub(HISTORY_KEPT_MS), Uuid::nil());
+    connection
+        .prepare_cached("DELETE FROM history WHERE k>=? AND k<?")?
+        .execute((note_key(user, UnixMs::MIN, Uuid::nil()), kept_from))?;
+    Ok(())
+}
+
+/// The newest notes before one, the newest first.
+pub(super) fn history(
+    connection: &Connection,
+    user: UserId,
+    before: Option<(UnixMs, Uuid)>,
+    count: usize,
+) -> Outcome<Vec<Note>> {
+    let (at, id) = before.unwrap_or((UnixMs::MAX, Uuid::max()));
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let read = || -> Outcome<Vec<Note>> {
+        let mut found = Vec::new();
+        let mut statement =
+            connection.prepare_cached("SELECT k,v FROM history WHERE k>=? AND k<? ORDER BY k DESC LIMIT ?")?;
+        let from = note_key(user, UnixMs::MIN, Uuid::nil());
+        let mut rows = statement.query((from, note_key(user, at, id), count))?;
+        while let Some(row) = rows.next()? {
+            let (key, value) = (row.get_ref(0)?.as_blob()?, row.get_ref(1)?.as_blob()?);
+            let mut of_key = Fields(key.get(16..).unwrap_or_default());
+            let at = (of_key.u64()? ^ (1 << 63)).cast_signed();
+            let id = of_key.uuid()?;
+            let mut fields = Fields(codec::open(Table::History, key, value)?);
+            let sign_in = fields.uuid()?;
+            let mut text = || -> Outcome<String> {
+                let length = usize::try_from(fields.u64()?).unwrap_or(usize::MAX);
+                Ok(String::from_utf8_lossy(fields.slice(length)?).into_owned())
+            };
+            let (event, address, device) = (text()?, text()?, text()?);
+            found.push(Note {
+                at,
+                id,
+                event,
+                sign_in,
+                address,
+                device,
+            });
+        }
+        Ok(found)
+    };
+    read().map_err(|fault| fault.at(Table::History.name(), format_args!("user {user}")))
 }
 
 /// Replaces the password of an account whose hash is still the expected one.
@@ -226,6 +446,13 @@ fn decode_sign_in(key: &[u8], value: &[u8]) -> Outcome<SignIn> {
         previous_hash: fields.bytes()?,
         rotated_at: fields.i64()?,
         expires_at: fields.i64()?,
+        // Before format 3 there was nothing less.
+        access: match fields.0 {
+            [] => Access::Owner,
+            [number, ..] => {
+                Access::from_number(*number).ok_or_else(|| Fault::Damaged(format!("access {number} is unknown")))?
+            }
+        },
     })
 }
 
@@ -248,6 +475,7 @@ fn put_sign_in(connection: &Connection, sign_in: &SignIn) -> Outcome<()> {
     value.extend_from_slice(&sign_in.previous_hash);
     value.extend_from_slice(&sign_in.rotated_at.to_be_bytes());
     value.extend_from_slice(&sign_in.expires_at.to_be_bytes());
+    value.push(sign_in.access as u8);
     codec::seal(Table::SignIn, sign_in.id.as_bytes(), &mut value);
     connection
         .prepare_cached("INSERT INTO sign_in(k,v) VALUES(?,?) ON CONFLICT(k) DO UPDATE SET v=excluded.v")?

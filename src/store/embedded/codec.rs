@@ -21,6 +21,9 @@ pub(super) enum Table {
     Account = b'a' as isize,
     SignIn = b's' as isize,
     Device = b'd' as isize,
+    Deletion = b'e' as isize,
+    History = b'n' as isize,
+    Removed = b'g' as isize,
 }
 
 impl Table {
@@ -35,6 +38,9 @@ impl Table {
             Self::Account => "account",
             Self::SignIn => "sign_in",
             Self::Device => "device",
+            Self::Deletion => "deletion",
+            Self::History => "history",
+            Self::Removed => "removed",
         }
     }
 }

@@ -34,8 +34,8 @@ use std::time::Duration;
 
 use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
-    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Device, Head, Loaded, LogPage, ReadError,
-    Retention, SignIn, Store, StoredRow,
+    Account, AccountError, Accounts, Append, AppendError, BoxFuture, Deletion, Device, Head, Loaded, LogPage, Note,
+    ReadError, Retention, SignIn, Store, StoredRow,
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
@@ -44,7 +44,7 @@ use uuid::Uuid;
 
 use fault::Fault;
 use folder::Folder;
-use queue::{AccountWrite, Answer, Close, NotTaken, Read, RowsJob, TrimJob, Write};
+use queue::{AccountWrite, Answer, Close, NotTaken, Read, RemoveJob, RowsJob, TrimJob, Write};
 use shared::Shared;
 
 /// How the store behaves. The defaults are for a server.
@@ -360,6 +360,10 @@ impl Store for Embedded {
             })
         })
     }
+
+    fn remove(&self, feed: UserId, _: UnixMs) -> BoxFuture<Result<(), AppendError>> {
+        self.write(|answer| Write::Remove(RemoveJob { feed, answer }))
+    }
 }
 
 impl Accounts for Embedded {
@@ -373,6 +377,41 @@ impl Accounts for Embedded {
 
     fn replace_password(&self, email: String, expected: String, hash: String) -> BoxFuture<Result<bool, AccountError>> {
         self.write(|answer| Write::Account(AccountWrite::ReplacePassword(email, expected, hash, answer)))
+    }
+
+    fn change_email(&self, email: String, expected: String, new: String) -> BoxFuture<Result<bool, AccountError>> {
+        self.write(|answer| Write::Account(AccountWrite::ChangeEmail(email, expected, new, answer)))
+    }
+
+    fn set_deletion(
+        &self,
+        email: String,
+        user: UserId,
+        expected: Option<UnixMs>,
+        deletes_at: Option<UnixMs>,
+    ) -> BoxFuture<Result<bool, AccountError>> {
+        self.write(|answer| Write::Account(AccountWrite::SetDeletion(email, user, expected, deletes_at, answer)))
+    }
+
+    fn deletions_due(&self, now: UnixMs) -> BoxFuture<Result<Vec<Deletion>, AccountError>> {
+        self.read(|answer| Read::DeletionsDue(now, answer))
+    }
+
+    fn remove_account(&self, deletion: Deletion) -> BoxFuture<Result<(), AccountError>> {
+        self.write(|answer| Write::Account(AccountWrite::Remove(deletion, answer)))
+    }
+
+    fn note(&self, user: UserId, note: Note) -> BoxFuture<Result<(), AccountError>> {
+        self.write(|answer| Write::Account(AccountWrite::Note(user, note, answer)))
+    }
+
+    fn history(
+        &self,
+        user: UserId,
+        before: Option<(UnixMs, Uuid)>,
+        count: usize,
+    ) -> BoxFuture<Result<Vec<Note>, AccountError>> {
+        self.read(|answer| Read::History(user, before, count, answer))
     }
 
     fn create_sign_in(&self, sign_in: SignIn, device: Device) -> BoxFuture<Result<(), AccountError>> {

@@ -12,11 +12,15 @@ use taskflow_protocol::values::Seq;
 use super::codec::{self, Commit, StoredHead, Table};
 use super::fault::{Fault, Outcome};
 use super::queue::{RowsJob, TrimJob};
-use super::schema::{Meta, put_meta};
+use super::reader;
+use super::schema::{Meta, erase, put_meta};
 use super::writer::Writer;
 
 /// Commits that one piece of a trim removes: some milliseconds.
 const TRIM_PIECE_COMMITS: u32 = 1_000;
+
+/// Rows of a table that one piece of a removal removes: the same.
+const REMOVE_PIECE_ROWS: u32 = 1_000;
 
 /// Where the mover stands.
 pub(super) struct Mover {
@@ -328,6 +332,92 @@ impl Writer {
         self.shared.tail.moved(job.feed, 0, head);
         Ok(if more { Trimmed::Piece } else { Trimmed::All(Some(head)) })
     }
+}
+
+impl Writer {
+    /// Removes a piece of the first feed that waits for it.
+    pub(super) fn remove_piece(&mut self) -> Outcome<()> {
+        let Some(job) = self.removals.pop_front() else {
+            return Ok(());
+        };
+        match self.remove(job.feed) {
+            Ok(true) => drop(job.answer.send(Ok(()))),
+            Ok(false) => self.removals.push_back(job),
+            Err(fault) => {
+                let unknown = matches!(fault, Fault::Unavailable(_));
+                let _ = job.answer.send(Err(fault.clone().into()));
+                if unknown {
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `true`: nothing is left of the feed.
+    fn remove(&mut self, feed: UserId) -> Outcome<bool> {
+        if self.state.feeds.get(&feed).is_some_and(|known| known.waiting > 0) {
+            // Out of the inbox first: what is there comes back at the next start.
+            if !self.mover.may_try() {
+                return Err(Fault::Full);
+            }
+            self.move_slice()?;
+            return Ok(false);
+        }
+        let Some(engine) = &mut self.engine else {
+            return Ok(false);
+        };
+        if !reader::is_removed(&engine.connection, feed)? {
+            engine.transaction(true, |connection| {
+                let mut value = Vec::new();
+                codec::begin(&mut value);
+                codec::seal(Table::Removed, feed.bytes(), &mut value);
+                connection
+                    .prepare_cached("INSERT INTO removed(k,v) VALUES(?,?)")?
+                    .execute((feed.bytes(), &value))?;
+                connection
+                    .prepare_cached("DELETE FROM head WHERE k=?")?
+                    .execute([feed.bytes()])?;
+                Ok(())
+            })?;
+            if let Some(known) = self.state.feeds.remove(&feed) {
+                for job in known.rows {
+                    self.state.rows_bytes -= job.bytes();
+                    let _ = job.answer.send(Err(AppendError::Conflict(None)));
+                }
+            }
+            self.mover.round.retain(|other| *other != feed);
+            self.state.dirty.remove(&feed);
+            self.shared.tail.remove(feed);
+            self.shared.forget(feed);
+            return Ok(false);
+        }
+        erase(&engine.connection, true)?;
+        let removed = engine.transaction(false, |connection| {
+            let log = (codec::log_key(feed, 0), codec::log_key(feed, Seq::MAX));
+            for table in ["log", "aside"] {
+                if !remove_some(connection, table, &log.0, &log.1)? {
+                    return Ok(false);
+                }
+            }
+            // From the first kind to the last, those to come included.
+            let (mut from, mut to) = ([0; codec::ROW_KEY_BYTES], [0xff; codec::ROW_KEY_BYTES]);
+            from[..16].copy_from_slice(feed.bytes());
+            to[..16].copy_from_slice(feed.bytes());
+            remove_some(connection, "row", &from, &to)
+        });
+        erase(&engine.connection, false)?;
+        removed
+    }
+}
+
+/// Removes some rows of a table; `true`: there are no more.
+fn remove_some(connection: &Connection, table: &str, from: &[u8], to: &[u8]) -> Outcome<bool> {
+    let statement = format!("DELETE FROM {table} WHERE k IN (SELECT k FROM {table} WHERE k>=? AND k<=? LIMIT ?)");
+    let removed = connection
+        .prepare_cached(&statement)?
+        .execute((from, to, REMOVE_PIECE_ROWS))?;
+    Ok(removed < REMOVE_PIECE_ROWS as usize)
 }
 
 enum Trimmed {

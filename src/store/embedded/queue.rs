@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use taskflow_actors::domain::Quarter;
 use taskflow_actors::ports::{
-    Account, AccountError, Append, AppendError, Device, Head, Loaded, LogPage, ReadError, Retention, SignIn, StoredRow,
+    Account, AccountError, Append, AppendError, Deletion, Device, Head, Loaded, LogPage, Note, ReadError, Retention,
+    SignIn, StoredRow,
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
@@ -21,6 +22,7 @@ pub(super) enum Write {
     Append(Append, Answer<Result<(), AppendError>>),
     Rows(RowsJob),
     Trim(TrimJob),
+    Remove(RemoveJob),
     Account(AccountWrite),
     /// An empty group: would an append succeed?
     Check(Answer<Result<(), AppendError>>),
@@ -47,11 +49,29 @@ pub(super) struct TrimJob {
     pub answer: Answer<Result<Option<Head>, AppendError>>,
 }
 
+/// A feed to remove.
+pub(super) struct RemoveJob {
+    pub feed: UserId,
+    pub answer: Answer<Result<(), AppendError>>,
+}
+
 /// A change to accounts and sign-ins.
 pub(super) enum AccountWrite {
     CreateAccount(Account, Answer<Result<(), AccountError>>),
     /// Address, hash expected, new hash.
     ReplacePassword(String, String, String, Answer<Result<bool, AccountError>>),
+    /// Address, hash expected, new address.
+    ChangeEmail(String, String, String, Answer<Result<bool, AccountError>>),
+    /// Address, user, time expected, new time.
+    SetDeletion(
+        String,
+        UserId,
+        Option<UnixMs>,
+        Option<UnixMs>,
+        Answer<Result<bool, AccountError>>,
+    ),
+    Remove(Deletion, Answer<Result<(), AccountError>>),
+    Note(UserId, Note, Answer<Result<(), AccountError>>),
     CreateSignIn(SignIn, Device, Answer<Result<(), AccountError>>),
     ReplaceSignIn([u8; 32], SignIn, String, Answer<Result<bool, AccountError>>),
     EndSignIn(UserId, Uuid, Answer<Result<(), AccountError>>),
@@ -68,7 +88,7 @@ impl Write {
             + match self {
                 Self::Append(append, _) => append.body.len(),
                 Self::Rows(job) => job.bytes(),
-                Self::Trim(_) | Self::Check(_) => 0,
+                Self::Trim(_) | Self::Remove(_) | Self::Check(_) => 0,
                 Self::Account(_) => 512,
             }
     }
@@ -222,20 +242,30 @@ pub(super) enum Read {
     AccountByEmail(String, Answer<Result<Option<Account>, AccountError>>),
     SignIn(Uuid, Answer<Result<Option<SignIn>, AccountError>>),
     SignInsOf(UserId, Answer<Result<Vec<(SignIn, Device)>, AccountError>>),
+    DeletionsDue(UnixMs, Answer<Result<Vec<Deletion>, AccountError>>),
+    History(
+        UserId,
+        Option<(UnixMs, Uuid)>,
+        usize,
+        Answer<Result<Vec<Note>, AccountError>>,
+    ),
 }
 
 impl Read {
     /// The store does not answer.
     pub(super) fn refuse(self, why: &str) {
         let unavailable = ReadError::Unavailable(why.to_owned());
+        let unknown = AccountError::Unavailable(why.to_owned());
         match self {
             Self::Head(_, answer) => drop(answer.send(Err(unavailable))),
             Self::Log(_, _, _, answer) => drop(answer.send(Err(unavailable))),
             Self::Load(_, _, answer) => drop(answer.send(Err(unavailable))),
             Self::Activity(_, _, _, answer) => drop(answer.send(Err(unavailable))),
-            Self::AccountByEmail(_, answer) => drop(answer.send(Err(AccountError::Unavailable(why.to_owned())))),
-            Self::SignInsOf(_, answer) => drop(answer.send(Err(AccountError::Unavailable(why.to_owned())))),
-            Self::SignIn(_, answer) => drop(answer.send(Err(AccountError::Unavailable(why.to_owned())))),
+            Self::AccountByEmail(_, answer) => drop(answer.send(Err(unknown))),
+            Self::SignInsOf(_, answer) => drop(answer.send(Err(unknown))),
+            Self::SignIn(_, answer) => drop(answer.send(Err(unknown))),
+            Self::DeletionsDue(_, answer) => drop(answer.send(Err(unknown))),
+            Self::History(_, _, _, answer) => drop(answer.send(Err(unknown))),
         }
     }
 }

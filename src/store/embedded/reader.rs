@@ -112,7 +112,12 @@ fn tail_for(shared: &Shared, job: &Read) -> Option<FeedTail> {
         Read::Head(feed, _) => shared.tail.after(*feed, Seq::MAX, 0),
         Read::Log(feed, after, bytes_max, _) => shared.tail.after(*feed, *after, *bytes_max),
         Read::Load(feed, _, _) => shared.tail.of(*feed),
-        Read::Activity(..) | Read::AccountByEmail(..) | Read::SignIn(..) | Read::SignInsOf(..) => None,
+        Read::Activity(..)
+        | Read::AccountByEmail(..)
+        | Read::SignIn(..)
+        | Read::SignInsOf(..)
+        | Read::DeletionsDue(..)
+        | Read::History(..) => None,
     }
 }
 
@@ -161,6 +166,14 @@ fn answer(shared: &Shared, connection: &Connection, job: Read, tail: Option<Feed
             let sign_ins = accounts::sign_ins_of(connection, user);
             let _ = answer.send(shared.noted(sign_ins).map_err(Into::into));
         }
+        Read::DeletionsDue(now, answer) => {
+            let due = accounts::deletions_due(connection, now);
+            let _ = answer.send(shared.noted(due).map_err(Into::into));
+        }
+        Read::History(user, before, count, answer) => {
+            let notes = accounts::history(connection, user, before, count);
+            let _ = answer.send(shared.noted(notes).map_err(Into::into));
+        }
         Read::SignIn(id, answer) => {
             let sign_in = accounts::sign_in(connection, id);
             let _ = answer.send(shared.noted(sign_in).map_err(Into::into));
@@ -186,6 +199,10 @@ pub(super) fn stored_head(connection: &Connection, feed: UserId) -> Outcome<Opti
             None => None,
         };
         drop(rows);
+        if head.is_none() && is_removed(connection, feed)? {
+            // What is left of it is being removed.
+            return Ok(None);
+        }
         // A head that a damaged page hides, or an old one, leaves its log behind.
         let after = log_key(feed, head.map_or(0, |head| head.seq));
         if exists(
@@ -213,6 +230,18 @@ pub(super) fn stored_head(connection: &Connection, feed: UserId) -> Outcome<Opti
         Ok(head)
     };
     read().map_err(|fault| fault.at(Table::Head.name(), format_args!("feed {feed}")))
+}
+
+/// Whether the feed was removed for good.
+pub(super) fn is_removed(connection: &Connection, feed: UserId) -> Outcome<bool> {
+    let mut statement = connection.prepare_cached("SELECT v FROM removed WHERE k=?")?;
+    let found = statement
+        .query_row([feed.bytes()], |row| row.get::<_, Vec<u8>>(0))
+        .optional()?;
+    let Some(value) = found else { return Ok(false) };
+    codec::open(Table::Removed, feed.bytes(), &value)
+        .map_err(|fault| fault.at(Table::Removed.name(), format_args!("feed {feed}")))?;
+    Ok(true)
 }
 
 fn log_key(feed: UserId, seq: Seq) -> [u8; LOG_KEY_BYTES] {

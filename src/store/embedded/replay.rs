@@ -196,6 +196,11 @@ impl Replayed {
         }
         if !self.state.feeds.contains_key(&feed) {
             let stored = match reader::stored_head(connection, feed) {
+                // It was moved and removed before the end; only its group had others left.
+                Ok(None) if reader::is_removed(connection, feed)? => {
+                    self.state.groups.take(std::slice::from_ref(&commit));
+                    return Ok(());
+                }
                 Ok(stored) => stored.unwrap_or(StoredHead::born(epoch)),
                 Err(Fault::Damaged(what)) => {
                     self.strand(feed, what, commit);

@@ -14,8 +14,9 @@ use super::folder::{DATABASE, Folder};
 
 /// Format of the tables and values. A server refuses what is newer than it knows.
 ///
-/// Since 2 the table `row` may hold what a feed's head does not count, the activity, and there is the table `device`.
-pub(super) const FORMAT: i64 = 2;
+/// Since 2 the table `row` may hold what a feed's head does not count, the activity, and there is the table `device`. Since 3
+/// there are `deletion`, `history` and `removed`, and a sign-in may be a personal access token.
+pub(super) const FORMAT: i64 = 3;
 
 /// `TFLW`: tells the file from other SQLite databases.
 const APPLICATION_ID: i64 = 0x5446_4C57;
@@ -30,7 +31,14 @@ CREATE TABLE aside(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE meta(k TEXT PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE account(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE sign_in(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE device(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
+";
+
+/// The tables since format 2, and since format 3.
+const TABLES_2: &str = "CREATE TABLE device(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;";
+const TABLES_3: &str = "
+CREATE TABLE deletion(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE history(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE removed(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;
 ";
 
 /// Kilobytes of page cache of the writer: it moves in the order of the keys, and the kernel's cache is behind it.
@@ -85,6 +93,12 @@ pub(super) fn shrink(connection: &Connection) {
     drop(set(connection, "PRAGMA shrink_memory"));
 }
 
+/// Whether what is deleted is overwritten in the file, rather than left where nothing points to it.
+pub(super) fn erase(connection: &Connection, is_on: bool) -> Outcome<()> {
+    let how = if is_on { "ON" } else { "OFF" };
+    set(connection, &format!("PRAGMA secure_delete={how}"))
+}
+
 /// Makes a connection the writer's. The first write to a new file happens here.
 pub(super) fn prepare_writer(connection: &Connection) -> Outcome<()> {
     connection.pragma_update(None, "page_size", 4096)?;
@@ -118,7 +132,7 @@ pub(super) fn count_frames(connection: &mut Connection, frames: &Arc<AtomicU64>)
 /// Makes the tables of a new store, all or none.
 pub(super) fn create(connection: &Connection, store: u64) -> Outcome<()> {
     connection.execute_batch(&format!(
-        "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT};"
+        "BEGIN IMMEDIATE; {TABLES} {TABLES_2} {TABLES_3} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT};"
     ))?;
     put_meta(connection, Meta::Store, &store.to_be_bytes())?;
     put_meta(connection, Meta::Moved, &0_u64.to_be_bytes())?;
@@ -153,12 +167,14 @@ pub(super) fn recognise(connection: &Connection, format: i64) -> Outcome<()> {
 
 /// Brings a store to the present format, all of it or nothing.
 pub(super) fn upgrade(connection: &Connection) -> Outcome<()> {
-    if format(connection)? < FORMAT {
-        connection.execute_batch(
-            "BEGIN IMMEDIATE; CREATE TABLE device(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID;",
-        )?;
-        super::accounts::name_devices(connection)?;
-        connection.execute_batch(&format!("PRAGMA user_version={FORMAT}; COMMIT"))?;
+    let found = format(connection)?;
+    if found < FORMAT {
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        if found < 2 {
+            connection.execute_batch(TABLES_2)?;
+            super::accounts::name_devices(connection)?;
+        }
+        connection.execute_batch(&format!("{TABLES_3} PRAGMA user_version={FORMAT}; COMMIT"))?;
     }
     Ok(())
 }

@@ -59,6 +59,13 @@ impl Shared {
         }
     }
 
+    /// The feed is there no more, and so is what was wrong with it.
+    pub(super) fn forget(&self, feed: UserId) {
+        for map in [&self.damaged.feeds, &self.damaged.hidden] {
+            map.lock().unwrap_or_else(PoisonError::into_inner).remove(&feed);
+        }
+    }
+
     /// Reads of this feed fail from now on: what they would show is not all of it.
     pub(super) fn hide(&self, feed: UserId, what: &str) {
         self.damaged

@@ -13,12 +13,12 @@ use taskflow_protocol::UserId;
 
 use super::COLLECT_EVERY;
 use super::OpenError;
-use super::accounts::{self, Census, Sweep};
+use super::accounts::{self, Census, Sweep, Written};
 use super::codec::{self, Commit, FILED_BYTES, StoredHead};
 use super::fault::{Fault, Outcome};
 use super::folder::{DATABASE, WITNESS, private};
 use super::mover::Mover;
-use super::queue::{AccountWrite, Answer, Close, READ_WAIT_MAX, RowsJob, TrimJob, Write};
+use super::queue::{AccountWrite, Answer, Close, READ_WAIT_MAX, RemoveJob, RowsJob, TrimJob, Write};
 use super::reader;
 use super::replay::{Feed, Replayed, State, replay};
 use super::schema::{self, FORMAT, Meta, Role, put_meta};
@@ -112,6 +112,8 @@ pub(super) struct Writer {
     sweep: Sweep,
     /// Logs to cut, a piece at a time.
     pub trims: VecDeque<TrimJob>,
+    /// Feeds to remove, a piece at a time.
+    pub removals: VecDeque<RemoveJob>,
     /// The group being encoded; kept for its room.
     group: Vec<u8>,
     /// When the last group was written.
@@ -226,6 +228,7 @@ impl Writer {
             mover: Mover::new(),
             sweep: Sweep::default(),
             trims: VecDeque::new(),
+            removals: VecDeque::new(),
             group: Vec::new(),
             active_at: now,
             frames_seen: 0,
@@ -272,7 +275,7 @@ impl Writer {
                 (self.shared.options.collect)();
             }
             let until = match &self.engine {
-                Some(_) if !self.trims.is_empty() => Some(Instant::now()),
+                Some(_) if !(self.trims.is_empty() && self.removals.is_empty()) => Some(Instant::now()),
                 Some(_) => self.next_move(),
                 None => Some(self.recovery.next),
             };
@@ -309,6 +312,7 @@ impl Writer {
                 Write::Check(answer) => checks.push(answer),
                 Write::Rows(job) => rows.push(job),
                 Write::Trim(job) => self.trims.push_back(job),
+                Write::Remove(job) => self.removals.push_back(job),
             }
         }
         if !(appends.is_empty() && accounts.is_empty() && checks.is_empty()) {
@@ -484,6 +488,9 @@ impl Writer {
             }
             Ok(Some(feed)) => Err(AppendError::Conflict(Some(feed.head()))),
             Ok(None) if append.base == 0 && append.last > 0 => {
+                if self.is_removed(append.feed)? {
+                    return Err(AppendError::Gone);
+                }
                 let mut feed = Feed::new(StoredHead::born(append.epoch));
                 feed.seq = append.last;
                 self.state.feeds.insert(append.feed, feed);
@@ -513,6 +520,13 @@ impl Writer {
         Ok(self.state.feeds.get_mut(&feed))
     }
 
+    fn is_removed(&self, feed: UserId) -> Outcome<bool> {
+        match &self.engine {
+            Some(engine) => reader::is_removed(&engine.connection, feed),
+            None => Err(Fault::Unavailable(self.recovery.why.clone())),
+        }
+    }
+
     /// Heads in memory go back to where they were before this group.
     fn unstage(&mut self, staged: &[Staged]) {
         for Staged { feed, commit, .. } in staged.iter().rev() {
@@ -533,12 +547,12 @@ impl Writer {
         number: u64,
         group: &[u8],
         accounts: Vec<AccountWrite>,
-    ) -> Result<Vec<(AccountWrite, Outcome<bool>)>, (Fault, Vec<AccountWrite>)> {
+    ) -> Result<Vec<(AccountWrite, Outcome<Written>)>, (Fault, Vec<AccountWrite>)> {
         let Some(engine) = &mut self.engine else {
             return Err((Fault::Unavailable(self.recovery.why.clone()), accounts));
         };
-        let mut writes: Vec<(AccountWrite, Outcome<bool>)> =
-            accounts.into_iter().map(|write| (write, Ok(true))).collect();
+        let mut writes: Vec<(AccountWrite, Outcome<Written>)> =
+            accounts.into_iter().map(|write| (write, Ok(Written::Yes))).collect();
         let begun = Instant::now();
         loop {
             let (sweep, shared) = (&mut self.sweep, &self.shared);
@@ -641,6 +655,9 @@ impl Writer {
         }
         if done.is_ok() && !self.trims.is_empty() {
             done = self.trim_piece();
+        }
+        if done.is_ok() && !self.removals.is_empty() {
+            done = self.remove_piece();
         }
         if done.is_ok() {
             done = self.checkpoint_when_due();
@@ -752,6 +769,9 @@ impl Writer {
         for job in self.trims.drain(..) {
             let _ = job.answer.send(Err(AppendError::Unavailable(why.clone())));
         }
+        for job in self.removals.drain(..) {
+            let _ = job.answer.send(Err(AppendError::Unavailable(why.clone())));
+        }
     }
 
     /// Finds out what is durable. What SQLite reads back after a failed fsync comes from the kernel's memory and proves
@@ -800,6 +820,9 @@ impl Writer {
         while done.is_ok() && self.engine.is_some() && !self.trims.is_empty() {
             done = self.trim_piece();
         }
+        while done.is_ok() && self.engine.is_some() && !self.removals.is_empty() {
+            done = self.remove_piece();
+        }
         let done = done.and_then(|()| self.empty_wal());
         if let Err(fault) = done {
             // Nothing is lost: the next start moves it.
@@ -829,44 +852,61 @@ struct Staged {
     answer: Answer<Result<(), AppendError>>,
 }
 
-fn write_account(connection: &Connection, sweep: &mut Sweep, shared: &Shared, write: &AccountWrite) -> Outcome<bool> {
+fn write_account(
+    connection: &Connection,
+    sweep: &mut Sweep,
+    shared: &Shared,
+    write: &AccountWrite,
+) -> Outcome<Written> {
     match write {
-        AccountWrite::CreateAccount(..) if shared.accounts_incomplete() => Err(accounts::incomplete()),
+        AccountWrite::CreateAccount(..) | AccountWrite::ChangeEmail(..) if shared.accounts_incomplete() => {
+            Err(accounts::incomplete())
+        }
         AccountWrite::CreateAccount(account, _) => accounts::create(connection, account),
         AccountWrite::ReplacePassword(email, expected, hash, _) => {
-            accounts::replace_password(connection, email, expected, hash)
+            accounts::replace_password(connection, email, expected, hash).map(Into::into)
         }
+        AccountWrite::ChangeEmail(email, expected, new, _) => accounts::change_email(connection, email, expected, new),
+        AccountWrite::SetDeletion(email, user, expected, deletes_at, _) => {
+            accounts::set_deletion(connection, email, *user, *expected, *deletes_at).map(Into::into)
+        }
+        AccountWrite::Remove(deletion, _) => accounts::remove(connection, deletion).map(|()| Written::Yes),
+        AccountWrite::Note(user, note, _) => accounts::put_note(connection, *user, note).map(|()| Written::Yes),
         AccountWrite::CreateSignIn(sign_in, device, _) => {
-            accounts::create_sign_in(connection, sweep, sign_in, device).map(|()| true)
+            accounts::create_sign_in(connection, sweep, sign_in, device).map(|()| Written::Yes)
         }
         AccountWrite::ReplaceSignIn(expected, sign_in, address, _) => {
-            accounts::replace_sign_in(connection, expected, sign_in, address)
+            accounts::replace_sign_in(connection, expected, sign_in, address).map(Into::into)
         }
-        AccountWrite::EndSignIn(user, id, _) => accounts::end_sign_in(connection, *user, *id).map(|()| true),
+        AccountWrite::EndSignIn(user, id, _) => accounts::end_sign_in(connection, *user, *id).map(|()| Written::Yes),
     }
 }
 
-fn answer_account(write: AccountWrite, done: Outcome<bool>) {
+fn answer_account(write: AccountWrite, done: Outcome<Written>) {
+    let done = match done {
+        Ok(Written::Taken) => Err(AccountError::EmailTaken),
+        Ok(written) => Ok(written == Written::Yes),
+        Err(fault) => Err(fault.into()),
+    };
     match write {
-        AccountWrite::CreateAccount(_, answer) => {
-            let _ = answer.send(match done {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(AccountError::EmailTaken),
-                Err(fault) => Err(fault.into()),
-            });
-        }
-        AccountWrite::CreateSignIn(_, _, answer) | AccountWrite::EndSignIn(_, _, answer) => {
-            let _ = answer.send(done.map(drop).map_err(Into::into));
-        }
-        AccountWrite::ReplacePassword(_, _, _, answer) | AccountWrite::ReplaceSignIn(_, _, _, answer) => {
-            drop(answer.send(done.map_err(Into::into)));
-        }
+        AccountWrite::CreateAccount(_, answer)
+        | AccountWrite::CreateSignIn(_, _, answer)
+        | AccountWrite::EndSignIn(_, _, answer)
+        | AccountWrite::Remove(_, answer)
+        | AccountWrite::Note(_, _, answer) => drop(answer.send(done.map(drop))),
+        AccountWrite::ReplacePassword(_, _, _, answer)
+        | AccountWrite::ChangeEmail(_, _, _, answer)
+        | AccountWrite::SetDeletion(_, _, _, _, answer)
+        | AccountWrite::ReplaceSignIn(_, _, _, answer) => drop(answer.send(done)),
     }
 }
 
 fn answer_write(job: Write, fault: &Fault) {
     match job {
-        Write::Append(_, answer) | Write::Check(answer) | Write::Rows(RowsJob { answer, .. }) => {
+        Write::Append(_, answer)
+        | Write::Check(answer)
+        | Write::Rows(RowsJob { answer, .. })
+        | Write::Remove(RemoveJob { answer, .. }) => {
             let _ = answer.send(Err(fault.clone().into()));
         }
         Write::Trim(TrimJob { answer, .. }) => drop(answer.send(Err(fault.clone().into()))),

@@ -1,0 +1,74 @@
+//! What happened to an account, for its owner to read: who signed in from where, what was changed, what failed.
+
+use taskflow_actors::ports::Note;
+use taskflow_protocol::values::UnixMs;
+use uuid::Uuid;
+
+use super::sign_in::{Asker, new_id};
+
+macro_rules! events {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $word:literal,)+) => {
+        /// What can happen.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Event {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Event {
+            /// Each.
+            pub const ALL: &'static [Event] = &[$(Self::$variant),+];
+
+            /// As it is stored and shown.
+            pub fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)+
+                }
+            }
+        }
+    };
+}
+
+events! {
+    /// The account was made.
+    Registered = "registered",
+    /// Somebody signed in with the password.
+    SignedIn = "signed_in",
+    /// Somebody tried, with a wrong password.
+    SignInFailed = "sign_in_failed",
+    /// A device signed out.
+    SignedOut = "signed_out",
+    /// A sign-in was ended from another device.
+    SessionEnded = "session_ended",
+    /// Every sign-in and token was ended.
+    SignedOutEverywhere = "signed_out_everywhere",
+    /// A refresh token came that was replaced before: it was copied, and its sign-in is ended.
+    RefreshTokenReused = "refresh_token_reused",
+    /// The password was replaced.
+    PasswordChanged = "password_changed",
+    /// The e-mail address was replaced.
+    EmailChanged = "email_changed",
+    /// A personal access token was made.
+    TokenMade = "token_made",
+    /// A personal access token was ended.
+    TokenEnded = "token_ended",
+    /// Everything was exported.
+    Exported = "exported",
+    /// The account is to be deleted.
+    DeletionRequested = "deletion_requested",
+    /// The account is to be kept after all.
+    DeletionCancelled = "deletion_cancelled",
+}
+
+impl Event {
+    /// A note that it happened now, under this sign-in (nil: none), by this asker.
+    pub fn note(self, now: UnixMs, sign_in: Uuid, by: &Asker) -> Note {
+        Note {
+            at: now,
+            id: new_id(now),
+            event: self.word().to_owned(),
+            sign_in,
+            address: by.address.clone(),
+            device: by.device.clone(),
+        }
+    }
+}
