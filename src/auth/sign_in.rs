@@ -608,6 +608,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_account_that_was_marked_for_deletion_since_the_password_was_checked_opens_nothing() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let password = || "correct horse".to_owned();
+        let asker = Asker::default();
+        let user = sign_ins.register("ann@example.org", password()).await.expect("made");
+        let checked = sign_ins.authenticate("ann@example.org", password(), &asker).await;
+        let checked = checked.expect("right");
+        let at = bench.clock.now_ms() + 1_000;
+        let marked = sign_ins.request_deletion(checked.clone(), at, &asker).await;
+        assert_eq!(marked, Ok(at));
+        let opened = sign_ins.open_with_password(&checked, asker).await;
+        assert_eq!(opened, Err(Code::CredentialsWrong));
+        assert_eq!(sign_ins.of_user(user).await, Ok(Vec::new()));
+    }
+
+    #[tokio::test]
     async fn what_is_no_address_or_password_makes_no_account() {
         let sign_ins = AuthBench::default().sign_ins();
         let register = async |email: &str, password: &str| sign_ins.register(email, password.to_owned()).await;

@@ -450,6 +450,7 @@ impl Drop for SignInWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::sign_in::Asker;
     use crate::testing::{AuthBench, MemoryAccounts};
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -690,6 +691,38 @@ mod tests {
         let claims = bench.tokens.verify(&token).await.expect("good");
         assert_eq!((claims.user, claims.sign_in), (USER, OPERATOR_SIGN_IN));
         assert_eq!(bench.accounts.look_ups.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn a_personal_access_token_is_looked_up_again_after_a_while() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let made = sign_ins.make_token(USER, Access::Read, 86_400_000, Asker::default());
+        let (stored, text) = made.await.expect("made");
+        for _ in 0..2 {
+            let claims = bench.tokens.verify(&text).await.expect("good");
+            assert_eq!((claims.user, claims.access), (USER, Access::Read));
+            assert_eq!(claims.expires_at, stored.expires_at);
+        }
+        assert_eq!(bench.accounts.look_ups.load(Ordering::SeqCst), 1, "it is remembered");
+        // Ended on another node, and nobody has said so here.
+        bench.accounts.end_sign_in(USER, stored.id).await.expect("ended");
+        bench.clock.advance_ms(899_000);
+        assert!(bench.tokens.verify(&text).await.is_ok());
+        bench.clock.advance_ms(1_000);
+        assert_eq!(bench.tokens.verify(&text).await, Err(Code::TokenInvalid));
+    }
+
+    #[tokio::test]
+    async fn a_personal_access_token_is_over_on_its_day() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let made = sign_ins.make_token(USER, Access::Write, 86_400_000, Asker::default());
+        let (_, text) = made.await.expect("made");
+        bench.clock.advance_ms(86_399_000);
+        assert!(bench.tokens.verify(&text).await.is_ok());
+        bench.clock.advance_ms(1_000 + LEEWAY_MS);
+        assert_eq!(bench.tokens.verify(&text).await, Err(Code::TokenExpired));
     }
 
     #[test]

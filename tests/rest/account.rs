@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use taskflow_actors::ports::Clock as _;
+
 use crate::support::ENCODINGS;
 use crate::support::http::{self, Response};
 use crate::support::server::{Account, PASSWORD, Server};
@@ -52,10 +54,8 @@ fn an_account_that_is_to_be_deleted_is_signed_out_and_can_be_kept() {
     let asked = auth(&server, "delete", &credentials(&ada.email));
     assert_eq!(asked.status, 202, "{asked:?}");
     let deletes_at = asked.json()["deletes_at"].as_i64().unwrap();
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap();
-    let days = (deletes_at - i64::try_from(now.as_millis()).unwrap()) as f64 / 86_400_000.0;
+    let now = taskflow::clock::SystemClock.now_ms();
+    let days = (deletes_at - now) as f64 / 86_400_000.0;
     assert!((13.99..=14.0).contains(&days), "{days}");
     for socket in &mut sockets {
         assert_eq!(socket.ended().code(), Some(4203));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taskflow::store::cql::{Cql, Options};
-use taskflow_actors::ports::{Append, AppendError, Epoch, Store};
+use taskflow_actors::ports::{Account, AccountError, Accounts as _, Append, AppendError, Epoch, Store};
 use taskflow_protocol::UserId;
 use uuid::Uuid;
 
@@ -145,4 +145,83 @@ async fn what_is_cut_is_in_the_archive() {
         (1..=140).collect::<Vec<_>>()
     );
     assert_eq!(archived[9].body[..], 9_u64.to_be_bytes());
+}
+
+/// A change of address that a crash cut off, in the state that these statements leave.
+async fn cut_off(statements: &[String]) -> (Cql, Account, String) {
+    let options = migrated().await;
+    let cql = open().await;
+    let number: u64 = rand::random();
+    let account = Account {
+        user: UserId(Uuid::new_v4()),
+        email: format!("old{number}@example.org"),
+        password_hash: "$hash".to_owned(),
+        created_at: 1,
+        deletes_at: None,
+    };
+    let new = format!("new{number}@example.org");
+    assert_eq!(cql.create_account(account.clone()).await, Ok(()));
+    let session = scylla::client::session_builder::SessionBuilder::new()
+        .known_nodes(&options.nodes)
+        .build()
+        .await
+        .unwrap();
+    for statement in statements {
+        let statement = statement
+            .replace("OLD", &format!("'{}'", account.email))
+            .replace("NEW", &format!("'{new}'"))
+            .replace("USER", &account.user.to_string());
+        session.query_unpaged(statement, ()).await.unwrap();
+    }
+    (cql, account, new)
+}
+
+const CLAIM: &str = "INSERT INTO contract.accounts_by_email (email, user_id, password_hash, created_at, comes_from) \
+                     VALUES (NEW, USER, '$older', 1, OLD) IF NOT EXISTS";
+const MOVE: &str = "UPDATE contract.accounts_by_email SET moved_to = NEW WHERE email = OLD IF user_id = USER";
+
+#[tokio::test]
+async fn a_claimed_address_is_no_account_and_its_owner_may_try_again() {
+    let (cql, account, new) = cut_off(&[CLAIM.to_owned()]).await;
+    let find = |email: &str| cql.account_by_email(email.to_owned());
+    assert_eq!(find(&new).await, Ok(None));
+    assert_eq!(find(&account.email).await, Ok(Some(account.clone())));
+    let stranger = Account {
+        user: UserId(Uuid::new_v4()),
+        email: new.clone(),
+        ..account.clone()
+    };
+    assert_eq!(cql.create_account(stranger).await, Err(AccountError::EmailTaken));
+    let changed = cql.change_email(account.email.clone(), "$hash".to_owned(), new.clone());
+    assert_eq!(changed.await, Ok(true));
+    let moved = Account {
+        email: new.clone(),
+        ..account.clone()
+    };
+    assert_eq!(find(&new).await, Ok(Some(moved)), "with the present password");
+    assert_eq!(find(&account.email).await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_move_that_was_decided_is_one_and_is_tidied_by_who_comes_by() {
+    let claim = CLAIM.replace("$older", "$hash");
+    let (cql, account, new) = cut_off(&[claim, MOVE.to_owned()]).await;
+    let find = |email: &str| cql.account_by_email(email.to_owned());
+    let moved = Account {
+        email: new.clone(),
+        ..account.clone()
+    };
+    assert_eq!(find(&new).await, Ok(Some(moved.clone())));
+    assert_eq!(find(&account.email).await, Ok(None));
+    let next = Account {
+        user: UserId(Uuid::new_v4()),
+        ..account.clone()
+    };
+    assert_eq!(
+        cql.create_account(next.clone()).await,
+        Ok(()),
+        "the old address is free"
+    );
+    assert_eq!(find(&account.email).await, Ok(Some(next)));
+    assert_eq!(find(&new).await, Ok(Some(moved)));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use taskflow::store::embedded::{self, OpenError, Options, StoreObserver};
-use taskflow_actors::ports::{Access, Accounts as _, Append, AppendError, Device, Head, SignIn, Store as _};
+use taskflow_actors::ports::{Access, Accounts as _, Append, AppendError, Device, Head, Note, SignIn, Store as _};
 use uuid::Uuid;
 
 use crate::disk::{DATABASE, Disk, VFS, WAL};
@@ -228,6 +228,56 @@ async fn a_shutdown_leaves_everything_in_its_place() {
             .unwrap()
     };
     assert_eq!((count("inbox"), count("log"), count("head")), (0, 20, 1));
+}
+
+#[tokio::test]
+async fn a_history_is_kept_for_ninety_days() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = embedded::open(folder.path(), busy(), Arc::new(())).unwrap();
+    let day = 86_400_000;
+    let noted = |at: i64| Note {
+        at,
+        id: Uuid::from_u128(1),
+        event: "signed_in".to_owned(),
+        sign_in: Uuid::nil(),
+        address: String::new(),
+        device: String::new(),
+    };
+    for at in [0, day, 2 * day] {
+        assert_eq!(store.note(feed(0), noted(at)).await, Ok(()));
+    }
+    assert_eq!(store.note(feed(1), noted(0)).await, Ok(()));
+    assert_eq!(store.note(feed(0), noted(91 * day)).await, Ok(()));
+    let left = store.history(feed(0), None, 10).await.unwrap();
+    let times: Vec<i64> = left.iter().map(|note| note.at / day).collect();
+    assert_eq!(times, [91, 2, 1]);
+    assert_eq!(store.history(feed(1), None, 10).await.unwrap().len(), 1, "another's");
+}
+
+#[tokio::test]
+async fn what_is_removed_before_it_was_moved_is_in_no_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let never = Duration::from_secs(3_600);
+    let options = Options {
+        move_idle: never,
+        move_every: never,
+        ..busy()
+    };
+    let store = embedded::open(folder.path(), options, Arc::new(())).unwrap();
+    for base in 0..20 {
+        let both = [store.append(commit(0, base)), store.append(commit(1, base))];
+        assert_eq!(futures_util::future::join_all(both).await, [Ok(()), Ok(())]);
+    }
+    assert_eq!(store.remove(feed(0), 0).await, Ok(()));
+    store.shutdown();
+    let database = rusqlite::Connection::open(folder.path().join(DATABASE)).unwrap();
+    let count = |table: &str| -> i64 {
+        database
+            .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
+            .unwrap()
+    };
+    let tables = ["inbox", "log", "head", "row", "aside", "removed"];
+    assert_eq!(tables.map(count), [0, 20, 1, 0, 0, 1]);
 }
 
 #[test]
