@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -48,8 +49,7 @@ macro_rules! settings {
             fn from_variables(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
                 let mut layer = Self::default();
                 $(
-                    let variable = variable_of(stringify!($name));
-                    if let Some(text) = get(&variable) {
+                    if let Some((variable, text)) = said(stringify!($name), &get)? {
                         let value = text.parse::<$kind>().map_err(|error| {
                             ConfigError::Variable { variable, cause: error.to_string() }
                         })?;
@@ -57,6 +57,24 @@ macro_rules! settings {
                     }
                 )+
                 Ok(layer)
+            }
+        }
+
+        impl Config {
+            /// The keys whose values are others.
+            fn differs_in(&self, other: &Self) -> Vec<&'static str> {
+                let mut keys = Vec::new();
+                $(if self.$name != other.$name {
+                    keys.push(stringify!($name));
+                })+
+                keys
+            }
+
+            fn take(&mut self, key: &str, from: &Self) {
+                match key {
+                    $(stringify!($name) => self.$name = from.$name.clone(),)+
+                    _ => {}
+                }
             }
         }
 
@@ -81,11 +99,35 @@ macro_rules! settings {
 }
 
 settings! {
+    /// What this server is: dev (on a machine of your own), staging or prod. staging and prod do not start without TLS or behind_proxy; prod refuses what belongs to development, too: see docs/operations.md.
+    environment: Environment = Environment::Dev;
+
     /// Address and port for clients: REST, WebSocket, event streams. Port 0 takes a free one.
     listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080));
 
     /// Address and port for the operator: /metrics and /health. Keep it from the public.
     operator_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9464));
+
+    /// File with the certificate chain (PEM) for TLS on listen. Empty: no TLS. It is read again when it changes, and on SIGHUP.
+    tls_certificate: PathBuf = PathBuf::new();
+
+    /// File with the private key (PEM) of tls_certificate.
+    tls_key: PathBuf = PathBuf::new();
+
+    /// Address and port that sends who comes without TLS to listen, for where TLS is on. Empty: none.
+    redirect_listen: Address = Address(None);
+
+    /// Whether a proxy in front speaks TLS with the clients. It must be among trusted_proxies.
+    behind_proxy: bool = false;
+
+    /// Whether what comes to listen from trusted_proxies begins with a PROXY protocol header (version 2), which says whose connection it is.
+    proxy_protocol: bool = false;
+
+    /// Names (such as tasks.example, separated by commas) by which clients may reach this server, without the port. Empty: any name.
+    hosts: Names = Names(Vec::new());
+
+    /// Seconds for which browsers, once they came over TLS, come over nothing else (Strict-Transport-Security); where TLS is on, or behind_proxy. 0: it is not said.
+    hsts_seconds: u32 = 31_536_000;
 
     /// Folder of everything that must outlive the process: the store, and the key that signs access tokens.
     data_dir: PathBuf = PathBuf::from("./data");
@@ -189,6 +231,9 @@ settings! {
     /// Folder with the key that signs access tokens (keys/ed25519.pem); the same on all nodes of a cluster. Empty: data_dir.
     key_dir: PathBuf = PathBuf::new();
 
+    /// The key that signs access tokens itself (PKCS #8, PEM), for where it comes from a secret and not from a folder. Empty: those in key_dir.
+    signing_key: Secret = Secret(String::new());
+
     /// Seconds without use after which a feed leaves memory. It comes back when it is needed.
     feed_idle_seconds: u64 = 60;
 
@@ -208,6 +253,37 @@ settings! {
 /// The variable of a key.
 fn variable_of(key: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", key.to_ascii_uppercase())
+}
+
+/// What the environment says about a key, and in which variable: in one of its own, or in the file that one with `_FILE`
+/// behind it names.
+fn said(key: &str, get: &impl Fn(&str) -> Option<String>) -> Result<Option<(String, String)>, ConfigError> {
+    let variable = variable_of(key);
+    let in_file = file_variable_of(key).and_then(|name| Some((get(&name)?, name)));
+    match (get(&variable), in_file) {
+        (None, None) => Ok(None),
+        (Some(text), None) => Ok(Some((variable, text))),
+        (None, Some((path, name))) => match std::fs::read_to_string(&path) {
+            // Who writes a file ends its last line.
+            Ok(text) => Ok(Some((name, text.trim_end_matches(['\r', '\n']).to_owned()))),
+            Err(cause) => {
+                let cause = format!("cannot read {path}: {cause}");
+                Err(ConfigError::Variable { variable: name, cause })
+            }
+        },
+        (Some(_), Some((_, name))) => {
+            let cause = format!("{name} is set, too: which of the two counts?");
+            Err(ConfigError::Variable { variable, cause })
+        }
+    }
+}
+
+/// The variable that names a file with the value of a key; none where a key of its own has that name.
+fn file_variable_of(key: &str) -> Option<String> {
+    let other = format!("{key}_file");
+    KEYS.iter()
+        .all(|(known, _)| *known != other)
+        .then(|| variable_of(&other))
 }
 
 /// The flag of a key.
@@ -241,6 +317,18 @@ macro_rules! words {
             }
         }
     };
+}
+
+words! {
+    /// What a server is.
+    Environment {
+        /// On a machine of one's own.
+        Dev = "dev",
+        /// Where what goes to people is tried before.
+        Staging = "staging",
+        /// For people.
+        Prod = "prod",
+    }
 }
 
 words! {
@@ -347,6 +435,61 @@ impl Name {
     /// Nothing, where it is empty.
     pub fn get(&self) -> Option<&str> {
         (!self.0.is_empty()).then_some(&self.0)
+    }
+}
+
+/// What nobody must see: it is neither printed nor logged.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+/// What stands where a secret is.
+const HIDDEN: &str = "********";
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "" } else { HIDDEN })
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if self.0.is_empty() { "" } else { HIDDEN })
+    }
+}
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// An address with a port, or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Address(pub Option<SocketAddr>);
+
+impl FromStr for Address {
+    type Err = std::net::AddrParseError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim() {
+            "" => Ok(Self(None)),
+            text => text.parse().map(|address| Self(Some(address))),
+        }
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = std::net::AddrParseError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Address> for String {
+    fn from(Address(address): Address) -> Self {
+        address.map_or_else(Self::new, |address| address.to_string())
     }
 }
 
@@ -569,6 +712,9 @@ pub fn meant(key: &str) -> String {
 pub struct Loaded {
     /// The settings.
     pub config: Config,
+    /// From where they can be read again.
+    file: Option<PathBuf>,
+    flags: Layer,
     /// In the order in which they were set: the last one for a key holds.
     sources: Vec<(&'static str, Source)>,
     /// Variables with our prefix that are no setting. They may be somebody else's (Kubernetes makes such names for a
@@ -586,7 +732,9 @@ impl Loaded {
             .map(|(name, _)| name)
             .filter(|name| {
                 name.strip_prefix(VARIABLE_PREFIX).is_some_and(|rest| {
-                    !OTHERS.contains(&rest) && KEYS.iter().all(|(key, _)| !key.eq_ignore_ascii_case(rest))
+                    let of_file = rest.strip_suffix("_FILE").unwrap_or(rest);
+                    let is_key = |rest: &str| KEYS.iter().any(|(key, _)| key.eq_ignore_ascii_case(rest));
+                    !OTHERS.contains(&rest) && !is_key(rest) && !is_key(of_file)
                 })
             })
             .collect();
@@ -600,6 +748,8 @@ impl Loaded {
     ) -> Result<Self, ConfigError> {
         let mut loaded = Self {
             config: Config::default(),
+            file: file.map(Path::to_owned),
+            flags: flags.clone(),
             sources: Vec::new(),
             variables_unknown: Vec::new(),
         };
@@ -618,11 +768,19 @@ impl Loaded {
             let layer = toml::from_str::<Layer>(&text).map_err(|error| wrong(error.to_string()))?;
             loaded.apply(layer, |_| Source::File(path.to_owned()));
         }
-        let variables = Layer::from_variables(variable)?;
-        loaded.apply(variables, |key| Source::Variable(variable_of(key)));
+        let variables = Layer::from_variables(&variable)?;
+        loaded.apply(variables, |key| {
+            let in_file = file_variable_of(key).filter(|name| variable(name).is_some());
+            Source::Variable(in_file.unwrap_or_else(|| variable_of(key)))
+        });
         loaded.apply(flags, |key| Source::Flag(flag_of(key)));
         loaded.check()?;
         Ok(loaded)
+    }
+
+    /// Reads file, environment and flags again.
+    pub fn reload(&self) -> Result<Self, ConfigError> {
+        Self::load(self.file.as_deref(), self.flags.clone())
     }
 
     /// Where the value of a key came from.
@@ -642,7 +800,12 @@ impl Loaded {
                 let _ = writeln!(text, "#{doc}");
             }
             let _ = writeln!(text, "# from: {}", self.source(key));
-            let _ = writeln!(text, "{key} = {}", self.value_text(key));
+            let value = self.value_text(key);
+            match without_secrets(&value) {
+                // It would not mean the same.
+                Some(hidden) => drop(writeln!(text, "# {key} = {hidden}")),
+                None => drop(writeln!(text, "{key} = {value}")),
+            }
         }
         text
     }
@@ -705,6 +868,29 @@ impl Loaded {
                 format!("{} is not between 0 and 1024", config.feed_arbiters),
             );
         }
+        self.check_environment()?;
+        if config.tls_certificate.as_os_str().is_empty() != config.tls_key.as_os_str().is_empty() {
+            let cause = "tls_certificate and tls_key belong together: set both or none";
+            return refuse("tls_key", cause.to_owned());
+        }
+        if config.redirect_listen.0.is_some() && !config.has_tls() {
+            let cause = "there is no TLS here to send anybody to: set tls_certificate and tls_key";
+            return refuse("redirect_listen", cause.to_owned());
+        }
+        for (key, is_set) in [
+            ("behind_proxy", config.behind_proxy),
+            ("proxy_protocol", config.proxy_protocol),
+        ] {
+            if is_set && config.trusted_proxies.0.is_empty() {
+                let cause = "nobody would believe that proxy: name its network in trusted_proxies";
+                return refuse(key, cause.to_owned());
+            }
+        }
+        for host in &config.hosts.0 {
+            if host.contains(['/', ' ', '*']) || host.is_empty() {
+                return refuse("hosts", format!("{host:?} is no name of a host; write tasks.example"));
+            }
+        }
         if config.listen == config.operator_listen && config.listen.port() != 0 {
             return refuse("operator_listen", "it is the same as listen".to_owned());
         }
@@ -746,7 +932,166 @@ impl Loaded {
     }
 }
 
+impl Loaded {
+    /// What an environment does not start with.
+    fn check_environment(&self) -> Result<(), ConfigError> {
+        let config = &self.config;
+        if config.environment == Environment::Dev {
+            return Ok(());
+        }
+        let refuse = |key: &'static str, cause: &str| {
+            Err(ConfigError::Value {
+                key,
+                source_text: self.source(key).to_string(),
+                cause: format!("not for environment = {}: {cause}", toml_text(&config.environment)),
+            })
+        };
+        if !config.has_tls() && !config.behind_proxy {
+            let cause =
+                "passwords would cross the network in the clear; set tls_certificate and tls_key, or behind_proxy";
+            return refuse("tls_certificate", cause);
+        }
+        if config.environment == Environment::Staging {
+            return Ok(());
+        }
+        if let Some(origin) = config
+            .origins_allowed
+            .0
+            .iter()
+            .find(|origin| !origin.starts_with("https://"))
+        {
+            let cause =
+                format!("{origin:?} is not safe from who is on the way to it; name origins that begin with https://");
+            return refuse("origins_allowed", &cause);
+        }
+        if config.sign_in_attempts_max == 0 {
+            return refuse("sign_in_attempts_max", "passwords could be guessed without end");
+        }
+        if config.rate_limits == RateLimits::Count {
+            return refuse(
+                "rate_limits",
+                "nothing would be refused; count is for trying limits out",
+            );
+        }
+        if config.hosts.0.is_empty() {
+            return refuse("hosts", "name those by which clients reach this server");
+        }
+        let passwords = config.redis.0.iter().filter_map(|address| password_in(address));
+        for password in passwords {
+            if DEVELOPMENT_SECRETS.contains(&password) {
+                return refuse("redis", "its password is one that everybody knows");
+            }
+        }
+        if let Ok(cql::Options {
+            login: Some((_, password)),
+            ..
+        }) = config.cql()
+            && DEVELOPMENT_SECRETS.contains(&password.as_str())
+        {
+            return refuse("cql_password_file", "the password in it is one that everybody knows");
+        }
+        Ok(())
+    }
+}
+
+/// Passwords that stand in manuals and examples.
+const DEVELOPMENT_SECRETS: [&str; 8] = [
+    "cassandra",
+    "scylla",
+    "redis",
+    "taskflow",
+    "password",
+    "secret",
+    "changeme",
+    "dev",
+];
+
+/// The password in an address.
+fn password_in(address: &str) -> Option<&str> {
+    let (_, rest) = address.split_once("://")?;
+    let (login, _) = rest.rsplit_once('@')?;
+    let (_, password) = login.split_once(':')?;
+    Some(password)
+}
+
+/// A value as text, without what nobody must see; `None`: there is nothing of that in it.
+fn without_secrets(value: &str) -> Option<String> {
+    if value.contains(HIDDEN) {
+        return Some(value.to_owned());
+    }
+    let mut hidden = value.to_owned();
+    for address in value.split('"') {
+        if let Some(password) = password_in(address).filter(|password| !password.is_empty()) {
+            let shown = address.replacen(&format!(":{password}@"), &format!(":{HIDDEN}@"), 1);
+            hidden = hidden.replace(address, &shown);
+        }
+    }
+    (hidden != value).then_some(hidden)
+}
+
+/// The settings of a server that runs. Some can be changed without a restart.
+#[derive(Debug)]
+pub struct Live(RwLock<Arc<Config>>);
+
+/// The keys of those. What is asked at each request, and nothing that somebody has built on.
+pub const RELOADED: &[&str] = &[
+    "account_grace_days",
+    "connections_max",
+    "forwarded_header",
+    "handshakes_max",
+    "hosts",
+    "hsts_seconds",
+    "log_level",
+    "origins_allowed",
+    "rate_limits",
+    "registration",
+    "trusted_proxies",
+];
+
+impl Live {
+    /// As of the start.
+    pub fn new(config: Config) -> Self {
+        Self(RwLock::new(Arc::new(config)))
+    }
+
+    /// As they are now.
+    pub fn now(&self) -> Arc<Config> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes what can be changed. The keys that were, and those that need a restart.
+    pub fn change(&self, config: &Config) -> (Vec<&'static str>, Vec<&'static str>) {
+        let mut present = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let differs = present.differs_in(config);
+        let (changed, rest): (Vec<_>, Vec<_>) = differs.into_iter().partition(|key| RELOADED.contains(key));
+        let mut next = Config::clone(&present);
+        for key in &changed {
+            next.take(key, config);
+        }
+        *present = Arc::new(next);
+        (changed, rest)
+    }
+}
+
 impl Config {
+    /// Whether clients come over TLS here.
+    pub fn has_tls(&self) -> bool {
+        !self.tls_certificate.as_os_str().is_empty()
+    }
+
+    /// Whether this server goes by the name in a `Host` header, whose port is its own business.
+    pub fn is_host(&self, host: Option<&str>) -> bool {
+        if self.hosts.0.is_empty() {
+            return true;
+        }
+        let Some(host) = host else { return false };
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        self.hosts.0.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
     /// Where the key that signs access tokens is.
     pub fn key_dir(&self) -> &Path {
         if self.key_dir.as_os_str().is_empty() {
@@ -842,6 +1187,167 @@ mod tests {
         Loaded::from_layers(Some(&path), variable, flags)
     }
 
+    #[test]
+    fn a_value_may_be_in_a_file_that_a_variable_names() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("redis");
+        std::fs::write(&path, "redis://:pa55@cache.example\n").expect("written");
+        let path = path.to_str().expect("text");
+        let variables = [
+            ("TASKFLOW_REDIS_FILE", path),
+            ("TASKFLOW_STORE", "cql"),
+            ("TASKFLOW_CQL_NODES", "a:9042"),
+        ];
+        let loaded = load("", &variables, Layer::default()).expect("loads");
+        assert_eq!(loaded.config.redis.0, ["redis://:pa55@cache.example"]);
+        assert_eq!(
+            loaded.source("redis"),
+            Source::Variable("TASKFLOW_REDIS_FILE".to_owned())
+        );
+        let printed = loaded.print();
+        assert!(!printed.contains("pa55"), "{printed}");
+        assert!(
+            printed.contains("# redis = [\"redis://:********@cache.example\"]"),
+            "{printed}"
+        );
+        let both = [("TASKFLOW_HOSTS_FILE", path), ("TASKFLOW_HOSTS", "a.example")];
+        assert_eq!(
+            refusal("", &both),
+            "TASKFLOW_HOSTS: TASKFLOW_HOSTS_FILE is set, too: which of the two counts?"
+        );
+        let text = refusal("", &[("TASKFLOW_HOSTS_FILE", "no/such/file")]);
+        assert!(
+            text.starts_with("TASKFLOW_HOSTS_FILE: cannot read no/such/file: "),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_secret_is_neither_printed_nor_shown() {
+        let loaded = load("", &[("TASKFLOW_SIGNING_KEY", "do not tell")], Layer::default()).expect("loads");
+        assert_eq!(loaded.config.signing_key.0, "do not tell");
+        let printed = loaded.print();
+        assert!(printed.contains("# signing_key = \"********\""), "{printed}");
+        assert!(!printed.contains("do not tell") && !format!("{loaded:?}").contains("do not tell"));
+    }
+
+    #[test]
+    fn prod_does_not_start_with_what_belongs_to_development() {
+        let good = [
+            ("TASKFLOW_ENVIRONMENT", "prod"),
+            ("TASKFLOW_BEHIND_PROXY", "true"),
+            ("TASKFLOW_TRUSTED_PROXIES", "10.0.0.0/8"),
+            ("TASKFLOW_HOSTS", "tasks.example"),
+            ("TASKFLOW_STORE", "cql"),
+            ("TASKFLOW_CQL_NODES", "a:9042"),
+        ];
+        assert!(load("", &good, Layer::default()).is_ok());
+        let with = |more: (&'static str, &'static str)| {
+            let others = good.iter().filter(|(name, _)| *name != more.0);
+            let variables: Vec<_> = others.copied().chain([more]).collect();
+            refusal("", &variables)
+        };
+        for (more, expected) in [
+            (
+                ("TASKFLOW_BEHIND_PROXY", "false"),
+                "tls_certificate (default): not for environment = \"prod\": passwords would cross the network in the clear; \
+                 set tls_certificate and tls_key, or behind_proxy",
+            ),
+            (
+                ("TASKFLOW_ORIGINS_ALLOWED", "http://app.example"),
+                "origins_allowed (TASKFLOW_ORIGINS_ALLOWED): not for environment = \"prod\": \"http://app.example\" is not \
+                 safe from who is on the way to it; name origins that begin with https://",
+            ),
+            (
+                ("TASKFLOW_SIGN_IN_ATTEMPTS_MAX", "0"),
+                "sign_in_attempts_max (TASKFLOW_SIGN_IN_ATTEMPTS_MAX): not for environment = \"prod\": passwords could be \
+                 guessed without end",
+            ),
+            (
+                ("TASKFLOW_RATE_LIMITS", "count"),
+                "rate_limits (TASKFLOW_RATE_LIMITS): not for environment = \"prod\": nothing would be refused; count is for \
+                 trying limits out",
+            ),
+            (
+                ("TASKFLOW_HOSTS", ""),
+                "hosts (TASKFLOW_HOSTS): not for environment = \"prod\": name those by which clients reach this server",
+            ),
+            (
+                ("TASKFLOW_REDIS", "redis://:changeme@cache.example"),
+                "redis (TASKFLOW_REDIS): not for environment = \"prod\": its password is one that everybody knows",
+            ),
+        ] {
+            assert_eq!(with(more), expected);
+        }
+        let staging = [("TASKFLOW_ENVIRONMENT", "staging")];
+        assert!(refusal("", &staging).contains("in the clear"));
+        let staging = [staging[0], good[1], good[2], ("TASKFLOW_RATE_LIMITS", "count")];
+        assert!(load("", &staging, Layer::default()).is_ok());
+    }
+
+    #[test]
+    fn settings_that_belong_together_are_set_together() {
+        for (variables, expected) in [
+            (
+                &[("TASKFLOW_TLS_KEY", "key.pem")][..],
+                "tls_key (TASKFLOW_TLS_KEY): tls_certificate and tls_key belong together: set both or none",
+            ),
+            (
+                &[("TASKFLOW_REDIRECT_LISTEN", "127.0.0.1:80")],
+                "redirect_listen (TASKFLOW_REDIRECT_LISTEN): there is no TLS here to send anybody to: set tls_certificate \
+                 and tls_key",
+            ),
+            (
+                &[("TASKFLOW_BEHIND_PROXY", "true")],
+                "behind_proxy (TASKFLOW_BEHIND_PROXY): nobody would believe that proxy: name its network in trusted_proxies",
+            ),
+            (
+                &[("TASKFLOW_HOSTS", "https://tasks.example")],
+                "hosts (TASKFLOW_HOSTS): \"https://tasks.example\" is no name of a host; write tasks.example",
+            ),
+        ] {
+            assert_eq!(refusal("", variables), expected);
+        }
+    }
+
+    #[test]
+    fn what_can_be_changed_is_changed_and_the_rest_is_named() {
+        let live = Live::new(Config::default());
+        let before = live.now();
+        let next = Config {
+            registration: Registration::Closed,
+            workers: 7,
+            ..Config::default()
+        };
+        assert_eq!(live.change(&next), (vec!["registration"], vec!["workers"]));
+        assert_eq!(live.now().registration, Registration::Closed);
+        assert_eq!((live.now().workers, before.registration), (0, Registration::Open));
+        for key in RELOADED {
+            assert!(KEYS.iter().any(|(known, _)| known == key), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_server_goes_by_its_names_whatever_the_port() {
+        let config = Config {
+            hosts: "tasks.example, [2001:db8::1]".parse().expect("names"),
+            ..Config::default()
+        };
+        for host in [
+            "tasks.example",
+            "TASKS.example:8443",
+            "[2001:db8::1]",
+            "[2001:db8::1]:8443",
+        ] {
+            assert!(config.is_host(Some(host)), "{host}");
+        }
+        for host in ["", "other.example", "tasks.example.evil.example", "tasks.example:x"] {
+            assert!(!config.is_host(Some(host)), "{host}");
+        }
+        assert!(!config.is_host(None));
+        assert!(Config::default().is_host(None));
+    }
+
     fn refusal(file: &str, variables: &[(&str, &str)]) -> String {
         let error = load(file, variables, Layer::default()).expect_err("refused");
         error.to_string()
@@ -876,9 +1382,9 @@ mod tests {
             text.ends_with("line 3: there is no setting hartbeat_ms; did you mean heartbeat_ms?"),
             "{text}"
         );
-        let text = refusal("workers = 1\n[tls]\ncertificate = \"x\"\n", &[]);
+        let text = refusal("workers = 1\n[frobnicator]\nlevel = \"x\"\n", &[]);
         assert!(
-            text.ends_with("line 2: there is no setting tls; `taskflow config print` shows all"),
+            text.ends_with("line 2: there is no setting frobnicator; `taskflow config print` shows all"),
             "{text}"
         );
     }

@@ -1,5 +1,6 @@
 //! The TaskFlow server and its terminal client.
 
+pub mod accept;
 pub mod allocator;
 pub mod auth;
 pub mod bus;

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use actix_http::{HttpService, Request, h1};
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, Protocol, Request, h1};
 use actix_rt::{Arbiter, ArbiterHandle, spawn};
-use actix_service::{Service as _, apply_fn_factory, fn_service, map_config};
+use actix_service::{Service as _, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, HttpServer, ResponseError as _, web};
 use anyhow::Context as _;
 use socket2::{Domain, Socket, Type};
 use taskflow_actors::cluster::node::Report;
@@ -25,21 +26,23 @@ use taskflow_actors::ports::{Accounts, AppendError, Clock, Epoch, NodeId, Notice
 use taskflow_actors::session::{Event, Sessions};
 use taskflow_actors::supervisor::{Observer, Ports, Router, Supervisor};
 use taskflow_protocol::message::OperationResult;
-use taskflow_protocol::{UserId, limits};
+use taskflow_protocol::{Code, UserId, limits};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, watch};
 use uuid::Uuid;
 
+use crate::accept::{Accept, Certificate};
 use crate::allocator;
 use crate::auth::{Deletions, Keys, Revocation, SignIns, SignedOut, Tokens};
 use crate::bus::redis::{self, RedisBus, RedisObserver};
 use crate::clock::SystemClock;
-use crate::config::{Config, Loaded, StoreKind};
+use crate::config::{Config, Live, Loaded, StoreKind};
 use crate::http::attempts::Attempts;
 use crate::http::request::own_head;
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
-use crate::socket::{Gateway, Hub, Worker, upgrade};
+use crate::socket::{Gateway, Hub, Wire, Worker, upgrade};
 use crate::store::cql::{self, Cql, CqlObserver};
 use crate::store::embedded::{self, Embedded, StoreObserver};
 use crate::telemetry::metrics::{CqlError, CqlRequest};
@@ -83,6 +86,8 @@ pub struct Running {
     servers: Vec<actix_server::ServerHandle>,
     arbiters: Vec<Arbiter>,
     cluster: Option<(Arc<Cluster>, RedisBus)>,
+    live: Arc<Live>,
+    certificate: Option<Arc<Certificate>>,
 }
 
 /// What a node of a cluster does about what all are told.
@@ -135,7 +140,9 @@ impl Observer for Counted {
 
 /// Starts a server on the present actix system.
 pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Telemetry) -> anyhow::Result<Running> {
-    let config = Arc::new(config);
+    let live = Arc::new(Live::new(config));
+    let config = live.now();
+    let certificate = Certificate::open(&config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = telemetry.metrics.clone();
     let workers = config.worker_count();
@@ -205,7 +212,12 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         clock.clone(),
         stored.accounts.clone(),
     ));
-    spawn(follow_keys(config.clone(), keys, tokens.clone()));
+    if config.signing_key.0.is_empty() {
+        spawn(follow_keys(config.clone(), keys, tokens.clone()));
+    }
+    if let Some(certificate) = &certificate {
+        spawn(certificate.clone().follow());
+    }
     let counted = hub.clone();
     let seats = Arc::new(Seats::new(&config, metrics.clone(), move || {
         counted.connections.load(Ordering::Relaxed)
@@ -276,7 +288,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         changes: hub.clone(),
         attempts,
         clock,
-        config: config.clone(),
+        config: live.clone(),
         metrics,
         closing: closing_seen,
     });
@@ -289,11 +301,19 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
             )
         })?;
         let address = listener.local_addr()?;
-        Some((address, serve_clients(listener, workers, config.clone(), gateway, api)?))
+        let accept = Arc::new(Accept::new(live.clone(), certificate.as_ref()));
+        Some((
+            address,
+            serve_clients(listener, workers, live.clone(), accept, gateway, api)?,
+        ))
     } else {
         None
     };
     let address = clients.as_ref().map(|(address, _)| *address);
+    let redirect = match (config.redirect_listen.0, address) {
+        (Some(listen), Some(clients)) => Some(serve_redirects(listen, clients, live.clone())?),
+        _ => None,
+    };
 
     let operator = web::Data::new(Operator::new(telemetry.clone()));
     let data = operator.clone();
@@ -308,6 +328,10 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         .context("the operator's port has no address")?;
     let operators = operators.run();
     let mut servers = vec![operators.handle()];
+    if let Some(redirect) = redirect {
+        servers.push(redirect.handle());
+        spawn(redirect);
+    }
     if let Some((_, clients)) = clients {
         servers.insert(0, clients.handle());
         spawn(clients);
@@ -331,6 +355,8 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         servers,
         arbiters,
         cluster,
+        live,
+        certificate,
     })
 }
 
@@ -403,48 +429,137 @@ pub fn build() -> String {
 fn serve_clients(
     listener: std::net::TcpListener,
     workers: usize,
-    config: Arc<Config>,
+    live: Arc<Live>,
+    accept: Arc<Accept>,
     gateway: Arc<Gateway>,
     api: web::Data<Api>,
 ) -> anyhow::Result<actix_server::Server> {
-    thread_local! {
-        static WORKER: OnceCell<Option<Rc<Worker>>> = const { OnceCell::new() };
-    }
     let server = actix_server::Server::build()
         .workers(workers)
         .max_concurrent_connections(limits::HTTP_CONNECTIONS_MAX / workers)
         .shutdown_timeout(DRAIN.as_secs())
-        .disable_signals()
-        .listen("clients", listener, move || {
-            let (gateway, config, api) = (gateway.clone(), config.clone(), api.clone());
-            let app = App::new().app_data(api).configure(http::routes);
-            HttpService::build()
-                .tcp_nodelay(true)
-                .upgrade(fn_service(
-                    move |(request, framed): (Request, actix_codec::Framed<TcpStream, h1::Codec>)| {
-                        let gateway = gateway.clone();
-                        let worker = WORKER.with(|cell| cell.get_or_init(|| Worker::start(gateway)).clone());
-                        let config = config.clone();
-                        async move {
-                            if let Some(worker) = worker {
-                                upgrade::accept(worker, config, own_head(request), framed).await;
-                            }
-                            Ok::<_, actix_web::Error>(())
-                        }
-                    },
-                ))
-                .finish(apply_fn_factory(
-                    map_config(app, |()| AppConfig::default()),
-                    |request: Request, app| app.call(own_head(request)),
-                ))
-                .tcp()
+        .disable_signals();
+    let server = if accept.has_tls() {
+        server.listen("clients", listener, move || {
+            let accept = accept.clone();
+            let secure = move |mut stream: TcpStream| {
+                let accept = accept.clone();
+                async move {
+                    let peer = accept.peer(&mut stream).await.map_err(DispatchError::Io)?;
+                    let (stream, protocol) = accept.secure(stream).await.map_err(DispatchError::Io)?;
+                    Ok((stream, protocol, Some(peer)))
+                }
+            };
+            fn_service(secure).and_then(clients(gateway.clone(), live.clone(), api.clone()))
         })
-        .context("cannot serve on the client port")?
-        .run();
-    Ok(server)
+    } else {
+        server.listen("clients", listener, move || {
+            let accept = accept.clone();
+            let plain = move |mut stream: TcpStream| {
+                let accept = accept.clone();
+                async move {
+                    let peer = accept.peer(&mut stream).await.map_err(DispatchError::Io)?;
+                    Ok((stream, Protocol::Http1, Some(peer)))
+                }
+            };
+            fn_service(plain).and_then(clients(gateway.clone(), live.clone(), api.clone()))
+        })
+    };
+    Ok(server.context("cannot serve on the client port")?.run())
+}
+
+/// What is done with a client's connection, whatever carries its bytes.
+fn clients<IO>(
+    gateway: Arc<Gateway>,
+    live: Arc<Live>,
+    api: web::Data<Api>,
+) -> impl ServiceFactory<
+    (IO, Protocol, Option<SocketAddr>),
+    Config = (),
+    Response = (),
+    Error = DispatchError,
+    InitError = (),
+    Service: 'static,
+    Future: 'static,
+>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Into<Wire> + 'static,
+{
+    thread_local! {
+        static WORKER: OnceCell<Option<Rc<Worker>>> = const { OnceCell::new() };
+    }
+    let app = App::new().app_data(api).configure(http::routes);
+    HttpService::build()
+        .upgrade(fn_service(
+            move |(request, framed): (Request, actix_codec::Framed<IO, h1::Codec>)| {
+                let gateway = gateway.clone();
+                let worker = WORKER.with(|cell| cell.get_or_init(|| Worker::start(gateway)).clone());
+                let live = live.clone();
+                async move {
+                    if let Some(worker) = worker {
+                        upgrade::accept(worker, live, own_head(request), framed).await;
+                    }
+                    Ok::<_, actix_web::Error>(())
+                }
+            },
+        ))
+        .finish(apply_fn_factory(
+            map_config(app, |()| AppConfig::default()),
+            |request: Request, app| app.call(own_head(request)),
+        ))
+}
+
+/// Sends who comes without TLS to where there is TLS.
+fn serve_redirects(listen: SocketAddr, clients: SocketAddr, live: Arc<Live>) -> anyhow::Result<actix_web::dev::Server> {
+    let server = HttpServer::new(move || {
+        let live = live.clone();
+        App::new().default_service(web::to(move |request: actix_web::HttpRequest| {
+            let answer = redirect(&request, clients.port(), &live.now());
+            async move { answer }
+        }))
+    });
+    let server = server
+        .workers(1)
+        .disable_signals()
+        .bind(listen)
+        .with_context(|| format!("cannot listen on {listen} (redirect_listen)"))?;
+    tracing::info!(address = ?server.addrs(), "who comes without TLS is sent on");
+    Ok(server.run())
+}
+
+fn redirect(request: &actix_web::HttpRequest, port: u16, config: &Config) -> actix_web::HttpResponse {
+    let host = request.headers().get("host").and_then(|host| host.to_str().ok());
+    let name = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
+    let Some(name) = name.filter(|name| config.is_host(host) && !name.is_empty()) else {
+        return http::problem::Problem::new(Code::HostRefused).error_response();
+    };
+    let port = match port {
+        443 => String::new(),
+        port => format!(":{port}"),
+    };
+    let to = format!("https://{name}{port}{}", request.uri());
+    actix_web::HttpResponse::PermanentRedirect()
+        .insert_header(("location", to))
+        .finish()
 }
 
 impl Running {
+    /// Takes what can be changed without a restart.
+    pub fn reload(&self, config: &Config) {
+        let (changed, rest) = self.live.change(config);
+        crate::telemetry::log::set_level(config.log_level);
+        if let Some(certificate) = &self.certificate {
+            certificate.look.notify_one();
+        }
+        tracing::info!(changed = changed.join(", "), "the settings were read again");
+        if !rest.is_empty() {
+            tracing::warn!(
+                settings = rest.join(", "),
+                "these settings have changed, and need a restart"
+            );
+        }
+    }
+
     /// Takes the server down: no new clients; everyone is told to come back; what is under way is finished.
     pub async fn stop(self) {
         self.operator.drain();
@@ -477,7 +592,7 @@ impl Running {
 
 /// Runs the server until it is told to stop (`taskflow serve`).
 pub fn run(loaded: Loaded) -> anyhow::Result<()> {
-    let config = loaded.config;
+    let config = loaded.config.clone();
     crate::telemetry::log::init(config.log_level, config.log_format);
     for variable in &loaded.variables_unknown {
         let hint = crate::config::meant(variable);
@@ -489,7 +604,16 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     let files = raise_file_limit();
     // Two providers are in the tree: whoever sets up TLS without naming one (the driver of Redis) must find one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let keys = Keys::open_or_create(config.key_dir())?;
+    let keys = match config.signing_key.0.as_str() {
+        "" => Keys::open_or_create(config.key_dir())?,
+        pem => Keys::from_pem("in signing_key", pem)?,
+    };
+    if !config.has_tls() && !config.behind_proxy && !config.listen.ip().is_loopback() {
+        tracing::warn!(
+            "TLS is off: whoever is on the way between clients and this server reads passwords and tasks. Set tls_certificate and \
+             tls_key, or put a proxy in front and set behind_proxy"
+        );
+    }
     let telemetry = Telemetry::new();
     let system = actix_rt::System::new();
     let opened = match config.store {
@@ -512,7 +636,10 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         if let Some(address) = running.address {
             greet(address);
         }
-        stop.wait().await;
+        tokio::select! {
+            () = stop.wait() => {}
+            error = reload(&loaded, &running) => return Err(error),
+        }
         tracing::info!("stopping");
         running.stop().await;
         anyhow::Ok(())
@@ -520,6 +647,24 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     closing.close();
     tracing::info!("stopped");
     served
+}
+
+/// Reads the settings again whenever somebody asks for it by SIGHUP; what is wrong with them is said, and the present go on.
+async fn reload(loaded: &Loaded, running: &Running) -> anyhow::Error {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut asked = match signal(SignalKind::hangup()) {
+        Ok(asked) => asked,
+        Err(error) => return error.into(),
+    };
+    loop {
+        if asked.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        match loaded.reload() {
+            Ok(loaded) => running.reload(&loaded.config),
+            Err(error) => tracing::error!(%error, "the settings cannot be read again; the present ones go on"),
+        }
+    }
 }
 
 /// A store that is open.

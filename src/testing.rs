@@ -19,7 +19,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use uuid::Uuid;
 
 use crate::auth::{Deletions, Key, Keys, SignIns, Tokens};
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::http::Api;
 use crate::http::attempts::Attempts;
 use crate::http::seats::Seats;
@@ -256,7 +256,7 @@ impl ApiBench {
             clock: auth.clock.clone(),
             seats: Arc::new(Seats::new(&config, metrics.clone(), || 0)),
             attempts: Arc::new(Attempts::new(config.sign_in_attempts_max)),
-            config: Arc::new(config),
+            config: Arc::new(Live::new(config)),
             metrics,
             snapshots: Arc::new(Semaphore::new(2)),
             closing: closing_seen,

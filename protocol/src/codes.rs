@@ -104,6 +104,7 @@ codes! {
     112 HelloTimeout "hello_timeout" http 408 close 4112 Reconnect, 1000 ms: "No hello came in time; send it at once after connecting."
     113 BodyTimeout "body_timeout" http 408 close 0 Retry, 1000 ms: "The body of the request did not arrive in time; send it again, in smaller parts if the connection is slow."
     114 FilterInvalid "filter_invalid" http 400 close 0 Fix, 0 ms: "The filter cannot be understood; the detail says what is wrong and where."
+    115 HostRefused "host_refused" http 421 close 0 GiveUp, 0 ms: "This server does not go by this name; the operator can add it to hosts."
 
     200 TokenMissing "token_missing" http 401 close 4200 SignIn, 0 ms: "There is no access token; send one in the Authorization header, the subprotocol or the hello."
     201 TokenInvalid "token_invalid" http 401 close 4201 SignIn, 0 ms: "The access token is not valid here; sign in again."

@@ -84,6 +84,17 @@ impl Keys {
         Self(vec![(UnixMs::MIN, Arc::new(key))])
     }
 
+    /// The one key in this text (PKCS #8, PEM), from wherever it comes: `name` says from where.
+    pub fn from_pem(name: &str, pem: &str) -> Result<Self, KeyError> {
+        match SigningKey::from_pkcs8_pem(pem.trim()) {
+            Ok(signing) => Ok(Self::of(Key::new(signing))),
+            Err(error) => Err(KeyError::Damaged {
+                path: name.into(),
+                cause: error.to_string(),
+            }),
+        }
+    }
+
     /// Reads the keys, or makes one if there is none yet.
     pub fn open_or_create(data_dir: &Path) -> Result<Self, KeyError> {
         match Self::open(data_dir) {

@@ -44,7 +44,7 @@ pub async fn delete(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
     let body: Credentials = request::sign_in_document(&http, payload).await?;
     let asker = asker(&api, &http, body.device)?;
     let account = authenticated(&api, &http, &body.email, body.password, &asker).await?;
-    let at = api.clock.now_ms() + i64::from(api.config.account_grace_days) * DAY_MS;
+    let at = api.clock.now_ms() + i64::from(api.config.now().account_grace_days) * DAY_MS;
     let deletes_at = api.sign_ins.request_deletion(account, at, &asker).await?;
     if deletes_at <= api.clock.now_ms() {
         api.deletions.now.notify_one();

@@ -41,7 +41,7 @@ use taskflow_protocol::{Code, UserId};
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::{Deletions, SignIns, Tokens};
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::http::attempts::{Attempts, Quota};
 use crate::http::problem::Problem;
 use crate::http::seats::Seats;
@@ -82,7 +82,7 @@ pub struct Api {
     /// How often somebody may try to sign in.
     pub attempts: Arc<Attempts>,
     /// The settings.
-    pub config: Arc<Config>,
+    pub config: Arc<Live>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Event streams and long-polls that are open.
@@ -188,15 +188,20 @@ async fn front(
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let api = request.app_data::<web::Data<Api>>().cloned();
     let api = api.ok_or_else(|| actix_web::Error::from(Problem::new(Code::Internal)))?;
+    let config = api.config.now();
     let origin = request.headers().get(header::ORIGIN).cloned();
+    let host = host_of(&request).map(str::to_owned);
     let response = match &origin {
+        _ if !config.is_host(host.as_deref()) => {
+            let refusal = Problem::new(Code::HostRefused).error_response();
+            request.into_response(refusal).map_into_right_body()
+        }
         // No browser, or a page of our own that asks with GET.
         None => next.call(request).await?.map_into_left_body(),
         Some(origin) => {
-            let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
             let allowed = origin
                 .to_str()
-                .is_ok_and(|origin| api.config.origins_allowed.allow(origin, host));
+                .is_ok_and(|origin| config.origins_allowed.allow(origin, host.as_deref()));
             if !allowed {
                 let refusal = Problem::new(Code::OriginRefused).error_response();
                 request.into_response(refusal).map_into_right_body()
@@ -219,6 +224,9 @@ async fn front(
     for (name, value) in FIXED_HEADERS {
         response.headers_mut().insert(name, value);
     }
+    if let Some(value) = strict_transport(&config) {
+        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, value);
+    }
     let status = response.status();
     api.metrics
         .http_requests
@@ -231,14 +239,31 @@ async fn front(
 }
 
 /// What every answer says to browsers: nothing here is a page, nothing is to be guessed, shown in a frame or told to others.
-const FIXED_HEADERS: [(header::HeaderName, HeaderValue); 3] = [
+const FIXED_HEADERS: [(header::HeaderName, HeaderValue); 4] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (
         header::CONTENT_SECURITY_POLICY,
         HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
     ),
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (
+        header::PERMISSIONS_POLICY,
+        HeaderValue::from_static("camera=(), geolocation=(), microphone=()"),
+    ),
 ];
+
+/// The name by which the client reached this server: HTTP/2 has it in the address.
+fn host_of(request: &ServiceRequest) -> Option<&str> {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    host.or_else(|| request.uri().authority().map(|authority| authority.as_str()))
+}
+
+/// Where clients come over TLS, browsers are told to come over nothing else (RFC 6797).
+fn strict_transport(config: &Config) -> Option<HeaderValue> {
+    let is_safe = config.has_tls() || config.behind_proxy;
+    let seconds = Some(config.hsts_seconds).filter(|seconds| is_safe && *seconds > 0)?;
+    HeaderValue::from_str(&format!("max-age={seconds}")).ok()
+}
 
 /// What is left of the limit that the request counted for (draft-ietf-httpapi-ratelimit-headers-10).
 fn say_quota(headers: &mut HeaderMap, Quota { max, left, more_in_ms }: Quota) {

@@ -122,7 +122,8 @@ pub(super) fn asker(api: &Api, http: &HttpRequest, device: Option<String>) -> Re
 }
 
 fn address_of(api: &Api, http: &HttpRequest) -> Option<IpAddr> {
-    address::of(http, &api.config.trusted_proxies, api.config.forwarded_header)
+    let config = api.config.now();
+    address::of(http, &config.trusted_proxies, config.forwarded_header)
 }
 
 fn address_text(api: &Api, http: &HttpRequest) -> String {
@@ -131,7 +132,7 @@ fn address_text(api: &Api, http: &HttpRequest) -> String {
 
 /// One more attempt for the account of this e-mail address, from wherever the request comes.
 fn attempt(api: &Api, http: &HttpRequest, email: &str) -> Result<(), Problem> {
-    if address::is_passed_on_by_a_stranger(http, &api.config.trusted_proxies) {
+    if address::is_passed_on_by_a_stranger(http, &api.config.now().trusted_proxies) {
         static TOLD: Once = Once::new();
         TOLD.call_once(|| {
             tracing::warn!(
@@ -148,7 +149,7 @@ fn attempt(api: &Api, http: &HttpRequest, email: &str) -> Result<(), Problem> {
         Verdict::Passed(quota) => quota,
         Verdict::Refused(quota) => {
             api.metrics.sign_ins.of(SignInOutcome::Limited).increment(1);
-            if api.config.rate_limits == RateLimits::Enforce {
+            if api.config.now().rate_limits == RateLimits::Enforce {
                 http.extensions_mut().insert(quota);
                 let wait = u32::try_from(quota.more_in_ms).unwrap_or(u32::MAX);
                 return Err(Problem::new(Code::TooManySignIns).retry_after_ms(wait));
@@ -203,7 +204,7 @@ const LOCALE: &str = "en";
 
 /// `POST /api/v1/auth/register`
 pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
-    if api.config.registration == Registration::Closed {
+    if api.config.now().registration == Registration::Closed {
         return Err(Problem::new(Code::RegistrationClosed));
     }
     let body: Register = request::sign_in_document(&http, payload).await?;

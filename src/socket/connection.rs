@@ -31,12 +31,12 @@ use taskflow_protocol::message::{
 };
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, Encoding, PROTOCOL_MAX, PROTOCOL_MIN, UserId};
-use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use super::frame::{self, Decoder, Incoming};
 use super::hub::{Delivery, results_frame};
 use super::outbound::{Full, Outbound};
+use super::wire::Wire;
 use super::worker::Worker;
 use crate::auth::Claims;
 use crate::http::seats::Seat;
@@ -109,7 +109,7 @@ pub(super) struct Followed {
 /// See the module.
 pub(super) struct Connection {
     pub id: ConnectionId,
-    stream: TcpStream,
+    stream: Wire,
     encoding: Encoding,
     /// When the last byte came, in seconds of the worker's clock.
     last_read: Cell<u32>,
@@ -165,7 +165,7 @@ impl Future for Run {
 impl Connection {
     pub fn new(
         id: ConnectionId,
-        stream: TcpStream,
+        stream: Wire,
         encoding: Encoding,
         token: Option<String>,
         now_s: u32,
@@ -216,6 +216,11 @@ impl Connection {
     /// It got its last words: it goes by itself, or is cut.
     pub fn is_ending(&self) -> bool {
         matches!(self.state.borrow().phase, Phase::Closing(_) | Phase::Dead)
+    }
+
+    /// Nothing waits, neither here nor in the TLS session.
+    fn has_sent(&self, state: &State) -> bool {
+        state.outbound.is_empty() && !self.stream.wants_write()
     }
 
     pub fn outbound_bytes(&self) -> usize {
@@ -305,7 +310,7 @@ impl Connection {
     fn after_send(&self, worker: &Worker, mut state: RefMut<'_, State>, sent: &io::Result<Result<(), Full>>) {
         match sent {
             Ok(Ok(())) => {
-                if !state.outbound.is_empty() {
+                if !self.has_sent(&state) {
                     wake(&state.task);
                 }
             }
@@ -327,7 +332,7 @@ impl Connection {
         if state.outbound.flush(&self.stream).is_err() {
             state.phase = Phase::Dead;
         }
-        if !state.outbound.is_empty() || matches!(state.phase, Phase::Dead) {
+        if !self.has_sent(&state) || matches!(state.phase, Phase::Dead) {
             wake(&state.task);
         }
     }
@@ -383,7 +388,7 @@ impl Connection {
 
     /// Drops the socket at once; the kernel forgets what it holds for it.
     fn cut(&self) {
-        drop(socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)));
+        drop(socket2::SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO)));
         let mut state = self.state();
         state.phase = Phase::Dead;
         wake(&state.task);
@@ -856,7 +861,7 @@ impl Connection {
             if !state.task.as_ref().is_some_and(|task| task.will_wake(context.waker())) {
                 state.task = Some(context.waker().clone());
             }
-            while !state.outbound.is_empty() && !matches!(state.phase, Phase::Dead) {
+            while !self.has_sent(&state) && !matches!(state.phase, Phase::Dead) {
                 match self.stream.poll_write_ready(context) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(())) if state.outbound.flush(&self.stream).is_ok() => {}
@@ -868,7 +873,7 @@ impl Connection {
             {
                 waiting.wake();
             }
-            if matches!(state.phase, Phase::Dead) || (state.goodbye && state.outbound.is_empty()) {
+            if matches!(state.phase, Phase::Dead) || (state.goodbye && self.has_sent(&state)) {
                 return Poll::Ready(());
             }
         }
@@ -953,7 +958,7 @@ impl Connection {
                         self.close_with(worker, &[], code.unwrap_or(1000), "");
                     }
                     let mut state = self.state();
-                    if state.outbound.is_empty() {
+                    if self.has_sent(&state) {
                         return Err(Ended);
                     }
                     state.goodbye = true;

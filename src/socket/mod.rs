@@ -6,7 +6,9 @@ pub mod frame;
 pub mod hub;
 mod outbound;
 pub mod upgrade;
+mod wire;
 pub mod worker;
 
 pub use hub::Hub;
+pub use wire::Wire;
 pub use worker::{Gateway, Worker};

@@ -5,7 +5,8 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, Bytes};
-use tokio::net::TcpStream;
+
+use super::wire::Wire;
 
 /// Frames joined in one write: what Linux takes at once is 1024; 64 already spare nearly all system calls.
 const FRAMES_A_WRITE_MAX: usize = 64;
@@ -70,7 +71,7 @@ impl Outbound {
     }
 
     /// Sends a frame at once if nothing waits before it, else queues it.
-    pub fn send(&mut self, stream: &TcpStream, frame: &Bytes, max: usize) -> io::Result<Result<(), Full>> {
+    pub fn send(&mut self, stream: &Wire, frame: &Bytes, max: usize) -> io::Result<Result<(), Full>> {
         if !self.frames.is_empty() {
             return Ok(self.push(frame.clone(), max));
         }
@@ -86,7 +87,7 @@ impl Outbound {
     }
 
     /// Sends what waits, as much as the socket takes, several frames in one write.
-    pub fn flush(&mut self, stream: &TcpStream) -> io::Result<()> {
+    pub fn flush(&mut self, stream: &Wire) -> io::Result<()> {
         while !self.frames.is_empty() {
             let result = match self.frames.len() {
                 1 => stream.try_write(&self.frames[0]),
@@ -107,7 +108,7 @@ impl Outbound {
         }
         // An idle connection holds no buffer.
         self.frames = VecDeque::new();
-        Ok(())
+        stream.try_flush()
     }
 
     fn sent(&mut self, mut sent: usize) {

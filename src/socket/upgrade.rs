@@ -11,11 +11,11 @@ use actix_http::{Request, h1};
 use socket2::SockRef;
 use taskflow_protocol::message::ErrorBody;
 use taskflow_protocol::{Code, Encoding, SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK, SUBPROTOCOL_TOKEN_PREFIX};
-use tokio::net::TcpStream;
 
 use super::hub::Hub;
+use super::wire::Wire;
 use super::worker::Worker;
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::http::problem::{PROBLEM_JSON, Problem};
 use crate::telemetry::metrics::Handshake;
 
@@ -39,16 +39,17 @@ struct Agreed {
 }
 
 /// Answers an upgrade request and hands the socket to the worker.
-pub async fn accept(
+pub async fn accept<IO: Into<Wire>>(
     worker: Rc<Worker>,
-    config: Arc<Config>,
+    config: Arc<Live>,
     request: Request,
-    framed: actix_codec::Framed<TcpStream, h1::Codec>,
+    framed: actix_codec::Framed<IO, h1::Codec>,
 ) {
+    let config = config.now();
     let parts = framed.into_parts();
-    let stream = parts.io;
+    let stream: Wire = parts.io.into();
     // The answers to requests that were pipelined before this one.
-    if write(&stream, &parts.write_buf).await.is_err() {
+    if stream.write_all(&parts.write_buf).await.is_err() {
         return;
     }
     let pending = Pending::more(&worker);
@@ -77,11 +78,11 @@ pub async fn accept(
             return refuse(&stream, &error).await;
         }
     };
-    let socket = SockRef::from(&stream);
+    let socket = SockRef::from(stream.tcp());
     // A platform that lacks one of these serves without it: they bound what a dead peer costs, not what is right.
     drop(socket.set_send_buffer_size(SEND_BUFFER_BYTES));
     drop(socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
-    drop(stream.set_nodelay(true));
+    drop(stream.tcp().set_nodelay(true));
     let key = request
         .headers()
         .get(header::SEC_WEBSOCKET_KEY)
@@ -96,7 +97,7 @@ pub async fn accept(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
          sec-websocket-accept: {accept}\r\n{protocol}\r\n"
     );
-    if write(&stream, response.as_bytes()).await.is_ok() {
+    if stream.write_all(response.as_bytes()).await.is_ok() {
         worker.gateway.metrics.handshakes.of(Handshake::Accepted).increment(1);
         counted.hand_over();
         worker.adopt(stream, agreed.encoding, agreed.token, &parts.read_buf);
@@ -161,6 +162,9 @@ fn agree(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, 
     }
     ws::verify_handshake(request.head()).map_err(|error| ErrorBody::new(Code::FramingError).because(error))?;
     let headers = request.headers();
+    if !config.is_host(headers.get(header::HOST).and_then(|host| host.to_str().ok())) {
+        return Err(ErrorBody::new(Code::HostRefused));
+    }
     if let Some(origin) = headers.get(header::ORIGIN) {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
         if !origin
@@ -223,7 +227,7 @@ fn negotiate(headers: &HeaderMap) -> Result<Agreed, ErrorBody> {
     Ok(agreed)
 }
 
-async fn refuse(stream: &TcpStream, error: &ErrorBody) {
+async fn refuse(stream: &Wire, error: &ErrorBody) {
     let status = error.code.http_status();
     let reason = actix_http::StatusCode::from_u16(status)
         .ok()
@@ -240,17 +244,5 @@ async fn refuse(stream: &TcpStream, error: &ErrorBody) {
         reason.unwrap_or("Error"),
         body.len(),
     );
-    drop(write(stream, response.as_bytes()).await);
-}
-
-async fn write(stream: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(bytes) {
-            Ok(sent) => bytes = &bytes[sent..],
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+    drop(stream.write_all(response.as_bytes()).await);
 }

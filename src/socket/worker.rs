@@ -16,7 +16,6 @@ use taskflow_actors::supervisor::Router;
 use taskflow_protocol::message::{ErrorBody, Heartbeat, ServerMessage};
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, Encoding, UserId};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -25,6 +24,7 @@ use super::connection::{Connection, Delivered, Run};
 use super::frame;
 use super::hub::{Answers, Delivery, Hub, ToWorker, WorkerInbox};
 use super::outbound::TOTAL_BYTES;
+use super::wire::Wire;
 use crate::allocator;
 use crate::auth::{Claims, Tokens};
 use crate::http::seats::Seats;
@@ -139,7 +139,7 @@ impl Worker {
     }
 
     /// Takes a socket whose handshake is done, and which is counted already. `early` are bytes that came right behind it.
-    pub fn adopt(self: &Rc<Self>, stream: TcpStream, encoding: Encoding, token: Option<String>, early: &[u8]) {
+    pub fn adopt(self: &Rc<Self>, stream: Wire, encoding: Encoding, token: Option<String>, early: &[u8]) {
         let generation = self.next_generation.get();
         self.next_generation.set(generation.wrapping_add(1));
         let slot = self.slots.borrow_mut().insert(Slot {

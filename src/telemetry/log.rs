@@ -1,14 +1,30 @@
 //! Log lines: one JSON document a line on standard error, or text for people.
 
+use std::sync::OnceLock;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogFormat, LogLevel};
 
+/// Changes what is logged.
+type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
+
+static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
+
 /// Sends log lines of this program to standard error from now on. Once a process.
 pub fn init(level: LogLevel, format: LogFormat) {
-    subscriber(level, format, std::io::stderr).init();
+    let (subscriber, set_level) = subscriber(level, format, std::io::stderr);
+    subscriber.init();
+    let _ = SET_LEVEL.set(set_level);
+}
+
+/// Logs what is at least so important from now on.
+pub fn set_level(level: LogLevel) {
+    if let Some(set_level) = SET_LEVEL.get() {
+        set_level(level);
+    }
 }
 
 /// Libraries at `warn` at most: their `info` is not ours to explain. Nothing of actix-http, which calls it an error when
@@ -24,7 +40,11 @@ fn filter(level: LogLevel) -> EnvFilter {
     EnvFilter::new(level)
 }
 
-fn subscriber<W>(level: LogLevel, format: LogFormat, writer: W) -> Box<dyn tracing::Subscriber + Send + Sync>
+fn subscriber<W>(
+    level: LogLevel,
+    format: LogFormat,
+    writer: W,
+) -> (Box<dyn tracing::Subscriber + Send + Sync>, SetLevel)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -33,8 +53,19 @@ where
         .with_writer(writer);
     match format {
         // Facts as members of the document itself, with the same names everywhere.
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).with_current_span(false).finish()),
-        LogFormat::Text => Box::new(builder.with_target(false).finish()),
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_current_span(false);
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            let set_level = move |level| drop(handle.reload(filter(level)));
+            (Box::new(builder.finish()), Box::new(set_level))
+        }
+        LogFormat::Text => {
+            let builder = builder.with_target(false).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let set_level = move |level| drop(handle.reload(filter(level)));
+            (Box::new(builder.finish()), Box::new(set_level))
+        }
     }
 }
 
@@ -59,7 +90,8 @@ mod tests {
     fn lines(level: LogLevel, format: LogFormat) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = subscriber(level, format, move || writer.clone());
+        let (subscriber, set_level) = subscriber(LogLevel::Error, format, move || writer.clone());
+        set_level(level);
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(target: "taskflow::feed", { feed.seq = 7 }, "feed loaded");
             tracing::debug!(target: "taskflow::feed", "details");

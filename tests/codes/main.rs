@@ -325,6 +325,16 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
                 ),
             ]
         }
+        Code::HostRefused => {
+            let server = Server::start(&["--hosts=tasks.example"]);
+            vec![Seen::Http(http::request(
+                server.address,
+                "GET",
+                "/openapi.json",
+                &[],
+                b"",
+            ))]
+        }
         Code::AccountDeleting => {
             let account = server.register();
             let body = json!({ "email": account.email, "password": support::server::PASSWORD });

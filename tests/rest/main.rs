@@ -15,3 +15,4 @@ mod feed;
 mod operator;
 mod requests;
 mod sign_in;
+mod tls;

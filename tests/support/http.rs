@@ -115,6 +115,18 @@ impl Connection {
         let _ = self.stream.write_all(&bytes);
     }
 
+    /// What is no request of ours.
+    pub fn send_raw(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// All that comes until the end.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let until = Instant::now() + DEADLINE;
+        while self.read_more(until) {}
+        std::mem::take(&mut self.ahead)
+    }
+
     /// Reads more bytes; `false` at the end of the stream.
     pub fn read_more(&mut self, until: Instant) -> bool {
         let left = until

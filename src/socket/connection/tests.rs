@@ -12,6 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use tokio::net::TcpStream;
+
 use super::*;
 use crate::auth::SignedOut;
 use crate::config::Config;
@@ -64,7 +66,7 @@ async fn open(worker: &Rc<Worker>, token: String) -> (TcpStream, Rc<Connection>)
     let address = listener.local_addr().expect("bound");
     let mut client = TcpStream::connect(address).await.expect("it listens");
     let (stream, _) = listener.accept().await.expect("somebody comes");
-    worker.adopt(stream, Encoding::Json, Some(token), &[]);
+    worker.adopt(stream.into(), Encoding::Json, Some(token), &[]);
     let first = ConnectionId {
         worker: 0,
         slot: 0,

@@ -119,10 +119,10 @@ fn is_there(statement: &str, error: &ExecutionError) -> bool {
 
 /// Makes the keyspace if there is none, and applies the steps that it lacks.
 pub async fn migrate(options: &Options) -> Result<Migrated, OpenError> {
-    let driver = connect(options).await?;
+    let driver = Box::pin(connect(options)).await?;
     make_keyspace(&driver, options).await?;
     drop(driver);
-    let session = Session::bare(options, Arc::new(()) as Arc<dyn CqlObserver>).await?;
+    let session = Box::pin(Session::bare(options, Arc::new(()) as Arc<dyn CqlObserver>)).await?;
     let driver = &session.driver;
     run(
         driver,

@@ -277,7 +277,7 @@ fn tls(path: &std::path::Path) -> Result<Arc<rustls::ClientConfig>, String> {
 impl Session {
     /// Connects to a keyspace that is there, without its statements.
     pub async fn bare(options: &Options, observer: Arc<dyn CqlObserver>) -> Result<Self, OpenError> {
-        let driver = connect(options).await?;
+        let driver = Box::pin(connect(options)).await?;
         // A database that is too busy to answer has not said that there is none.
         let why = |error| match error {
             UseKeyspaceError::BadKeyspaceName(_)
@@ -303,7 +303,7 @@ impl Session {
 
     /// Connects, and prepares the statements.
     pub async fn open(options: &Options, observer: Arc<dyn CqlObserver>) -> Result<Self, OpenError> {
-        let mut session = Self::bare(options, observer).await?;
+        let mut session = Box::pin(Self::bare(options, observer)).await?;
         super::migrate::check(&session).await?;
         session.statements = Some(Box::pin(session.prepare_all(options)).await?);
         Ok(session)
