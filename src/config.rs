@@ -144,6 +144,15 @@ settings! {
     /// Whether limits on how often something may be done refuse what is too much (enforce), or only count it (count), to see whom they would meet.
     rate_limits: RateLimits = RateLimits::Enforce;
 
+    /// Requests a second that one user may make for long without changing anything; ten seconds' worth may come at once. 0: any number.
+    reads_a_second_max: u32 = 200;
+
+    /// Operations a second that one user may make for long, on the WebSocket and by REST; ten seconds' worth may come at once. 0: any number.
+    writes_a_second_max: u32 = 500;
+
+    /// Requests and handshakes a second that may come from one address for long without a token, or with a bad one; ten seconds' worth may come at once. 0: any number.
+    strangers_a_second_max: u32 = 100;
+
     /// Networks (such as 10.0.0.0/8, separated by commas) of the proxies in front of this server. Only from them is it believed whose request they pass on. Empty: nobody; behind a proxy all users then have one address.
     trusted_proxies: Networks = Networks(Vec::new());
 

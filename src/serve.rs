@@ -39,6 +39,7 @@ use crate::bus::redis::{self, RedisBus, RedisObserver};
 use crate::clock::SystemClock;
 use crate::config::{Config, Live, Loaded, StoreKind};
 use crate::http::attempts::Attempts;
+use crate::http::rates::Rates;
 use crate::http::request::own_head;
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
@@ -222,7 +223,10 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
     let seats = Arc::new(Seats::new(&config, metrics.clone(), move || {
         counted.connections.load(Ordering::Relaxed)
     }));
+    let rates = Arc::new(Rates::new(live.clone(), metrics.clone()));
+    spawn(rates.clone().forget());
     let gateway = Arc::new(Gateway {
+        rates: rates.clone(),
         hub: hub.clone(),
         router: router.clone(),
         store: stored.store.clone(),
@@ -287,6 +291,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         store: stored.store.clone(),
         changes: hub.clone(),
         attempts,
+        rates,
         clock,
         config: live.clone(),
         metrics,

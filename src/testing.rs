@@ -22,6 +22,7 @@ use crate::auth::{Deletions, Key, Keys, SignIns, Tokens};
 use crate::config::{Config, Live};
 use crate::http::Api;
 use crate::http::attempts::Attempts;
+use crate::http::rates::Rates;
 use crate::http::seats::Seats;
 use crate::socket::Hub;
 use crate::telemetry::Telemetry;
@@ -256,6 +257,7 @@ impl ApiBench {
             clock: auth.clock.clone(),
             seats: Arc::new(Seats::new(&config, metrics.clone(), || 0)),
             attempts: Arc::new(Attempts::new(config.sign_in_attempts_max)),
+            rates: Arc::new(Rates::new(Arc::new(Live::new(config.clone())), metrics.clone())),
             config: Arc::new(Live::new(config)),
             metrics,
             snapshots: Arc::new(Semaphore::new(2)),

@@ -36,7 +36,7 @@ const REPORT: &str = "loadtest/REPORT.md";
 #[derive(Parser)]
 #[command(about = "Load scenarios for TaskFlow, measured beside reference servers")]
 struct Arguments {
-    /// A scenario (idle-memory, fanout, creates, latency, kill9, cold-snapshot, storm, backlog-memory, slow-reader, cluster), `all`
+    /// A scenario (idle-memory, fanout, creates, pages, front-door, latency, kill9, cold-snapshot, storm, backlog-memory, slow-reader, cluster), `all`
     /// of them, or `report`: write the report from what was measured.
     what: What,
     /// The server; absent: the one that was built beside this program.

@@ -8,12 +8,18 @@ use std::net::{IpAddr, SocketAddr};
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderMap;
 
-use crate::config::{ForwardedHeader, Networks};
+use crate::config::{Config, ForwardedHeader, Networks};
 
 /// The address of whoever asks; `None`: it is not known.
-pub fn of(request: &HttpRequest, trusted: &Networks, header: ForwardedHeader) -> Option<IpAddr> {
-    let peer = request.peer_addr()?.ip().to_canonical();
-    Some(behind(peer, request.headers(), trusted, header))
+pub fn of(request: &HttpRequest, config: &Config) -> Option<IpAddr> {
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    behind(peer, request.headers(), config)
+}
+
+/// The same, from the parts of a request.
+pub fn behind(peer: Option<IpAddr>, headers: &HeaderMap, config: &Config) -> Option<IpAddr> {
+    let peer = peer?.to_canonical();
+    Some(said_by(peer, headers, &config.trusted_proxies, config.forwarded_header))
 }
 
 /// Whether the request was passed on by somebody whom nobody trusts.
@@ -27,7 +33,7 @@ pub fn is_passed_on_by_a_stranger(request: &HttpRequest, trusted: &Networks) -> 
             .is_some_and(|peer| !trusted.contain(peer.ip().to_canonical()))
 }
 
-fn behind(peer: IpAddr, headers: &HeaderMap, trusted: &Networks, header: ForwardedHeader) -> IpAddr {
+fn said_by(peer: IpAddr, headers: &HeaderMap, trusted: &Networks, header: ForwardedHeader) -> IpAddr {
     let mut known = peer;
     // Each proxy appends whom it was asked by: the last one is what the nearest says.
     let lines: Vec<&str> = headers
@@ -80,7 +86,7 @@ mod tests {
             let name = HeaderName::from_static(header.name());
             headers.append(name, HeaderValue::from_str(line).expect("a value"));
         }
-        behind(peer.parse().expect("an address"), &headers, &trusted, header).to_string()
+        said_by(peer.parse().expect("an address"), &headers, &trusted, header).to_string()
     }
 
     #[test]

@@ -18,12 +18,19 @@ use taskflow_protocol::values::UnixMs;
 /// whose last attempt is the oldest are forgotten.
 const KEYS_MAX: usize = 100_000;
 
+/// Of the limit, in headers.
+const NAME: &str = "sign-in";
+
 /// What attempts are counted for: the first half of a SHA-256, so that no address or e-mail is kept or sent.
 pub type Key = u128;
 
 /// What is left of a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
+    /// Of what.
+    pub name: &'static str,
+    /// How long a window is, in milliseconds.
+    pub window_ms: i64,
     /// Attempts in a window.
     pub max: usize,
     /// Attempts that are left.
@@ -116,6 +123,8 @@ impl Attempts {
 fn quota(seen: Option<&mut VecDeque<UnixMs>>, max: usize, now: UnixMs) -> Quota {
     let Some(seen) = seen else {
         return Quota {
+            name: NAME,
+            window_ms: SIGN_IN_WINDOW_MS,
             max,
             left: max,
             more_in_ms: 0,
@@ -125,6 +134,8 @@ fn quota(seen: Option<&mut VecDeque<UnixMs>>, max: usize, now: UnixMs) -> Quota 
         seen.pop_front();
     }
     Quota {
+        name: NAME,
+        window_ms: SIGN_IN_WINDOW_MS,
         max,
         left: max.saturating_sub(seen.len()),
         // A clock that was set back makes nobody wait for longer than a window.
@@ -206,6 +217,8 @@ mod tests {
         assert_eq!(
             quota,
             Quota {
+                name: NAME,
+                window_ms: SIGN_IN_WINDOW_MS,
                 max: 3,
                 left: 0,
                 more_in_ms: 12 * MINUTE

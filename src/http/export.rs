@@ -11,7 +11,7 @@ use taskflow_protocol::{Encoding, UserId};
 
 use crate::auth::Event;
 use crate::http::problem::Problem;
-use crate::http::{Api, feed, request, sign_in};
+use crate::http::{Api, compress, feed, request, sign_in};
 
 /// Of the file's form. A reader refuses what is newer than itself.
 const FORM: u32 = 1;
@@ -26,11 +26,12 @@ pub async fn get(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Prob
     let now = api.clock.now_ms();
     let (pieces, _) = feed::load(&api, caller.user).await?;
     let chunks = pieces.map(move |piece| Ok::<_, actix_web::Error>(Bytes::from(chunk(caller.user, now, &piece))));
-    Ok(HttpResponse::Ok()
+    let mut response = HttpResponse::Ok();
+    response
         .content_type("application/json")
         .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header((header::CONTENT_DISPOSITION, "attachment; filename=\"taskflow.json\""))
-        .streaming(stream::iter(chunks)))
+        .insert_header((header::CONTENT_DISPOSITION, "attachment; filename=\"taskflow.json\""));
+    Ok(compress::pieces(http.headers(), response, stream::iter(chunks)))
 }
 
 /// The part of the document that a piece of the snapshot is.

@@ -28,7 +28,7 @@ use crate::auth::Claims;
 use crate::auth::token::SignInWatch;
 use crate::http::problem::Problem;
 use crate::http::seats::Seat;
-use crate::http::{Api, operations, read_code, request, statistics};
+use crate::http::{Api, compress, operations, read_code, request, statistics};
 use crate::snapshot;
 use taskflow_actors::follow::{self, Decision};
 
@@ -260,10 +260,11 @@ pub async fn snapshot(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse,
         line.push(b'\n');
         Ok::<_, actix_web::Error>(Bytes::from(line))
     });
-    Ok(HttpResponse::Ok()
+    let mut response = HttpResponse::Ok();
+    response
         .content_type("application/x-ndjson")
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .streaming(stream::iter(lines)))
+        .insert_header((header::CACHE_CONTROL, "no-store"));
+    Ok(compress::pieces(http.headers(), response, stream::iter(lines)))
 }
 
 #[derive(Deserialize)]

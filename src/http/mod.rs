@@ -7,11 +7,13 @@ pub mod account;
 pub mod activity;
 pub mod address;
 pub mod attempts;
+pub mod compress;
 pub mod export;
 pub mod feed;
 pub mod lists;
 pub mod operations;
 pub mod problem;
+pub mod rates;
 pub mod request;
 pub mod rows;
 pub mod seats;
@@ -35,7 +37,6 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::{HttpMessage as _, HttpResponse, ResponseError as _, web};
 use taskflow_actors::ports::{BoxFuture, Clock, ReadError, Store};
 use taskflow_actors::supervisor::Router;
-use taskflow_protocol::limits;
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, UserId};
 use tokio::sync::{Semaphore, watch};
@@ -44,6 +45,7 @@ use crate::auth::{Deletions, SignIns, Tokens};
 use crate::config::{Config, Live};
 use crate::http::attempts::{Attempts, Quota};
 use crate::http::problem::Problem;
+use crate::http::rates::Rates;
 use crate::http::seats::Seats;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::StatusClass;
@@ -81,6 +83,8 @@ pub struct Api {
     pub clock: Arc<dyn Clock>,
     /// How often somebody may try to sign in.
     pub attempts: Arc<Attempts>,
+    /// How much somebody may ask for.
+    pub rates: Arc<Rates>,
     /// The settings.
     pub config: Arc<Live>,
     /// What is counted.
@@ -181,42 +185,28 @@ fn method_not_allowed(methods: &[&str]) -> HttpResponse {
     response
 }
 
-/// Before every handler: is the page that asks from an allowed origin? After it: count.
+/// Before every handler: what needs none. After it: what every answer says, and counts.
 async fn front(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+) -> Result<ServiceResponse, actix_web::Error> {
     let api = request.app_data::<web::Data<Api>>().cloned();
     let api = api.ok_or_else(|| actix_web::Error::from(Problem::new(Code::Internal)))?;
     let config = api.config.now();
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let host = host_of(&request).map(str::to_owned);
-    let response = match &origin {
-        _ if !config.is_host(host.as_deref()) => {
-            let refusal = Problem::new(Code::HostRefused).error_response();
-            request.into_response(refusal).map_into_right_body()
-        }
-        // No browser, or a page of our own that asks with GET.
-        None => next.call(request).await?.map_into_left_body(),
-        Some(origin) => {
-            let allowed = origin
-                .to_str()
-                .is_ok_and(|origin| config.origins_allowed.allow(origin, host.as_deref()));
-            if !allowed {
-                let refusal = Problem::new(Code::OriginRefused).error_response();
-                request.into_response(refusal).map_into_right_body()
-            } else if is_preflight(request.method(), request.headers()) {
-                let mut answer = HttpResponse::NoContent().finish();
-                allow_preflight(answer.headers_mut(), origin);
-                request.into_response(answer).map_into_right_body()
-            } else {
-                let mut response = next.call(request).await?;
+    let response = match answered_here(&api, &config, &request, origin.as_ref()) {
+        Some(answer) => request.into_response(answer),
+        None => {
+            let mut response = next.call(request).await?.map_into_boxed_body();
+            if let Some(origin) = &origin {
                 allow_origin(response.headers_mut(), origin);
-                response.map_into_left_body()
             }
+            response
         }
     };
-    let mut response = response;
+    let (request, response) = response.into_parts();
+    let response = compress::whole(request.headers(), response);
+    let mut response = ServiceResponse::new(request, response);
     let quota = response.request().extensions().get::<Quota>().copied();
     if let Some(quota) = quota {
         say_quota(response.headers_mut(), quota);
@@ -236,6 +226,51 @@ async fn front(
         tracing::error!(path = response.request().path(), "a request failed");
     }
     Ok(response)
+}
+
+/// The answer to what no handler needs to see: a name that is not ours, a page of an origin that is not allowed, the question
+/// of one that is, and a stranger who asks too often.
+fn answered_here(
+    api: &Api,
+    config: &Config,
+    request: &ServiceRequest,
+    origin: Option<&HeaderValue>,
+) -> Option<HttpResponse> {
+    let host = host_of(request);
+    if !config.is_host(host) {
+        return Some(Problem::new(Code::HostRefused).error_response());
+    }
+    if let Some(origin) = origin {
+        let text = origin.to_str();
+        if !text.is_ok_and(|origin| config.origins_allowed.allow(origin, host)) {
+            return Some(Problem::new(Code::OriginRefused).error_response());
+        }
+        if is_preflight(request.method(), request.headers()) {
+            let mut answer = HttpResponse::NoContent().finish();
+            allow_preflight(answer.headers_mut(), origin);
+            return Some(answer);
+        }
+    }
+    if request.headers().contains_key(header::AUTHORIZATION) {
+        // A user, who has limits of their own, or whoever reads the token finds that it is none.
+        return None;
+    }
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    match api.rates.stranger(address::behind(peer, request.headers(), config)) {
+        Ok(quota) => {
+            if let Some(quota) = quota {
+                request.extensions_mut().insert(quota);
+            }
+            None
+        }
+        Err(too_much) => {
+            let mut answer = too_much.problem(&mut request.extensions_mut()).error_response();
+            if let Some(origin) = origin {
+                allow_origin(answer.headers_mut(), origin);
+            }
+            Some(answer)
+        }
+    }
 }
 
 /// What every answer says to browsers: nothing here is a page, nothing is to be guessed, shown in a frame or told to others.
@@ -266,14 +301,21 @@ fn strict_transport(config: &Config) -> Option<HeaderValue> {
 }
 
 /// What is left of the limit that the request counted for (draft-ietf-httpapi-ratelimit-headers-10).
-fn say_quota(headers: &mut HeaderMap, Quota { max, left, more_in_ms }: Quota) {
-    let (window, more) = (limits::SIGN_IN_WINDOW_MS / 1_000, (more_in_ms + 999) / 1_000);
-    for (name, value) in [
-        ("ratelimit-policy", format!("\"sign-in\";q={max};w={window}")),
-        ("ratelimit", format!("\"sign-in\";r={left};t={more}")),
+fn say_quota(headers: &mut HeaderMap, quota: Quota) {
+    let Quota {
+        name,
+        window_ms,
+        max,
+        left,
+        more_in_ms,
+    } = quota;
+    let (window, more) = (window_ms / 1_000, (more_in_ms + 999) / 1_000);
+    for (header, value) in [
+        ("ratelimit-policy", format!("\"{name}\";q={max};w={window}")),
+        ("ratelimit", format!("\"{name}\";r={left};t={more}")),
     ] {
         if let Ok(value) = HeaderValue::from_str(&value) {
-            headers.insert(header::HeaderName::from_static(name), value);
+            headers.insert(header::HeaderName::from_static(header), value);
         }
     }
 }
@@ -295,7 +337,7 @@ fn allow_preflight(headers: &mut HeaderMap, origin: &HeaderValue) {
     let methods = HeaderValue::from_static("GET, POST, PATCH, DELETE");
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
     let names = HeaderValue::from_static(
-        "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID",
+        "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, Prefer",
     );
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("7200"));

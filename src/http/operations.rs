@@ -13,6 +13,7 @@ use taskflow_protocol::{Code, Encoding, OperationId, UserId};
 
 use crate::auth::sign_in::new_id;
 use crate::http::problem::Problem;
+use crate::http::rates::Asked;
 use crate::http::{Api, request};
 
 /// How long a request waits for its answer. A store that takes longer has failed; then nobody knows (`outcome_unknown`).
@@ -20,7 +21,7 @@ const ANSWER_SECONDS_MAX: u64 = 30;
 
 /// `POST /api/v1/operations`: the answer is in the encoding of the question.
 pub async fn submit(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::author(&api, &http).await?;
     let encoding = request::encoding(&http)?;
     let bytes = request::body(&http, payload).await?;
     // One bad operation does not take its neighbours with it, as on the socket.
@@ -28,6 +29,7 @@ pub async fn submit(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
     if body.feed.is_some_and(|feed| feed != caller.user) {
         return Err(Problem::new(Code::FeedNotFound).field("feed"));
     }
+    request::count(&api, &http, Asked::Writes, caller.user, body.operations.len().max(1))?;
     let mut results = match body.operations.is_empty() {
         true => Vec::new(),
         false => submit_all(&api, caller.user, body.operations).await?.results,

@@ -3,20 +3,21 @@
 use std::time::Duration;
 
 use actix_http::Request;
-use actix_web::HttpRequest;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{Method, Uri};
 use actix_web::web::{Bytes, BytesMut, Payload};
+use actix_web::{HttpMessage as _, HttpRequest};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 use taskflow_actors::ports::Access;
 use taskflow_protocol::limits::{BODY_TIMEOUT_MS, MESSAGE_BYTES_MAX, PAGE_ITEMS_MAX, SIGN_IN_BYTES_MAX};
 use taskflow_protocol::values::Seq;
-use taskflow_protocol::{Code, Encoding, OperationId};
+use taskflow_protocol::{Code, Encoding, OperationId, UserId};
 
 use crate::auth::Claims;
-use crate::http::Api;
 use crate::http::problem::Problem;
+use crate::http::rates::Asked;
+use crate::http::{Api, address};
 
 /// Copies the head of a request out of the buffer that it was read into.
 ///
@@ -43,24 +44,70 @@ pub async fn caller(api: &Api, request: &HttpRequest) -> Result<Claims, Problem>
         Method::GET | Method::HEAD => Access::Read,
         _ => Access::Write,
     };
-    caller_with(api, request, least).await
+    let claims = caller_with(api, request, least).await?;
+    count_one(api, request, &claims)?;
+    Ok(claims)
+}
+
+/// Who brings operations, which are counted when it is known how many: [`count`].
+pub async fn author(api: &Api, request: &HttpRequest) -> Result<Claims, Problem> {
+    caller_with(api, request, Access::Write).await
 }
 
 /// Who asks for what only the owner of an account may do: no personal access token is enough.
 pub async fn owner(api: &Api, request: &HttpRequest) -> Result<Claims, Problem> {
-    caller_with(api, request, Access::Owner).await
+    let claims = caller_with(api, request, Access::Owner).await?;
+    count_one(api, request, &claims)?;
+    Ok(claims)
 }
 
 async fn caller_with(api: &Api, request: &HttpRequest, least: Access) -> Result<Claims, Problem> {
     let token = bearer(request)?;
     let claims = match api.tokens.verify_cached(token) {
-        Some(known) => known?,
-        None => api.tokens.verify(token).await?,
+        Some(known) => known,
+        None => api.tokens.verify(token).await,
     };
+    let claims = claims.map_err(
+        |code| match api.rates.stranger(address::of(request, &api.config.now())) {
+            Ok(_) => code.into(),
+            Err(too_much) => too_much.problem(&mut request.extensions_mut()),
+        },
+    )?;
     if claims.access < least {
         return Err(Code::ScopeMissing.into());
     }
     Ok(claims)
+}
+
+fn count_one(api: &Api, request: &HttpRequest, claims: &Claims) -> Result<(), Problem> {
+    let asked = match *request.method() {
+        Method::GET | Method::HEAD => Asked::Reads,
+        _ => Asked::Writes,
+    };
+    count(api, request, asked, claims.user, 1)
+}
+
+/// Counts what a user asks for.
+pub fn count(api: &Api, request: &HttpRequest, asked: Asked, user: UserId, count: usize) -> Result<(), Problem> {
+    match api.rates.user(asked, user, count) {
+        Ok(None) => {}
+        Ok(Some(quota)) => drop(request.extensions_mut().insert(quota)),
+        Err(too_much) => return Err(too_much.problem(&mut request.extensions_mut())),
+    }
+    Ok(())
+}
+
+/// Whether the answer to a change may leave the row out (`Prefer: return=minimal`, RFC 7240).
+pub fn prefers_minimal(request: &HttpRequest) -> bool {
+    let lines = request
+        .headers()
+        .get_all("prefer")
+        .filter_map(|line| line.to_str().ok());
+    let mut wishes = lines.flat_map(|line| line.split(','));
+    wishes.any(|wish| {
+        let wish = wish.split(';').next().unwrap_or_default().trim();
+        wish.eq_ignore_ascii_case("return=minimal")
+    })
 }
 
 /// How many items a page has.

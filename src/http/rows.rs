@@ -186,8 +186,23 @@ pub async fn change(
 ) -> Result<HttpResponse, Problem> {
     let base = request::base(http)?;
     let id = operations::operation_id(api, http)?;
-    operations::submit_one(api, user, id, base, command).await?;
+    let (accepted, entries) = operations::submit_one(api, user, id, base, command).await?;
+    if request::prefers_minimal(http) {
+        // Of an operation that was done before nobody knows here which version it made.
+        let is_new = entries.is_some_and(|entries| entries.iter().any(|entry| entry.seq == accepted.seq));
+        return Ok(minimal(StatusCode::NO_CONTENT, is_new.then_some(accepted.seq)));
+    }
     Ok(changed(api, user, name).await?.answer(StatusCode::OK))
+}
+
+/// An answer without the row.
+fn minimal(status: StatusCode, version: Option<Seq>) -> HttpResponse {
+    let mut response = HttpResponse::build(status);
+    response.insert_header(("preference-applied", "return=minimal"));
+    if let Some(version) = version {
+        response.insert_header((header::ETAG, tag_of(version)));
+    }
+    response.finish()
 }
 
 /// As [`change`], for a deletion: there is nothing to answer.
@@ -211,6 +226,7 @@ pub async fn create(
     let (accepted, entries) = operations::submit_one(api, user, operation, base, command).await?;
     let made = entries.and_then(|entries| made(&entries, accepted.seq, name));
     let mut response = match made {
+        Some(_) if request::prefers_minimal(http) => minimal(StatusCode::CREATED, Some(accepted.seq)),
         Some(json) => answer(StatusCode::CREATED, accepted.seq, json),
         // The same operation again: its entry is history, the row is as it is now.
         None => changed(api, user, name).await?.answer(StatusCode::CREATED),

@@ -122,8 +122,7 @@ pub(super) fn asker(api: &Api, http: &HttpRequest, device: Option<String>) -> Re
 }
 
 fn address_of(api: &Api, http: &HttpRequest) -> Option<IpAddr> {
-    let config = api.config.now();
-    address::of(http, &config.trusted_proxies, config.forwarded_header)
+    address::of(http, &api.config.now())
 }
 
 fn address_text(api: &Api, http: &HttpRequest) -> String {

@@ -26,7 +26,7 @@ use taskflow_protocol::limits::{
     REFRESHES_A_MINUTE_MAX,
 };
 use taskflow_protocol::message::{
-    ClientMessage, ErrorBody, Follow, Hello, OperationResult, Operations, ProtocolRange, Reconnect, Refreshed,
+    ClientMessage, ErrorBody, Follow, Hello, OperationResult, Operations, Outcome, ProtocolRange, Reconnect, Refreshed,
     ServerMessage, Unfollow, Unfollowed, Welcome,
 };
 use taskflow_protocol::values::UnixMs;
@@ -39,6 +39,7 @@ use super::outbound::{Full, Outbound};
 use super::wire::Wire;
 use super::worker::Worker;
 use crate::auth::Claims;
+use crate::http::rates::Asked;
 use crate::http::seats::Seat;
 use crate::telemetry::metrics::Eviction;
 
@@ -678,6 +679,14 @@ impl Connection {
         }
         state.unanswered += 1;
         drop(state);
+        if let Err(too_much) = worker.gateway.rates.user(Asked::Writes, user, operations.len()) {
+            let refused = operations.iter().map(|operation| OperationResult {
+                id: operation.id,
+                outcome: Outcome::Refused(too_much.error()),
+            });
+            self.answer(worker, refused.collect());
+            return self.flush();
+        }
         let reply = ReplyTo::Connection(self.id);
         let submission = Submission {
             feed,

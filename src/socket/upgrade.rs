@@ -16,6 +16,7 @@ use super::hub::Hub;
 use super::wire::Wire;
 use super::worker::Worker;
 use crate::config::{Config, Live};
+use crate::http::address;
 use crate::http::problem::{PROBLEM_JSON, Problem};
 use crate::telemetry::metrics::Handshake;
 
@@ -53,7 +54,7 @@ pub async fn accept<IO: Into<Wire>>(
         return;
     }
     let pending = Pending::more(&worker);
-    let agreed = match agree(&worker, &config, &request) {
+    let agreed = match may_ask(&worker, &config, &request).and_then(|()| agree(&worker, &config, &request)) {
         Ok(_) if pending.before >= config.handshakes_max => Err(ErrorBody::new(Code::ServerBusy)),
         Ok(agreed) => check_token(&worker, agreed).await,
         refused => refused,
@@ -68,7 +69,7 @@ pub async fn accept<IO: Into<Wire>>(
     let (agreed, counted) = match agreed {
         Ok(agreed) => agreed,
         Err(error) => {
-            let limited = matches!(error.code, Code::ServerBusy | Code::ShuttingDown);
+            let limited = matches!(error.code, Code::ServerBusy | Code::ShuttingDown | Code::RateLimited);
             let outcome = if limited {
                 Handshake::Limited
             } else {
@@ -150,6 +151,14 @@ impl Drop for Counted {
             hub.connections.fetch_sub(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Handshakes come from strangers: a token is looked at later.
+fn may_ask(worker: &Worker, config: &Config, request: &Request) -> Result<(), ErrorBody> {
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    let address = address::behind(peer, request.headers(), config);
+    let passed = worker.gateway.rates.stranger(address);
+    passed.map(drop).map_err(|too_much| too_much.error())
 }
 
 /// Decides what to answer.

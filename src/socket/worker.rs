@@ -27,12 +27,15 @@ use super::outbound::TOTAL_BYTES;
 use super::wire::Wire;
 use crate::allocator;
 use crate::auth::{Claims, Tokens};
+use crate::http::rates::Rates;
 use crate::http::seats::Seats;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Eviction;
 
 /// What connections need from the rest of the server.
 pub struct Gateway {
+    /// How much somebody may ask for.
+    pub rates: Arc<Rates>,
     /// What the workers share.
     pub hub: Arc<Hub>,
     /// The way to the feeds.

@@ -165,6 +165,16 @@ labels! {
         ServerError = "5xx",
     }
 
+    /// What was asked for too often.
+    Limited = "what" {
+        /// Requests of a user that change nothing.
+        Reads = "reads",
+        /// Operations of a user.
+        Writes = "writes",
+        /// Requests and handshakes without a good token.
+        Strangers = "strangers",
+    }
+
     /// What became of an attempt to sign in, register or refresh.
     SignInOutcome = "outcome" {
         /// A sign-in was opened or went on.
@@ -377,6 +387,8 @@ metrics! {
 
     /// HTTP requests, by class of the answer's status.
     http_requests: Family<StatusClass> = "taskflow_http_requests_total";
+    /// Requests, handshakes and operations beyond a limit, by what is limited. With rate_limits = count they went on.
+    limited: Family<Limited> = "taskflow_limited_total";
     /// Attempts to register, sign in or refresh, by outcome.
     sign_ins: Family<SignInOutcome> = "taskflow_sign_ins_total";
 }

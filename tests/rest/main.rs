@@ -12,6 +12,7 @@ mod support;
 
 mod account;
 mod feed;
+mod limits;
 mod operator;
 mod requests;
 mod sign_in;

@@ -327,6 +327,14 @@ fn report(record: &mut Record) {
             )
             .asked(0.2, 0.05),
         Measure::new(
+            "durable creates by 64 clients over REST, against the same over WebSocket",
+            "×",
+            Better::More,
+            &ratio(REST, SOCKET),
+        )
+        .asked(0.85, 0.95)
+        .without(&record.void(REST)),
+        Measure::new(
             "the same over WebSocket, against PocketBase over REST",
             "×",
             Better::More,

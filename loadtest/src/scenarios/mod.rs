@@ -6,6 +6,7 @@ mod cluster_faults;
 mod cold_snapshot;
 mod creates;
 mod fanout;
+mod front_door;
 mod idle_memory;
 mod kill9;
 mod latency;
@@ -37,6 +38,8 @@ pub enum Scenario {
     Creates,
     /// Pages of tasks by 16 clients, beside PocketBase; searches over 10,000 tasks.
     Pages,
+    /// Sign-ins beside pushes; from a sign-out to closed sockets.
+    FrontDoor,
     /// From one client's operation to another client's screen, beside the bare fsync.
     Latency,
     /// SIGKILL at random moments under load: nothing lost, doubled or reordered.
@@ -78,6 +81,7 @@ impl Scenario {
             Self::Fanout => fanout::run(bench, &mut record).await,
             Self::Creates => creates::run(bench, &mut record).await,
             Self::Pages => pages::run(bench, &mut record).await,
+            Self::FrontDoor => front_door::run(bench, &mut record).await,
             Self::Latency => latency::run(bench, &mut record).await,
             Self::Kill9 => kill9::run(bench, &mut record).await,
             Self::ColdSnapshot => cold_snapshot::run(bench, &mut record).await,

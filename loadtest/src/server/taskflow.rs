@@ -101,9 +101,14 @@ impl TaskFlow {
         operator: SocketAddr,
     ) -> Result<Process> {
         let config = data.with_extension("toml");
+        // Few users here do what many do elsewhere.
+        let free = ["reads", "writes", "strangers"].map(|asked| format!("{asked}_a_second_max = 0\n"));
         let numbers = setup.settings.iter().map(|(key, value)| format!("{key} = {value}\n"));
         let texts = setup.texts.iter().map(|(key, value)| format!("{key} = {value}\n"));
-        fs::write(&config, numbers.chain(texts).collect::<String>())?;
+        fs::write(
+            &config,
+            free.into_iter().chain(numbers).chain(texts).collect::<String>(),
+        )?;
         let mut arguments: Vec<String> = [
             "serve",
             "--listen",

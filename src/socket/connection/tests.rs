@@ -24,6 +24,7 @@ use crate::testing::ApiBench;
 /// A worker that runs on the thread of the test.
 fn worker(bench: &ApiBench, hub: Arc<Hub>, router: Router) -> Rc<Worker> {
     let gateway = Arc::new(Gateway {
+        rates: bench.api.rates.clone(),
         hub: hub.clone(),
         router,
         store: bench.api.store.clone(),

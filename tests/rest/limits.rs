@@ -1,0 +1,266 @@
+//! How much may be asked for, and what answers cost on the wire.
+
+use std::io::Read as _;
+use std::time::{Duration, Instant};
+
+use crate::support::http::{self, Connection, Response};
+use crate::support::server::Server;
+use crate::support::ws::{Client, operation, task};
+use crate::support::{ENCODINGS, Encoding, Value, eventually, id, json};
+
+/// The harness has no limits but these.
+fn limited(flags: &[&str]) -> Server {
+    Server::start(flags)
+}
+
+/// How many of the requests that are sent for so long pass, and how long that was.
+fn passed(within: Duration, mut ask: impl FnMut() -> u16) -> (u32, f64) {
+    let begun = Instant::now();
+    let mut passed = 0;
+    while begun.elapsed() < within {
+        match ask() {
+            429 => {}
+            status if status < 400 => passed += 1,
+            status => panic!("status {status}"),
+        }
+    }
+    (passed, begun.elapsed().as_secs_f64())
+}
+
+/// Neither more nor much less than the burst and the rate together.
+fn is_the_rate(what: &str, (passed, seconds): (u32, f64), a_second: f64) {
+    let most = a_second * (10.0 + seconds) + 2.0;
+    assert!(
+        f64::from(passed) <= most,
+        "{what}: {passed} in {seconds} s, at most {most}"
+    );
+    let least = a_second * (10.0 + seconds * 0.8) - 2.0;
+    assert!(
+        f64::from(passed) >= least,
+        "{what}: {passed} in {seconds} s, at least {least}"
+    );
+}
+
+/// Longer than what a burst alone would take.
+const WHILE: Duration = Duration::from_secs(3);
+
+#[test]
+fn a_user_reads_at_the_rate_for_as_long_as_one_likes_and_others_do_not_notice() {
+    let server = limited(&["--reads-a-second-max=10"]);
+    let (ada, bob) = (server.register(), server.register());
+    let mut connection = Connection::open(server.address);
+    let header = [ada.bearer(), "connection: keep-alive".to_owned()];
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let mut last = None;
+    let all = passed(WHILE, || {
+        connection.send("GET", "/api/v1/settings", &header, b"");
+        let answer = connection.response();
+        let status = answer.status;
+        last = Some(answer).filter(|answer| answer.status == 429).or(last.take());
+        status
+    });
+    is_the_rate("reads", all, 10.0);
+    let refused = last.expect("some were refused");
+    assert_eq!(refused.json()["name"], "rate_limited");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(refused.header("ratelimit-policy"), Some("\"reads\";q=100;w=10"));
+    assert!(refused.header("ratelimit").unwrap().starts_with("\"reads\";r=0;t=1"));
+    let other = server.get("/api/v1/settings", &bob);
+    assert_eq!(
+        (other.status, other.header("ratelimit")),
+        (200, Some("\"reads\";r=99;t=1"))
+    );
+    assert!(server.metric("taskflow_limited_total{what=\"reads\"}") > 100.0);
+    // Changing something is another matter.
+    assert_eq!(server.post("/api/v1/tasks", &ada, &json!({ "title": "t" })).status, 201);
+}
+
+#[test]
+fn operations_count_together_however_they_come() {
+    let server = limited(&["--writes-a-second-max=10"]);
+    let ada = server.register();
+    let many: Vec<Value> = (0..60).map(|_| operation(&task("t")["command"])).collect();
+    let answer = server.post("/api/v1/operations", &ada, &json!({ "operations": many }));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.header("ratelimit").unwrap().starts_with("\"writes\";r="));
+    let mut socket = Client::open(&server, Encoding::Json, &ada);
+    let all = passed(WHILE, || {
+        let outcome = socket.submit(&operation(&task("t")["command"]));
+        match outcome.get("refused") {
+            None => 200,
+            Some(refused) => {
+                assert_eq!(refused["name"], "rate_limited", "{refused}");
+                assert!(refused["retry_after_ms"].as_u64() >= Some(1), "{refused}");
+                429
+            }
+        }
+    });
+    is_the_rate("operations", (all.0 + 60, all.1), 10.0);
+    // What was refused is taken a little later, under the same id.
+    let again = operation(&task("again")["command"]);
+    eventually("it is taken", || {
+        socket.submit(&again).get("accepted").is_some().then_some(())
+    });
+    for encoding in ENCODINGS {
+        let refused = Client::open(&server, encoding, &ada).submit(&operation(&task("t")["command"]));
+        assert!(refused.get("refused").is_some() || refused.get("accepted").is_some());
+    }
+}
+
+#[test]
+fn strangers_share_what_their_address_may_ask_for() {
+    let server = limited(&["--strangers-a-second-max=10", "--trusted-proxies=127.0.0.1"]);
+    let ada = server.register();
+    let ask = |headers: &[&str]| http::request(server.address, "GET", "/.well-known/jwks.json", headers, b"").status;
+    let from = |address: &str| format!("x-forwarded-for: {address}");
+    let (here, there) = (from("192.0.2.1"), from("192.0.2.2"));
+    is_the_rate("strangers", passed(WHILE, || ask(&[&here])), 10.0);
+    assert_eq!(ask(&[&there]), 200, "another address");
+    // A bad token makes nobody a user, a good one does.
+    let with = |token: &str| {
+        let bearer = format!("authorization: Bearer {token}");
+        http::request(server.address, "GET", "/api/v1/settings", &[&here, &bearer], b"").status
+    };
+    assert!((0..50).any(|_| with("eyJhbGciOiJub25lIn0.e30.") == 429));
+    assert_eq!(with(&ada.token), 200);
+    // Handshakes are of strangers, too.
+    let upgrade = |from: &str| {
+        let mut socket = crate::support::Raw::connect(server.address);
+        socket
+            .upgrade(&[from, "sec-websocket-protocol: taskflow.v1.json"])
+            .status
+    };
+    assert!((0..50).any(|_| upgrade(&here) == 429));
+    assert_eq!(upgrade(&there), 101);
+}
+
+#[test]
+fn limits_that_are_tried_out_refuse_nobody() {
+    let server = limited(&["--reads-a-second-max=1", "--rate-limits=count"]);
+    let ada = server.register();
+    for _ in 0..30 {
+        assert_eq!(server.get("/api/v1/settings", &ada).status, 200);
+    }
+    assert!(server.metric("taskflow_limited_total{what=\"reads\"}") >= 15.0);
+}
+
+#[test]
+fn who_wants_little_gets_little() {
+    let server = Server::start(&[]);
+    let ada = server.user();
+    let minimal = ["prefer: respond-async, return=minimal"];
+    let key = id();
+    let headers = [minimal[0], &format!("idempotency-key: {key}")];
+    let made = server.send("POST", "/api/v1/tasks", &ada, &headers, &json!({ "title": "quiet" }));
+    assert_eq!((made.status, made.body.len()), (201, 0), "{made:?}");
+    assert_eq!(made.header("preference-applied"), Some("return=minimal"));
+    let path = made.header("location").unwrap().to_owned();
+    let tag = format!("if-match: {}", made.header("etag").unwrap());
+    let changed = server.send(
+        "PATCH",
+        &path,
+        &ada,
+        &[minimal[0], &tag],
+        &json!({ "title": "quieter" }),
+    );
+    assert_eq!((changed.status, changed.body.len()), (204, 0), "{changed:?}");
+    let now = server.get(&path, &ada);
+    assert_eq!(
+        (now.header("etag"), &now.json()["title"]),
+        (changed.header("etag"), &json!("quieter"))
+    );
+    let done = server.send("POST", &format!("{path}/complete"), &ada, &minimal, &Value::Null);
+    assert_eq!(done.status, 204);
+    // The same once more is done already: which version it made is history.
+    let again = server.send("POST", "/api/v1/tasks", &ada, &headers, &json!({ "title": "quiet" }));
+    assert_eq!(
+        (again.status, again.header("location")),
+        (201, Some(&*path)),
+        "{again:?}"
+    );
+    let whole = server.send(
+        "PATCH",
+        &path,
+        &ada,
+        &["prefer: return=representation"],
+        &json!({ "title": "loud" }),
+    );
+    assert_eq!((whole.status, &whole.json()["title"]), (200, &json!("loud")));
+}
+
+fn plain(answer: &Response) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match answer.header("content-encoding") {
+        Some("br") => brotli::Decompressor::new(&*answer.body, 4_096)
+            .read_to_end(&mut bytes)
+            .unwrap(),
+        Some("gzip") => flate2::read::GzDecoder::new(&*answer.body)
+            .read_to_end(&mut bytes)
+            .unwrap(),
+        None => return answer.body.clone(),
+        other => panic!("{other:?}"),
+    };
+    bytes
+}
+
+#[test]
+fn answers_are_compressed_for_who_takes_that() {
+    let server = Server::start(&[]);
+    let ada = server.user();
+    for n in 0..60 {
+        let body = json!({ "title": format!("Crème fraîche {n}"), "notes": "ä".repeat(600) });
+        assert_eq!(server.post("/api/v1/tasks", &ada, &body).status, 201);
+    }
+    let ask = |path: &str, accept: &[&str]| {
+        let bearer = ada.bearer();
+        let mut headers = vec![bearer.as_str()];
+        headers.extend(accept);
+        http::request(server.address, "GET", path, &headers, b"")
+    };
+    for path in ["/api/v1/tasks", "/api/v1/snapshot", "/api/v1/export", "/openapi.json"] {
+        let whole = ask(path, &[]);
+        assert_eq!((whole.status, whole.header("content-encoding")), (200, None), "{path}");
+        for (accept, coding) in [("accept-encoding: gzip, br", "br"), ("accept-encoding: gzip", "gzip")] {
+            let small = ask(path, &[accept]);
+            assert_eq!(
+                (small.status, small.header("content-encoding")),
+                (200, Some(coding)),
+                "{path}"
+            );
+            assert!(
+                small
+                    .header("vary")
+                    .is_some_and(|vary| vary.contains("Accept-Encoding")),
+                "{path}"
+            );
+            assert!(
+                small.body.len() < whole.body.len() / 3,
+                "{path}: {} of {}",
+                small.body.len(),
+                whole.body.len()
+            );
+            if path != "/api/v1/export" {
+                assert!(plain(&small) == whole.body, "{path}");
+            } else {
+                let document =
+                    |answer: &Response| serde_json::from_slice::<Value>(&plain(answer)).unwrap()["tasks"].clone();
+                assert_eq!(document(&small), document(&whole));
+            }
+        }
+    }
+    // A tag of a page means the same with and without; that of a row is of its bytes.
+    let page = ask("/api/v1/tasks", &["accept-encoding: br"]);
+    let had = format!("if-none-match: {}", page.header("etag").unwrap());
+    assert_eq!(ask("/api/v1/tasks", &[&had]).status, 304);
+    let id = serde_json::from_slice::<Value>(&plain(&page)).unwrap()["items"][0]["id"].clone();
+    let row = ask(
+        &format!("/api/v1/tasks/{}", id.as_str().unwrap()),
+        &["accept-encoding: br"],
+    );
+    assert_eq!(row.header("content-encoding"), None);
+    // Events leave one by one.
+    let headers = [ada.bearer(), "accept-encoding: gzip".to_owned()];
+    let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+    let mut stream = crate::support::EventStream::open(server.address, "/api/v1/events", &headers).unwrap();
+    stream.wait_for("snapshot");
+}
