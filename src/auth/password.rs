@@ -1,12 +1,13 @@
 //! Passwords: Argon2id on blocking threads, few at a time.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::{Algorithm, Argon2, Params, Version};
 use taskflow_protocol::Code;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 /// Shortest password, in characters (NIST SP 800-63B, 5.1.1.2).
 pub const PASSWORD_CHARACTERS_MIN: usize = 8;
@@ -25,8 +26,12 @@ const HASHES_MAX: usize = 2;
 
 /// Hashes that wait.
 ///
-/// At two in 25 ms the last of 128 waits under two seconds, within any client's patience. Beyond it `sign_in_busy`.
-const WAITING_MAX: usize = 128;
+/// At two in 25 ms the last of 64 waits for a second, on a machine with other work for two: within any client's patience. Beyond
+/// it `sign_in_busy`.
+const WAITING_MAX: usize = 64;
+
+/// How much the threads that hash give way to all others (nice, 0 to 19): a storm of sign-ins slows sign-ins, not pushes.
+const NICE: i32 = 19;
 
 /// A hash of no password, at the price of every other: what an unknown address is checked against.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlz$Z5f8YQ3TqD1u4mO0kJ7xw2cVbNn6sRhLpEaUoIyKtGA";
@@ -37,9 +42,26 @@ pub struct Passwords(Arc<Inner>);
 
 struct Inner {
     argon2: Argon2<'static>,
+    /// To the threads that hash: as many as hashes may run, so that none waits there.
+    jobs: mpsc::Sender<Job>,
     running: Arc<Semaphore>,
     waiting: AtomicUsize,
     waiting_max: usize,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Does what comes, until nobody is left to send anything.
+fn work(jobs: &Mutex<mpsc::Receiver<Job>>) {
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
+        tracing::warn!(%error, "the threads that hash passwords do not give way to others");
+    }
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        // Whoever waits finds that there is no answer; the thread goes on.
+        let _ = catch_unwind(AssertUnwindSafe(job));
+    }
 }
 
 impl Default for Passwords {
@@ -51,7 +73,15 @@ impl Default for Passwords {
 impl Passwords {
     fn with_limits(running_max: usize, waiting_max: usize) -> Self {
         let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("the parameters are in Argon2's range");
+        let (jobs, waiting) = mpsc::channel::<Job>();
+        let waiting = Arc::new(Mutex::new(waiting));
+        for _ in 0..running_max {
+            let waiting = waiting.clone();
+            let thread = std::thread::Builder::new().name("passwords".to_owned());
+            thread.spawn(move || work(&waiting)).expect("a thread can be started");
+        }
         Self(Arc::new(Inner {
+            jobs,
             argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
             running: Arc::new(Semaphore::new(running_max)),
             waiting: AtomicUsize::new(0),
@@ -119,13 +149,24 @@ impl Passwords {
                 permit.map_err(|_| Code::ShuttingDown)?
             }
         };
-        let done = tokio::task::spawn_blocking(move || {
-            let result = work(&inner.argon2);
+        let (sender, receiver) = oneshot::channel();
+        let argon2 = inner.argon2.clone();
+        let job = Box::new(move || {
+            let result = work(&argon2);
             // With the work, not with the request: a client that hangs up does not make room for more work.
             drop(permit);
-            result
+            let _ = sender.send(result);
         });
-        done.await.map_err(|_| Code::Internal)
+        inner.jobs.send(job).map_err(|_| Code::Internal)?;
+        receiver.await.map_err(|_| Code::Internal)
+    }
+
+    /// Whether a hash was made with the present parameters. Another is replaced when its password is next known.
+    pub fn is_present(hash: &str) -> bool {
+        let params = PasswordHash::new(hash)
+            .ok()
+            .and_then(|hash| Params::try_from(&hash).ok());
+        params.is_some_and(|params| (params.m_cost(), params.t_cost(), params.p_cost()) == (MEMORY_KIB, PASSES, LANES))
     }
 }
 
@@ -168,6 +209,22 @@ mod tests {
         assert_eq!(passwords.verify("correct horse".to_owned(), None).await, Ok(false));
         let again = passwords.hash("correct horse".to_owned()).await.expect("hashed");
         assert_ne!(hash, again, "each hash has its own salt");
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_is_an_error_and_the_next_is_done() {
+        let passwords = Passwords::with_limits(1, 1);
+        let failed = passwords.run(|_| -> u8 { panic!("planted") }).await;
+        assert_eq!(failed, Err(Code::Internal));
+        assert_eq!(passwords.run(|_| 7).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn the_threads_that_hash_give_way() {
+        let nice = Passwords::default()
+            .run(|_| rustix::process::getpriority_process(Some(rustix::thread::gettid())))
+            .await;
+        assert_eq!(nice, Ok(Ok(NICE)));
     }
 
     #[test]

@@ -128,9 +128,9 @@ impl SignIns {
         };
         let hash = account.as_ref().map(|account| account.password_hash.clone());
         // Also without an account: an unknown address takes as long as a wrong password.
-        let right = self.passwords.verify(password, hash).await?;
+        let right = self.passwords.verify(password.clone(), hash).await?;
         match account {
-            Some(account) if right && account.deletes_at != Some(DELETING) => Ok(account),
+            Some(account) if right && account.deletes_at != Some(DELETING) => self.rehashed(account, password).await,
             Some(account) if !right => {
                 // Beside the answer: that takes as long for an address that nobody has.
                 let note = Event::SignInFailed.note(self.clock.now_ms(), Uuid::nil(), asker);
@@ -139,6 +139,24 @@ impl SignIns {
             }
             _ => Err(Code::CredentialsWrong),
         }
+    }
+
+    /// Replaces a hash that was made with other parameters, now that its password is known.
+    async fn rehashed(&self, account: Account, password: String) -> Result<Account, Code> {
+        if Passwords::is_present(&account.password_hash) {
+            return Ok(account);
+        }
+        let hash = self.passwords.hash(password).await?;
+        let (email, old) = (account.email.clone(), account.password_hash.clone());
+        let replaced = self.accounts.replace_password(email, old, hash.clone()).await;
+        Ok(match replaced {
+            Ok(true) => Account {
+                password_hash: hash,
+                ..account
+            },
+            // Replaced by another meanwhile, who is asked again below, or not at all: then the next sign-in does it.
+            Ok(false) | Err(_) => account,
+        })
     }
 
     /// Writes into the history of an account. What cannot be written does not stop what it is about.
@@ -605,6 +623,41 @@ mod tests {
             Ok(1),
             "that of the change"
         );
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_other_parameters_is_replaced_at_the_next_sign_in() {
+        use argon2::password_hash::{PasswordHasher as _, SaltString};
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let cheap = argon2::Params::new(1024, 1, 1, None).expect("in range");
+        let cheap = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, cheap);
+        let salt = SaltString::encode_b64(&[7; 16]).expect("a salt");
+        let account = Account {
+            user: USER,
+            email: "ann@example.org".to_owned(),
+            password_hash: cheap
+                .hash_password(b"correct horse", &salt)
+                .expect("hashed")
+                .to_string(),
+            created_at: 1,
+            deletes_at: None,
+        };
+        bench.accounts.create_account(account.clone()).await.expect("made");
+        let asker = Asker::default();
+        let authenticate = async |password: &str| {
+            sign_ins
+                .authenticate("ann@example.org", password.to_owned(), &asker)
+                .await
+        };
+        assert_eq!(authenticate("wrong horse").await, Err(Code::CredentialsWrong));
+        let stored = async || bench.accounts.account_by_email("ann@example.org".to_owned()).await;
+        assert_eq!(stored().await, Ok(Some(account)), "only for who knows the password");
+        let found = authenticate("correct horse").await.expect("right");
+        assert!(found.password_hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
+        assert_eq!(stored().await, Ok(Some(found.clone())));
+        assert!(sign_ins.open_with_password(&found, asker.clone()).await.is_ok());
+        assert_eq!(authenticate("correct horse").await, Ok(found), "once");
     }
 
     #[tokio::test]

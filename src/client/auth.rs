@@ -92,9 +92,56 @@ pub struct Session {
     pub current: bool,
 }
 
+/// A personal access token.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Token {
+    /// Names it.
+    pub id: uuid::Uuid,
+    /// What it is for.
+    pub name: String,
+    /// What it lets do.
+    pub scopes: Vec<String>,
+    /// When it ends, in Unix milliseconds.
+    pub expires_at: i64,
+    /// Itself, when it is made.
+    pub token: Option<String>,
+}
+
+/// Something that happened to the account.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Happened {
+    /// When, in Unix milliseconds.
+    pub at: i64,
+    /// What.
+    pub event: String,
+    /// The address that it came from.
+    pub address: String,
+    /// What the device calls itself.
+    pub device: String,
+}
+
 #[derive(Deserialize)]
-struct Sessions {
-    items: Vec<Session>,
+struct Items<T> {
+    items: Vec<T>,
+}
+
+#[derive(Serialize)]
+struct NewEmail<'a> {
+    email: &'a str,
+    password: &'a str,
+    new_email: &'a str,
+}
+
+#[derive(Serialize)]
+struct NewToken<'a> {
+    name: &'a str,
+    scopes: &'a [&'a str],
+    expires_in_days: u32,
+}
+
+#[derive(Deserialize)]
+struct Deleting {
+    deletes_at: i64,
 }
 
 #[derive(Serialize)]
@@ -136,13 +183,79 @@ pub fn change_password(server: &str, email: &str, password: &str, new_password: 
     tokens(server, "password", &body)
 }
 
-/// Where the user is signed in.
-pub fn sessions(server: &str, access_token: &str) -> Result<Vec<Session>, AuthError> {
-    let url = format!("{server}/api/v1/sessions");
+/// Keeps an account that is to be deleted, and signs in.
+pub fn restore(server: &str, email: &str, password: &str) -> Result<Tokens, AuthError> {
+    tokens(server, "restore", &Credentials { email, password })
+}
+
+/// Replaces the e-mail address.
+pub fn change_email(server: &str, email: &str, password: &str, new_email: &str) -> Result<(), AuthError> {
+    let body = NewEmail {
+        email,
+        password,
+        new_email,
+    };
+    post(server, "email", &body).map(drop)
+}
+
+/// Deletes the account; when that will be, in Unix milliseconds.
+pub fn delete(server: &str, email: &str, password: &str) -> Result<i64, AuthError> {
+    let text = post(server, "delete", &Credentials { email, password })?;
+    let deleting: Deleting = serde_json::from_str(&text).map_err(|_| not_taskflow(server))?;
+    Ok(deleting.deletes_at)
+}
+
+/// What happened to the account, the newest first.
+pub fn history(server: &str, access_token: &str) -> Result<Vec<Happened>, AuthError> {
+    get_items(server, "history", access_token)
+}
+
+/// The personal access tokens.
+pub fn list_tokens(server: &str, access_token: &str) -> Result<Vec<Token>, AuthError> {
+    get_items(server, "tokens", access_token)
+}
+
+/// Makes one.
+pub fn make_token(server: &str, access_token: &str, name: &str, write: bool, days: u32) -> Result<Token, AuthError> {
+    let scopes: &[&str] = if write {
+        &["tasks:read", "tasks:write"]
+    } else {
+        &["tasks:read"]
+    };
+    let body = NewToken {
+        name,
+        scopes,
+        expires_in_days: days,
+    };
+    let url = format!("{server}/api/v1/tokens");
+    let bearer = format!("Bearer {access_token}");
+    let request = agent().post(&url).header("authorization", &bearer);
+    let text = read(server, request.send_json(body))?;
+    serde_json::from_str(&text).map_err(|_| not_taskflow(server))
+}
+
+/// Ends one.
+pub fn end_token(server: &str, access_token: &str, id: uuid::Uuid) -> Result<(), AuthError> {
+    let url = format!("{server}/api/v1/tokens/{id}");
+    let bearer = format!("Bearer {access_token}");
+    read(server, agent().delete(&url).header("authorization", &bearer).call()).map(drop)
+}
+
+fn get_items<T: serde::de::DeserializeOwned>(
+    server: &str,
+    what: &str,
+    access_token: &str,
+) -> Result<Vec<T>, AuthError> {
+    let url = format!("{server}/api/v1/{what}");
     let bearer = format!("Bearer {access_token}");
     let text = read(server, agent().get(&url).header("authorization", &bearer).call())?;
-    let sessions: Sessions = serde_json::from_str(&text).map_err(|_| not_taskflow(server))?;
-    Ok(sessions.items)
+    let found: Items<T> = serde_json::from_str(&text).map_err(|_| not_taskflow(server))?;
+    Ok(found.items)
+}
+
+/// Where the user is signed in.
+pub fn sessions(server: &str, access_token: &str) -> Result<Vec<Session>, AuthError> {
+    get_items(server, "sessions", access_token)
 }
 
 /// Ends one of them.
@@ -240,6 +353,10 @@ fn read_upto(
         && let Some(ms) = problem.retry_after_ms
     {
         message.push_str(&format!(" That is {} min.", ms.div_ceil(60_000)));
+    }
+    if code == Some(Code::AccountDeleting) {
+        message =
+            format!("The account is to be deleted: {message}. `taskflow account restore` with its address keeps it.");
     }
     Err(AuthError::Refused { code, message })
 }

@@ -20,7 +20,8 @@ use super::profile::{Account, Profile};
 use super::replica::{Event, Rows, is_open};
 use super::text::{self, printable};
 use super::{
-    Add, Edit, Export, List, Lists, Logout, Password, Pending, Place, Sessions, SignIn, What, dates, say, warn,
+    Add, Edit, Export, List, Lists, Logout, NewEmail, Password, Pending, Place, Sessions, SignIn, What, dates, say,
+    warn,
 };
 use crate::clock::SystemClock;
 
@@ -34,9 +35,11 @@ pub enum Door {
     Register,
     /// With an old one.
     Login,
+    /// With one that is to be deleted, and is kept after all.
+    Restore,
 }
 
-/// `register` and `login`.
+/// `register`, `login` and `account restore`.
 pub async fn sign_in(args: SignIn, door: Door) -> anyhow::Result<ExitCode> {
     let profile = Profile::open(args.place.profile)?;
     let before = profile.account()?;
@@ -64,6 +67,7 @@ pub async fn sign_in(args: SignIn, door: Door) -> anyhow::Result<ExitCode> {
     let tokens = tokio::task::spawn_blocking(move || match door {
         Door::Register => auth::register(&address, &name, &password),
         Door::Login => auth::login(&address, &name, &password),
+        Door::Restore => auth::restore(&address, &name, &password),
     })
     .await??;
     let account = account(server, email, tokens, before);
@@ -124,6 +128,85 @@ pub async fn password(args: Password) -> anyhow::Result<ExitCode> {
     let after = account(before.server.clone(), before.email.clone(), tokens, Some(before));
     profile.change_account(|_| Ok((Some(after), ())))?;
     say("The password is changed. Wherever else you were signed in, sign in again.")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `account email`.
+pub async fn email(args: NewEmail) -> anyhow::Result<ExitCode> {
+    let profile = Profile::open(args.place.profile)?;
+    let before = signed_in(&profile)?;
+    let password = super::password(args.password_stdin, false)?;
+    let (server, email, new) = (before.server, before.email, args.new.clone());
+    let changed = move || auth::change_email(&server, &email, &password, &new);
+    tokio::task::spawn_blocking(changed).await??;
+    profile.change_account(|account| {
+        let account = account.map(|account| Account {
+            email: args.new.clone(),
+            ..account
+        });
+        Ok((account, ()))
+    })?;
+    say(&format!("Your e-mail address is {} now.", args.new))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `account delete`.
+pub async fn delete_account(args: Password) -> anyhow::Result<ExitCode> {
+    let profile = Profile::open(args.place.profile)?;
+    let account = signed_in(&profile)?;
+    let password = super::password(args.password_stdin, false)?;
+    let (server, email) = (account.server.clone(), account.email.clone());
+    let asked = tokio::task::spawn_blocking(move || auth::delete(&server, &email, &password));
+    let deletes_at = asked.await??;
+    profile.forget()?;
+    say(&format!(
+        "Your account and everything in it will be deleted on {}. Until then this keeps it:\n  taskflow account restore \
+         --server {} {}",
+        text::moment(deletes_at, &jiff::tz::TimeZone::system()),
+        account.server,
+        account.email
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `account history`.
+pub async fn history(place: Place) -> anyhow::Result<ExitCode> {
+    let (server, token) = server_and_token(place)?;
+    let all = tokio::task::spawn_blocking(move || auth::history(&server, &token)).await??;
+    let zone = jiff::tz::TimeZone::system();
+    for happened in &all {
+        say(&text::happened(happened, &zone))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `tokens`.
+pub async fn tokens(args: super::Tokens) -> anyhow::Result<ExitCode> {
+    let (server, bearer) = server_and_token(args.place)?;
+    let zone = jiff::tz::TimeZone::system();
+    if let Some(name) = args.make {
+        let made = move || auth::make_token(&server, &bearer, &name, args.write, args.days);
+        let made = tokio::task::spawn_blocking(made).await??;
+        warn("Keep this token: it is not shown again.");
+        say(&made.token.unwrap_or_default())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (address, token) = (server.clone(), bearer.clone());
+    let all = tokio::task::spawn_blocking(move || auth::list_tokens(&address, &token)).await??;
+    let Some(end) = args.end else {
+        for token in &all {
+            say(&text::token(token, &zone))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let is_meant = |token: &&auth::Token| !end.is_empty() && token.id.to_string().starts_with(&end);
+    let meant: Vec<_> = all.iter().filter(is_meant).collect();
+    let [token] = meant[..] else {
+        bail!("There is no such token. Use `taskflow tokens` to see them.");
+    };
+    let id = token.id;
+    tokio::task::spawn_blocking(move || auth::end_token(&server, &bearer, id)).await??;
+    say(&format!("Ended: {}", text::token(token, &zone)))?;
     Ok(ExitCode::SUCCESS)
 }
 

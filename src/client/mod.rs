@@ -47,6 +47,14 @@ pub enum ClientCommand {
     Password(Password),
     /// Show where you are signed in, or end one of these sign-ins.
     Sessions(Sessions),
+    /// Change your e-mail address, delete your account, or read what happened to it.
+    Account {
+        /// What to do.
+        #[command(subcommand)]
+        action: AccountAction,
+    },
+    /// Show your access tokens for scripts, make one, or end one.
+    Tokens(Tokens),
     /// Say who is signed in here, and where.
     Whoami(Place),
     /// Show your tasks live, until Ctrl-C.
@@ -119,6 +127,52 @@ pub struct Password {
     /// Read the present password from the first line of standard input, and the new one from the second.
     #[arg(long)]
     pub password_stdin: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`ClientCommand::Account`].
+#[derive(Debug, Subcommand)]
+pub enum AccountAction {
+    /// Change your e-mail address. You stay signed in everywhere.
+    Email(NewEmail),
+    /// Delete your account, with everything that is yours. For some days it can be kept after all (restore).
+    Delete(Password),
+    /// Keep an account that is to be deleted, and sign in.
+    Restore(SignIn),
+    /// Show who signed in from where, what failed and what was changed, in the last 90 days.
+    History(Place),
+}
+
+/// See [`AccountAction::Email`].
+#[derive(Debug, Args)]
+pub struct NewEmail {
+    /// Your new e-mail address.
+    pub new: String,
+    /// Read the password from the first line of standard input. (TASKFLOW_PASSWORD works too.)
+    #[arg(long)]
+    pub password_stdin: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`ClientCommand::Tokens`].
+#[derive(Debug, Args)]
+pub struct Tokens {
+    /// Make one for this purpose, and show it: this once.
+    #[arg(long, value_name = "NAME", conflicts_with = "end")]
+    pub make: Option<String>,
+    /// It may change tasks, not only read them.
+    #[arg(long, requires = "make")]
+    pub write: bool,
+    /// Days until it ends.
+    #[arg(long, value_name = "N", default_value_t = 90, requires = "make")]
+    pub days: u32,
+    /// End this one: its id, or the beginning of it.
+    #[arg(long, value_name = "ID")]
+    pub end: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it")]
     pub place: Place,
@@ -342,6 +396,13 @@ async fn dispatch(command: ClientCommand) -> anyhow::Result<ExitCode> {
         ClientCommand::Logout(args) => commands::logout(args).await,
         ClientCommand::Password(args) => commands::password(args).await,
         ClientCommand::Sessions(args) => commands::sessions(args).await,
+        ClientCommand::Account { action } => match action {
+            AccountAction::Email(args) => commands::email(args).await,
+            AccountAction::Delete(args) => commands::delete_account(args).await,
+            AccountAction::Restore(args) => commands::sign_in(args, commands::Door::Restore).await,
+            AccountAction::History(place) => commands::history(place).await,
+        },
+        ClientCommand::Tokens(args) => commands::tokens(args).await,
         ClientCommand::Whoami(place) => commands::whoami(place),
         ClientCommand::Watch(args) => watch::run(args).await,
         ClientCommand::List(args) => commands::list(args).await,

@@ -9,7 +9,7 @@ use taskflow_protocol::message::{Command, Entry};
 use taskflow_protocol::model::{Label, List, Task};
 use taskflow_protocol::values::{Priority, Status};
 
-use super::auth::Session;
+use super::auth::{Happened, Session, Token};
 use super::dates;
 use super::find::short_id;
 use super::replica::{Effect, Rows, is_open};
@@ -53,6 +53,32 @@ pub fn session(session: &Session, zone: &TimeZone) -> String {
         printable(device),
         printable(&session.address)
     )
+}
+
+/// A moment, to the minute.
+pub fn moment(at: i64, zone: &TimeZone) -> String {
+    let at = jiff::Timestamp::from_millisecond(at).unwrap_or_default();
+    zone.to_datetime(at).strftime("%F %H:%M").to_string()
+}
+
+/// A personal access token on one line: `3f2a91bc  backup script  tasks:read  until 2026-12-01 15:30`.
+pub fn token(token: &Token, zone: &TimeZone) -> String {
+    let id = token.id.to_string();
+    format!(
+        "{}  {}  {}  until {}",
+        &id[..8],
+        printable(&token.name),
+        printable(&token.scopes.join(" ")),
+        moment(token.expires_at, zone)
+    )
+}
+
+/// Something that happened on one line: `2026-12-01 15:30  signed_in  192.0.2.7  taskflow/0.1.0`.
+pub fn happened(happened: &Happened, zone: &TimeZone) -> String {
+    let line = [&happened.event, &happened.address, &happened.device].map(|text| printable(text).to_string());
+    format!("{}  {}", moment(happened.at, zone), line.join("  "))
+        .trim_end()
+        .to_owned()
 }
 
 /// A priority's word; nothing for none.

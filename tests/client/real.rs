@@ -172,6 +172,54 @@ fn an_export_is_taken_back_as_it_was_and_only_once() {
 }
 
 #[test]
+fn an_account_moves_is_deleted_and_kept_and_says_what_happened() {
+    let server = Server::start();
+    let ada = Person::at(&server.address);
+    ada.ok(&["register", "--server", &ada.server, "ada@example.org"]);
+    ada.ok(&["add", "keep me"]);
+    assert_eq!(
+        ada.ok(&["account", "email", "countess@example.org"]),
+        "Your e-mail address is countess@example.org now.\n"
+    );
+    assert!(ada.ok(&["whoami"]).starts_with("countess@example.org at "));
+    let token = ada.ok(&["tokens", "--make", "backup script", "--days", "7"]);
+    assert!(token.contains("\ntfp_") || token.starts_with("tfp_"), "{token}");
+    let listed = ada.ok(&["tokens"]);
+    assert!(listed.contains("  backup script  tasks:read  until 20"), "{listed}");
+    let (id, _) = listed.split_once(' ').unwrap();
+    assert_eq!(
+        ada.fails(&["tokens", "--end", "nothing"]),
+        "taskflow: There is no such token. Use `taskflow tokens` to see them.\n"
+    );
+    assert!(
+        ada.ok(&["tokens", "--end", id])
+            .starts_with(&format!("Ended: {id}  backup script"))
+    );
+    assert_eq!(ada.ok(&["tokens"]), "");
+    let history = ada.ok(&["account", "history"]);
+    let events: Vec<&str> = history.lines().map(|line| line.split("  ").nth(1).unwrap()).collect();
+    assert_eq!(
+        events,
+        ["token_ended", "token_made", "email_changed", "registered"],
+        "{history}"
+    );
+    assert!(history.lines().all(|line| line.contains("  127.0.0.1  ")), "{history}");
+    let deleted = ada.ok(&["account", "delete"]);
+    assert!(
+        deleted.starts_with("Your account and everything in it will be deleted on 20"),
+        "{deleted}"
+    );
+    let (_, restore) = deleted.split_once("\n  taskflow ").unwrap();
+    let restore: Vec<&str> = restore.split_whitespace().collect();
+    assert_eq!(restore[..2], ["account", "restore"], "{deleted}");
+    assert!(ada.fails(&["list"]).contains("Nobody is signed in here."));
+    let refused = ada.fails(&["login", "--server", &ada.server, "countess@example.org"]);
+    assert!(refused.contains("it will be deleted at 20"), "{refused}");
+    ada.ok(&restore);
+    assert!(ada.ok(&["list"]).contains("keep me"));
+}
+
+#[test]
 fn sign_ins_are_shown_and_ended_and_a_new_password_ends_all_others() {
     let server = Server::start();
     let people: Vec<Person> = (0..3).map(|_| Person::at(&server.address)).collect();

@@ -1,6 +1,7 @@
 //! Signing in beside the pushes: a storm of sign-ins, and how fast a sign-out closes what is open.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -146,10 +147,11 @@ struct Tally {
 /// Offers sign-ins at a steady rate, whether answered or not.
 async fn storm(server: Rc<TaskFlow>, seconds: u64) -> Result<Tally> {
     let tally = Rc::new(RefCell::new(Tally::default()));
-    let idle: Rc<RefCell<Vec<Http>>> = Rc::default();
+    // In turns: a connection that is not used for five seconds is closed by the server.
+    let idle: Rc<RefCell<VecDeque<Http>>> = Rc::default();
     for number in 0..CONNECTIONS {
         let http = Http::connect(server.dial(number)).await?;
-        idle.borrow_mut().push(http);
+        idle.borrow_mut().push_back(http);
     }
     let mut pacer = Pacer::new()?;
     let begin = clock::now_ns();
@@ -157,7 +159,7 @@ async fn storm(server: Rc<TaskFlow>, seconds: u64) -> Result<Tally> {
     for number in 0..SIGN_INS_A_SECOND * seconds {
         let due = begin + number * 1_000_000_000 / SIGN_INS_A_SECOND;
         pacer.until(due).await?;
-        let http = idle.borrow_mut().pop();
+        let http = idle.borrow_mut().pop_front();
         let mut http = http.context("no connection is free: the server lets sign-ins wait too long")?;
         let body = format!(
             r#"{{"email":"{}","password":"{PASSWORD}"}}"#,
@@ -173,7 +175,7 @@ async fn storm(server: Rc<TaskFlow>, seconds: u64) -> Result<Tally> {
                 _ => drop(tally.first_error.get_or_insert_with(|| answer.text())),
             }
             drop(tally);
-            idle.borrow_mut().push(http);
+            idle.borrow_mut().push_back(http);
             Ok::<_, anyhow::Error>(())
         }));
     }
