@@ -26,8 +26,8 @@ const HASHES_MAX: usize = 2;
 
 /// Hashes that wait.
 ///
-/// At two in 25 ms the last of 64 waits for a second, on a machine with other work for two: within any client's patience. Beyond
-/// it `sign_in_busy`.
+/// At two in 25 ms the last of 64 waits for a second; on a single core that others fill as well, for three (scenario
+/// `front-door` of the load tests): within any client's patience. Beyond it `sign_in_busy`.
 const WAITING_MAX: usize = 64;
 
 /// How much the threads that hash give way to all others (nice, 0 to 19): a storm of sign-ins slows sign-ins, not pushes.

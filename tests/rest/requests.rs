@@ -415,3 +415,174 @@ fn titles(server: &Server, account: &Account) -> Vec<String> {
         .map(|task| task["title"].as_str().unwrap().to_owned())
         .collect()
 }
+
+/// Texts that have broken other programs: of every script and direction, of signs that mean something to a shell, a database, a
+/// page or a parser, and of those that look like nothing.
+const NAUGHTY: &[&str] = &[
+    "undefined",
+    "null",
+    "NULL",
+    "true",
+    "NaN",
+    "-Infinity",
+    "0",
+    "-0",
+    "1e1000",
+    "0x0",
+    "1/0",
+    "$1.00",
+    "١٢٣",
+    "9223372036854775808",
+    "0.0.0.0",
+    "\\",
+    "\\\\",
+    "\\u0000",
+    "\\\"",
+    "\"",
+    "'",
+    "''''",
+    "`",
+    "``",
+    "<>",
+    "&amp;",
+    "%00",
+    "%0d%0aX: y",
+    "../../../../etc/passwd",
+    "file:///dev/null",
+    "C:\\CON",
+    "$HOME",
+    "$(touch /tmp/x)",
+    "`id`",
+    "; rm -rf /",
+    "| cat",
+    "{{7*7}}",
+    "${jndi:ldap://x}",
+    "%s%s%n",
+    "{0}",
+    "' OR 1=1 --",
+    "1;DROP TABLE row",
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror=alert(1)>",
+    "javascript:alert(1)",
+    "<![CDATA[x]]>",
+    "<!--#exec cmd=\"ls\"-->",
+    "=1+1",
+    "@SUM(1)",
+    "+1",
+    "-1",
+    "a\u{300}\u{301}\u{302}\u{303}\u{304}",
+    "Z\u{334}\u{322}a\u{335}l\u{336}g\u{337}o",
+    "Å vs A\u{30a}",
+    "ﬁ ﬂ",
+    "ß ẞ SS",
+    "İ ı I i",
+    "Ⅷ ½ ²",
+    "田中さんにあげて下さい",
+    "사회과학원",
+    "ไทยภาษา",
+    "مُنَاقَشَةُ سُبُلِ",
+    "הָיְתָה testالصفحات",
+    "नमस्ते",
+    "Ω≈ç√∫˜µ≤≥÷",
+    "👩🏽‍🚀👨‍👩‍👧‍👦🏳️‍🌈",
+    "🇺🇸🇷🇺🇸",
+    "(╯°□°）╯︵ ┻━┻",
+    "¡sıɥʇ ǝsɐǝʅd",
+    "Ｔｈｅ ｑｕｉｃｋ",
+    "𝕋𝕙𝕖 𝔮𝔲𝔦𝔠𝔨",
+    "⁰⁴⁵₀₁₂",
+    "\u{202e}txet tfel ot thgir\u{202c}",
+    "\u{200b}\u{200c}\u{200d}x\u{feff}",
+    "\u{feff}",
+    "x\u{ad}y",
+    "\u{e0001}x\u{e007f}",
+    "\u{fffd}",
+    "\u{ffff}",
+    "\u{10ffff}",
+    "\u{d7ff}\u{e000}",
+    "a\u{a0}b\u{3000}c",
+    "\u{1160}\u{3164}",
+    "CREATE",
+    "constructor",
+    "__proto__",
+    "toString",
+    "hasOwnProperty",
+    ".",
+    "..",
+    "~",
+    "*",
+    "#",
+    "!",
+    "label:none",
+    "due < tomorrow & (",
+    "\"unfinished",
+    "page=2&limit=0",
+    "COM1",
+];
+
+#[test]
+fn texts_that_break_other_programs_are_kept_byte_by_byte_everywhere() {
+    let server = Server::start(&[]);
+    let account = server.user();
+    let mut follower = crate::support::Follower::start(&server, crate::support::Encoding::MsgPack, &account);
+    let mut made = Vec::new();
+    for text in NAUGHTY {
+        let notes = format!("first\n\t{text}\r\n{text}");
+        let answer = server.post("/api/v1/tasks", &account, &json!({ "title": text, "notes": notes }));
+        // Nothing to see is no title; all others are.
+        let blank = text.trim().is_empty();
+        assert_eq!(answer.status, if blank { 422 } else { 201 }, "{text:?}: {answer:?}");
+        if blank {
+            continue;
+        }
+        let task = answer.json();
+        assert_eq!(
+            (&task["title"], &task["notes"]),
+            (&json!(text), &json!(notes)),
+            "{text:?}"
+        );
+        made.push((
+            task["id"].as_str().unwrap().to_owned(),
+            *text,
+            notes,
+            task["version"].as_u64().unwrap(),
+        ));
+    }
+    assert!(made.len() > 90, "{}", made.len());
+    follower.until_seq(made.last().unwrap().3);
+    let export = server.get("/api/v1/export", &account).json();
+    let exported = export["tasks"].as_array().unwrap();
+    let labels: Vec<&(String, &str, String, u64)> = made.iter().take(20).collect();
+    for (id, text, notes, _) in &made {
+        let is_it = |task: &Value| task["title"] == **text && task["notes"] == **notes;
+        assert!(
+            is_it(&server.get(&format!("/api/v1/tasks/{id}"), &account).json()),
+            "{text:?} by REST"
+        );
+        assert!(
+            follower.replica.task(id).is_some_and(is_it),
+            "{text:?} on the WebSocket"
+        );
+        let found = exported.iter().find(|task| task["id"] == **id);
+        assert!(found.is_some_and(is_it), "{text:?} in the export");
+        // As a search and as a quoted filter they find what they find, and never fail.
+        let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let search = server.get(&format!("/api/v1/tasks?limit=1&search={encoded}"), &account);
+        assert_eq!(search.status, 200, "{text:?}: {search:?}");
+        let filter = server.get(&format!("/api/v1/tasks?limit=1&filter=%22{encoded}%22"), &account);
+        assert!([200, 400].contains(&filter.status), "{text:?}: {filter:?}");
+    }
+    for (_, text, ..) in labels {
+        let answer = server.post("/api/v1/labels", &account, &json!({ "name": text }));
+        assert_eq!(
+            (answer.status, &answer.json()["name"]),
+            (201, &json!(text)),
+            "{answer:?}"
+        );
+    }
+    // Once more from the disk.
+    assert_eq!(
+        crate::support::Replica::of(&server, &account).rows.len(),
+        follower.replica.rows.len() + 20
+    );
+}
