@@ -20,6 +20,10 @@ use crate::auth::personal;
 /// Who signs: the claim `iss`.
 const ISSUER: &str = "taskflow";
 
+/// For whom: the claim `aud`. It is checked where it is there. It is not written yet: nodes of the version before refuse what they
+/// do not know, so the version after this one writes it.
+const AUDIENCE: &str = "taskflow";
+
 /// How far the clocks of two nodes may be apart, in milliseconds.
 const LEEWAY_MS: i64 = 5_000;
 
@@ -147,6 +151,7 @@ impl Tokens {
     pub fn new(keys: Keys, life_seconds: u32, clock: Arc<dyn Clock>, accounts: Arc<dyn Accounts>) -> Self {
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_issuer(&[ISSUER]);
+        validation.set_audience(&[AUDIENCE]);
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         // Against the injected clock, below, and again at every hit of the memory.
         validation.validate_exp = false;
@@ -691,6 +696,35 @@ mod tests {
         let claims = bench.tokens.verify(&token).await.expect("good");
         assert_eq!((claims.user, claims.sign_in), (USER, OPERATOR_SIGN_IN));
         assert_eq!(bench.accounts.look_ups.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn a_token_for_somebody_else_is_refused_and_one_for_nobody_is_not() {
+        let bench = AuthBench::default();
+        let key = bench.key();
+        let iat = bench.clock.now_ms() / 1_000;
+        let verify = async |aud: Option<serde_json::Value>| {
+            let mut body = serde_json::json!({
+                "iss": ISSUER, "sub": USER, "sid": OPERATOR_SIGN_IN, "iat": iat, "exp": iat + 60,
+            });
+            if let Some(aud) = aud {
+                body["aud"] = aud;
+            }
+            let mut header = Header::new(Algorithm::EdDSA);
+            header.kid = Some(key.id.clone());
+            let token = jsonwebtoken::encode(&header, &body, key.encoding()).expect("signed");
+            bench.tokens.verify(&token).await.map(|claims| claims.user)
+        };
+        assert_eq!(verify(None).await, Ok(USER));
+        assert_eq!(verify(Some("taskflow".into())).await, Ok(USER));
+        assert_eq!(verify(Some(serde_json::json!(["other", "taskflow"]))).await, Ok(USER));
+        for other in [
+            serde_json::json!("other"),
+            serde_json::json!(["other"]),
+            serde_json::json!(""),
+        ] {
+            assert_eq!(verify(Some(other)).await, Err(Code::TokenInvalid));
+        }
     }
 
     #[tokio::test]

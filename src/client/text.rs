@@ -75,7 +75,7 @@ pub fn token(token: &Token, zone: &TimeZone) -> String {
 
 /// Something that happened on one line: `2026-12-01 15:30  signed_in  192.0.2.7  taskflow/0.1.0`.
 pub fn happened(happened: &Happened, zone: &TimeZone) -> String {
-    let line = [&happened.event, &happened.address, &happened.device].map(|text| printable(text).to_string());
+    let line = [&happened.event, &happened.address, &happened.device].map(|text| printable(text));
     format!("{}  {}", moment(happened.at, zone), line.join("  "))
         .trim_end()
         .to_owned()

@@ -1,6 +1,6 @@
 //! TLS, HTTP/2, what proxies say, redirects, names, and settings that change while the server runs.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::support::http::{self, Connection, EventStream};
 use crate::support::server::{Account, DataDir, Server};
-use crate::support::ws::{Client, task};
+use crate::support::ws::{Client, FIN, TEXT, masked, task};
 use crate::support::{ENCODINGS, Replica, Value, eventually, json};
 
 /// A certificate of its own for localhost, with its key.
@@ -171,6 +171,51 @@ fn everything_works_over_tls_as_it_does_without() {
     let mut plain = Connection::open(secure.inner);
     plain.send("GET", "/api/v1/tasks", &[], b"");
     assert!(!String::from_utf8_lossy(&plain.rest()).contains("HTTP/1.1"));
+}
+
+#[test]
+fn the_last_record_leaves_also_where_the_client_is_slow() {
+    // Nothing else makes the server write in the meantime.
+    let secure = secure(&["--heartbeat-ms=600000"], b"");
+    let ada = secure.server.register();
+    let make = |bytes: usize| {
+        let body = json!({ "title": "long", "notes": "x".repeat(bytes) });
+        assert_eq!(secure.server.post("/api/v1/tasks", &ada, &body).status, 201);
+    };
+    // More than the kernel holds for a client. Whether the last record fits at once depends on the size: so, of many sizes.
+    (0..12).for_each(|_| make(40_000));
+    for _ in 0..10 {
+        make(9_000);
+        read_slowly(&secure, &ada);
+    }
+}
+
+/// Reads the snapshot in small pieces, by a client with little room.
+fn read_slowly(secure: &Secure, ada: &Account) {
+    use std::io::{Read as _, Write as _};
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    socket.connect(&secure.inner.into()).unwrap();
+    socket.set_read_timeout(Some(crate::support::DEADLINE / 4)).unwrap();
+    let config = connector(&secure.chain, b"http/1.1").config().clone();
+    let session = rustls::ClientConnection::new(config, localhost()).unwrap();
+    let mut stream = rustls::StreamOwned::new(session, TcpStream::from(socket));
+    let upgrade = "GET /api/v1/socket HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                   sec-websocket-protocol: taskflow.v1.json\r\n\r\n";
+    stream.write_all(upgrade.as_bytes()).unwrap();
+    let hello = json!({ "hello": { "protocol": { "min": 1, "max": 1 }, "token": ada.token, "follow": [{}] } });
+    stream
+        .write_all(&masked(FIN | TEXT, hello.to_string().as_bytes()))
+        .unwrap();
+    let (mut read, mut buffer) = (Vec::new(), [0; 512]);
+    while !read.windows(7).rev().take(2_000).any(|window| window == b"\"done\":") {
+        // Never more than a little at once: the server has more than the socket takes.
+        let count = stream.read(&mut buffer);
+        let count = count.expect("the rest comes without anything else happening");
+        assert!(count > 0, "it goes on");
+        read.extend_from_slice(&buffer[..count]);
+    }
 }
 
 #[test]
