@@ -21,7 +21,8 @@ use tokio_rustls::server::TlsStream;
 
 use crate::config::{Config, Live};
 
-/// How long a client may take to say who it is and to agree on a key. Each costs a file and some 20 KiB meanwhile.
+/// How long a client may take to say who it is and to agree on a key. Each costs a file and its
+/// buffers meanwhile.
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// How often the files of the certificate are looked at.
