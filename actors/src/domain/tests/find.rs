@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use taskflow_protocol::values::Due;
 
 use super::super::find::{
-    Count, Field, Filter, FindError, Index, Now, Page, Query, Relation, Sort, Term, counts, page,
+    Count, Field, Filter, FindError, Index, Now, Page, Query, Relation, Sort, Term, counts, page, words,
 };
 use super::properties::{commands, furnished};
 use super::*;
@@ -345,10 +345,9 @@ fn holds(state: &State, filter: &Filter, task: &Task) -> bool {
                 is_open && time(Field::Due).is_some_and(|due| due < NOW)
             }
             Term::Prefix(text) => {
-                let text = text.to_lowercase();
-                let both = format!("{} {}", task.title, task.notes).to_lowercase();
-                both.split(|letter: char| !letter.is_alphanumeric())
-                    .any(|word| word.starts_with(&text))
+                // What words a text has is tested where they are taken out of it.
+                let both = format!("{} {}", task.title, task.notes);
+                words(&both).iter().any(|word| word.starts_with(text.as_str()))
             }
             other => panic!("{other:?} is not among the filters here"),
         },
