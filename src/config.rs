@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use taskflow_actors::domain::find;
 use taskflow_protocol::limits;
 
+use crate::auth::token;
 use crate::bus::redis;
+use crate::mail::Smtp;
+use crate::mail::smtp::is_safe as is_safe_smtp;
 use crate::store::cql;
 
 /// Prefix of the variables.
@@ -135,8 +138,20 @@ settings! {
     /// Origins (such as https://app.example) whose pages may call this server. Its own origin always may.
     origins_allowed: Origins = Origins(Vec::new());
 
-    /// Who may make an account: open (anyone) or closed (nobody; existing accounts go on working).
+    /// Who may make an account: open (anyone), verified (whoever follows the link in a letter to the address; it is not told then which addresses have accounts) or closed (nobody; existing accounts go on working).
     registration: Registration = Registration::Open;
+
+    /// Others whose access tokens (JWT) are taken, each { issuer, audience, jwks, user_claim, scope_claim }: see docs/operations.md.
+    issuers: IssuerList = IssuerList(Vec::new());
+
+    /// The mail server that letters go out through: smtps://user:password@host, or smtp://user:password@host?tls=required for STARTTLS. Empty: none go out, and with environment = dev they are written to the log.
+    smtp: Secret = Secret(String::new());
+
+    /// Whom letters come from, such as TaskFlow <tasks@tasks.example>.
+    mail_from: Name = Name(String::new());
+
+    /// Where people reach this server, such as https://tasks.example: links in letters begin with it. Empty: http:// and listen.
+    public_url: Name = Name(String::new());
 
     /// Sign-ins, registrations and changes of password that one network address, and one account, may try within 15 minutes. 0: any number.
     sign_in_attempts_max: usize = limits::SIGN_IN_ATTEMPTS_MAX;
@@ -345,6 +360,8 @@ words! {
     Registration {
         /// Anyone.
         Open = "open",
+        /// Whoever has the mailbox.
+        Verified = "verified",
         /// Nobody.
         Closed = "closed",
     }
@@ -631,6 +648,62 @@ impl Networks {
     }
 }
 
+/// Somebody whose access tokens are taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    /// The claim `iss`, to the letter.
+    pub issuer: String,
+    /// What the claim `aud` must be, or have among others.
+    pub audience: String,
+    /// Where its key set is; empty: at `/.well-known/jwks.json` behind the issuer.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub jwks: String,
+    /// The claim that names the user: one that never changes and is never given to another.
+    #[serde(default = "sub")]
+    pub user_claim: String,
+    /// The claim with the scopes tasks:read and tasks:write; empty: every token lets do both.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub scope_claim: String,
+}
+
+fn sub() -> String {
+    "sub".to_owned()
+}
+
+impl Issuer {
+    /// Where its key set is.
+    pub fn jwks(&self) -> String {
+        if self.jwks.is_empty() {
+            return format!("{}/.well-known/jwks.json", self.issuer.trim_end_matches('/'));
+        }
+        self.jwks.clone()
+    }
+}
+
+/// Issuers. In a variable or flag, written as in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct IssuerList(pub Vec<Issuer>);
+
+impl FromStr for IssuerList {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct File {
+            issuers: IssuerList,
+        }
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        let file = toml::from_str::<File>(&format!("issuers = {text}"));
+        file.map(|file| file.issuers).map_err(|error| {
+            let error = error.message();
+            format!("{error}; write [{{ issuer = \"https://id.example\", audience = \"taskflow\" }}]")
+        })
+    }
+}
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -895,6 +968,26 @@ impl Loaded {
                 return refuse(key, cause.to_owned());
             }
         }
+        self.check_letters()?;
+        for (place, issuer) in config.issuers.0.iter().enumerate() {
+            if config.issuers.0[..place]
+                .iter()
+                .any(|other| other.issuer == issuer.issuer)
+            {
+                return refuse("issuers", format!("{:?} is there twice", issuer.issuer));
+            }
+            let jwks = issuer.jwks();
+            let is_safe = jwks.starts_with("https://");
+            if !is_safe && !(config.environment == Environment::Dev && jwks.starts_with("http://")) {
+                let cause =
+                    format!("{jwks:?} does not begin with https://: whoever is on the way to it could be anybody");
+                return refuse("issuers", cause);
+            }
+            if issuer.issuer == token::ISSUER || issuer.issuer.is_empty() || issuer.audience.is_empty() {
+                let cause = "issuer and audience must say something, and issuer something else than this server";
+                return refuse("issuers", cause.to_owned());
+            }
+        }
         for host in &config.hosts.0 {
             if host.contains(['/', ' ', '*']) || host.is_empty() {
                 return refuse("hosts", format!("{host:?} is no name of a host; write tasks.example"));
@@ -942,6 +1035,38 @@ impl Loaded {
 }
 
 impl Loaded {
+    /// Letters that could not be sent, or whose links would lead nowhere.
+    fn check_letters(&self) -> Result<(), ConfigError> {
+        let config = &self.config;
+        let refuse = |key: &'static str, cause: String| {
+            Err(ConfigError::Value {
+                key,
+                source_text: self.source(key).to_string(),
+                cause,
+            })
+        };
+        if let Some(url) = config.public_url.get()
+            && !url.starts_with("https://")
+            && !url.starts_with("http://")
+        {
+            return refuse("public_url", format!("{url:?} does not begin with https:// or http://"));
+        }
+        if config.smtp.0.is_empty() {
+            if config.registration == Registration::Verified && config.environment != Environment::Dev {
+                let cause = "verified needs letters: set smtp, mail_from and public_url";
+                return refuse("registration", cause.to_owned());
+            }
+            return Ok(());
+        }
+        if let Err(cause) = Smtp::new(&config.smtp.0, &config.mail_from.0) {
+            return refuse(cause.key, cause.text);
+        }
+        if config.public_url.get().is_none() {
+            return refuse("public_url", "the links in letters begin with it: set it".to_owned());
+        }
+        Ok(())
+    }
+
     /// What an environment does not start with.
     fn check_environment(&self) -> Result<(), ConfigError> {
         let config = &self.config;
@@ -981,6 +1106,19 @@ impl Loaded {
                 "rate_limits",
                 "nothing would be refused; count is for trying limits out",
             );
+        }
+        if !config.smtp.0.is_empty() {
+            if !config.public_url.0.starts_with("https://") {
+                return refuse(
+                    "public_url",
+                    "the links in letters open accounts; let it begin with https://",
+                );
+            }
+            if !is_safe_smtp(&config.smtp.0) {
+                let cause = "letters, and the links in them, would cross the network in the clear; use smtps:// or \
+                             ?tls=required";
+                return refuse("smtp", cause);
+            }
         }
         if config.hosts.0.is_empty() {
             return refuse("hosts", "name those by which clients reach this server");
@@ -1086,6 +1224,19 @@ impl Config {
     /// Whether clients come over TLS here.
     pub fn has_tls(&self) -> bool {
         !self.tls_certificate.as_os_str().is_empty()
+    }
+
+    /// Whether all that clients send and get crosses networks over TLS, here or up to the proxy in front.
+    pub fn is_safe(&self) -> bool {
+        self.has_tls() || self.behind_proxy
+    }
+
+    /// What links to this server begin with.
+    pub fn public_url(&self) -> String {
+        match self.public_url.get() {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("http://{}", self.listen),
+        }
     }
 
     /// Whether this server goes by the name in a `Host` header, whose port is its own business.

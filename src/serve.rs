@@ -22,7 +22,7 @@ use taskflow_actors::cluster::node::Report;
 use taskflow_actors::cluster::shell::{Everywhere, Inbox};
 use taskflow_actors::cluster::{self, Cluster, Member};
 use taskflow_actors::feed::Writers;
-use taskflow_actors::ports::{Accounts, AppendError, Clock, Epoch, NodeId, Notices, Push, Store};
+use taskflow_actors::ports::{Accounts, AppendError, BoxFuture, Clock, Epoch, NodeId, Notices, Push, Store};
 use taskflow_actors::session::{Event, Sessions};
 use taskflow_actors::supervisor::{Observer, Ports, Router, Supervisor};
 use taskflow_protocol::message::OperationResult;
@@ -34,15 +34,17 @@ use uuid::Uuid;
 
 use crate::accept::{Accept, Certificate};
 use crate::allocator;
-use crate::auth::{Deletions, Keys, Revocation, SignIns, SignedOut, Tokens};
+use crate::auth::issuers::Fetch;
+use crate::auth::{Deletions, Issuers, Keys, Revocation, SignIns, SignedOut, Tokens};
 use crate::bus::redis::{self, RedisBus, RedisObserver};
 use crate::clock::SystemClock;
-use crate::config::{Config, Live, Loaded, StoreKind};
+use crate::config::{Config, Environment, Live, Loaded, StoreKind};
 use crate::http::attempts::Attempts;
 use crate::http::rates::Rates;
 use crate::http::request::own_head;
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
+use crate::mail::{Letters, Logged, Mail, Smtp};
 use crate::socket::{Gateway, Hub, Wire, Worker, upgrade};
 use crate::store::cql::{self, Cql, CqlObserver};
 use crate::store::embedded::{self, Embedded, StoreObserver};
@@ -213,6 +215,8 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         clock.clone(),
         stored.accounts.clone(),
     ));
+    let over_http = Arc::new(OverHttp::default());
+    tokens.trust(Issuers::new(&config.issuers.0, over_http, clock.clone()));
     if config.signing_key.0.is_empty() {
         spawn(follow_keys(config.clone(), keys, tokens.clone()));
     }
@@ -280,6 +284,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
     });
     let deleted = metrics.accounts_deleted.clone();
     spawn(deletions.clone().run(move || deleted.increment(1)));
+    let letters = Arc::new(Letters::new(mail(&config)?, config.public_url(), metrics.clone()));
     let (closing, closing_seen) = watch::channel(false);
     let api = web::Data::new(Api {
         seats,
@@ -291,6 +296,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         store: stored.store.clone(),
         changes: hub.clone(),
         attempts,
+        letters,
         rates,
         clock,
         config: live.clone(),
@@ -362,6 +368,55 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         cluster,
         live,
         certificate,
+    })
+}
+
+/// How long an issuer may take to say its keys.
+const ISSUER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a key set: a hundred keys are 50 KB.
+const KEY_SET_BYTES_MAX: u64 = 256 * 1024;
+
+/// Asks issuers for their keys.
+struct OverHttp(ureq::Agent);
+
+impl Default for OverHttp {
+    fn default() -> Self {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(ISSUER_TIMEOUT))
+            .max_redirects(3)
+            .build();
+        Self(config.into())
+    }
+}
+
+impl Fetch for OverHttp {
+    fn fetch(&self, url: String) -> BoxFuture<Result<String, String>> {
+        let agent = self.0.clone();
+        Box::pin(async move {
+            let asked = tokio::task::spawn_blocking(move || {
+                let mut answer = agent.get(&url).call()?;
+                answer
+                    .body_mut()
+                    .with_config()
+                    .limit(KEY_SET_BYTES_MAX)
+                    .read_to_string()
+            });
+            let answer = asked.await.map_err(|error| error.to_string())?;
+            answer.map_err(|error| error.to_string())
+        })
+    }
+}
+
+/// Who takes letters.
+fn mail(config: &Config) -> anyhow::Result<Option<Arc<dyn Mail>>> {
+    if !config.smtp.0.is_empty() {
+        let smtp = Smtp::new(&config.smtp.0, &config.mail_from.0);
+        let smtp = smtp.map_err(|wrong| anyhow::anyhow!("{}: {}", wrong.key, wrong.text))?;
+        return Ok(Some(Arc::new(smtp)));
+    }
+    Ok(match config.environment {
+        Environment::Dev => Some(Arc::new(Logged)),
+        Environment::Staging | Environment::Prod => None,
     })
 }
 

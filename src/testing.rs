@@ -24,6 +24,7 @@ use crate::http::Api;
 use crate::http::attempts::Attempts;
 use crate::http::rates::Rates;
 use crate::http::seats::Seats;
+use crate::mail::Letters;
 use crate::socket::Hub;
 use crate::telemetry::Telemetry;
 
@@ -257,6 +258,7 @@ impl ApiBench {
             clock: auth.clock.clone(),
             seats: Arc::new(Seats::new(&config, metrics.clone(), || 0)),
             attempts: Arc::new(Attempts::new(config.sign_in_attempts_max)),
+            letters: Arc::new(Letters::new(None, String::new(), metrics.clone())),
             rates: Arc::new(Rates::new(Arc::new(Live::new(config.clone())), metrics.clone())),
             config: Arc::new(Live::new(config)),
             metrics,

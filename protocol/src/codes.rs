@@ -120,6 +120,10 @@ codes! {
     211 TooManySignIns "too_many_sign_ins" http 429 close 0 Retry, 1000 ms: "Signing in was tried too often from this address or for this account; wait as long as the answer says."
     212 AccountDeleting "account_deleting" http 403 close 0 Fix, 0 ms: "The account is to be deleted; POST /api/v1/auth/restore with its e-mail address and password keeps it."
     213 ScopeMissing "scope_missing" http 403 close 0 Fix, 0 ms: "This access token may not do that; make one with the scope it needs, or sign in."
+    214 EmailUnverified "email_unverified" http 403 close 0 Fix, 0 ms: "Nobody has shown yet that the e-mail address is theirs; follow the link in the letter to it, or register again for another letter."
+    215 LinkInvalid "link_invalid" http 403 close 0 Fix, 0 ms: "The link was used, is too old or is not whole; ask for another one."
+    216 NoLetters "no_letters" http 403 close 0 GiveUp, 0 ms: "This server sends no letters; ask its operator."
+    217 IssuerUnavailable "issuer_unavailable" http 503 close 4217 Reconnect, 5000 ms: "Whether this token is good cannot be said: the keys of its issuer cannot be read at this moment; try again in a few seconds."
 
     300 CursorInvalid "cursor_invalid" http 400 close 0 Resync, 0 ms: "This is not a cursor of this server; follow without one."
     301 FeedNotFound "feed_not_found" http 404 close 0 GiveUp, 0 ms: "There is no such feed, or it is not yours to see."

@@ -33,6 +33,10 @@ macro_rules! events {
 events! {
     /// The account was made.
     Registered = "registered",
+    /// Somebody wanted to make another account with the address.
+    RegisteredAgain = "registered_again",
+    /// The owner showed that the address is theirs.
+    EmailVerified = "email_verified",
     /// Somebody signed in with the password.
     SignedIn = "signed_in",
     /// Somebody tried, with a wrong password.
@@ -47,6 +51,8 @@ events! {
     RefreshTokenReused = "refresh_token_reused",
     /// The password was replaced.
     PasswordChanged = "password_changed",
+    /// The password was replaced by who has the mailbox.
+    PasswordReset = "password_reset",
     /// The e-mail address was replaced.
     EmailChanged = "email_changed",
     /// A personal access token was made.

@@ -25,6 +25,7 @@ use taskflow_protocol::{Code, UserId};
 use uuid::Uuid;
 
 use crate::auth::history::Event;
+use crate::auth::link;
 use crate::auth::password::Passwords;
 use crate::auth::personal;
 use crate::auth::token::{OPERATOR_SIGN_IN, SignedOut, Tokens};
@@ -62,10 +63,10 @@ pub struct Asker {
 
 /// Opens and ends sign-ins.
 pub struct SignIns {
-    accounts: Arc<dyn Accounts>,
-    tokens: Arc<Tokens>,
-    passwords: Passwords,
-    clock: Arc<dyn Clock>,
+    pub(super) accounts: Arc<dyn Accounts>,
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) passwords: Passwords,
+    pub(super) clock: Arc<dyn Clock>,
     refresh_life_ms: i64,
     on_end: OnceLock<Box<dyn Fn(SignedOut) + Send + Sync>>,
 }
@@ -126,10 +127,13 @@ impl SignIns {
             Some(email) => self.account(&email).await?,
             None => None,
         };
-        let hash = account.as_ref().map(|account| account.password_hash.clone());
+        let hash = account
+            .as_ref()
+            .map(|account| link::bare(&account.password_hash).0.to_owned());
         // Also without an account: an unknown address takes as long as a wrong password.
         let right = self.passwords.verify(password.clone(), hash).await?;
         match account {
+            Some(account) if right && link::bare(&account.password_hash).1 => Err(Code::EmailUnverified),
             Some(account) if right && account.deletes_at != Some(DELETING) => self.rehashed(account, password).await,
             Some(account) if !right => {
                 // Beside the answer: that takes as long for an address that nobody has.
@@ -212,16 +216,25 @@ impl SignIns {
     /// Replaces the e-mail address of an account. Its sign-ins stay.
     pub async fn change_email(&self, account: Account, new: &str, asker: &Asker) -> Result<(), Code> {
         let new = normalise_email(new).ok_or(Code::EmailInvalid)?;
-        if new == account.email {
-            return Ok(());
+        if new != account.email {
+            self.moved(account, &new, asker).await?;
         }
-        let changed = self.accounts.change_email(account.email, account.password_hash, new);
-        if !changed.await.map_err(code_of)? {
+        Ok(())
+    }
+
+    /// The account, once it is at this address.
+    pub(super) async fn moved(&self, account: Account, new: &str, asker: &Asker) -> Result<Account, Code> {
+        let (email, hash) = (account.email.clone(), account.password_hash.clone());
+        let changed = self.accounts.change_email(email, hash, new.to_owned()).await;
+        if !changed.map_err(code_of)? {
             // Somebody else was faster: what was given is the password no more, or the account is to be deleted.
             return Err(Code::CredentialsWrong);
         }
         self.note(account.user, Event::EmailChanged, Uuid::nil(), asker).await;
-        Ok(())
+        Ok(Account {
+            email: new.to_owned(),
+            ..account
+        })
     }
 
     /// Marks an account for deletion at this time, and ends all of its sign-ins. Says when it will be: marked twice, it is
@@ -428,7 +441,7 @@ impl SignIns {
         Ok(())
     }
 
-    async fn account(&self, email: &str) -> Result<Option<Account>, Code> {
+    pub(super) async fn account(&self, email: &str) -> Result<Option<Account>, Code> {
         self.accounts.account_by_email(email.to_owned()).await.map_err(code_of)
     }
 
@@ -450,7 +463,7 @@ async fn write(accounts: Arc<dyn Accounts>, user: UserId, note: Note) {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "the shape that map_err takes")]
-fn code_of(error: AccountError) -> Code {
+pub(super) fn code_of(error: AccountError) -> Code {
     match error {
         AccountError::EmailTaken => Code::EmailTaken,
         AccountError::Full => Code::StoreFull,

@@ -14,11 +14,12 @@ use taskflow_protocol::{Code, UserId};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::auth::issuers::Issuers;
 use crate::auth::key::{Key, Keys};
 use crate::auth::personal;
 
 /// Who signs: the claim `iss`.
-const ISSUER: &str = "taskflow";
+pub const ISSUER: &str = "taskflow";
 
 /// For whom: the claim `aud`. It is checked where it is there. It is not written yet: nodes of the version before refuse what they
 /// do not know, so the version after this one writes it.
@@ -90,6 +91,7 @@ pub struct Tokens {
     life_seconds: u32,
     clock: Arc<dyn Clock>,
     accounts: Arc<dyn Accounts>,
+    issuers: OnceLock<Issuers>,
     verified: [Mutex<Verified>; SHARDS],
     /// How often they were forgotten: what was looked up before is not remembered after.
     forgotten: AtomicU64,
@@ -161,12 +163,18 @@ impl Tokens {
             life_seconds,
             clock,
             accounts,
+            issuers: OnceLock::new(),
             verified: Default::default(),
             forgotten: AtomicU64::new(0),
             ended: RwLock::default(),
             on_sign_out: OnceLock::new(),
             watched: Arc::default(),
         }
+    }
+
+    /// Takes tokens of these, too. To be set once, before the server takes requests.
+    pub fn trust(&self, issuers: Issuers) {
+        let _ = self.issuers.set(issuers);
     }
 
     /// The key set for `/.well-known/jwks.json`.
@@ -231,7 +239,7 @@ impl Tokens {
     }
 
     /// Checks a token: signature, issuer, time, and that its sign-in was not ended, here or before a restart; or that it is
-    /// a personal access token.
+    /// a personal access token, or one of an issuer that is trusted.
     ///
     /// # Cancel safety
     ///
@@ -243,13 +251,21 @@ impl Tokens {
         let forgotten = self.forgotten.load(Ordering::Acquire);
         let claims = match personal::Token::parse(token) {
             Some(personal) => self.look_up(&personal).await?,
-            None => self.check(token).await?,
+            None => match self.of_issuer(token).await {
+                Some(claims) => self.still_good(claims?)?,
+                None => self.check(token).await?,
+            },
         };
         if forgotten == self.forgotten.load(Ordering::Acquire) {
             self.remember(token, claims);
         }
         // Once more: it may have been ended between the look-up and here.
         self.still_good(claims)
+    }
+
+    /// `None`: it is not a token of somebody else whom we trust.
+    async fn of_issuer(&self, token: &str) -> Option<Result<Claims, Code>> {
+        self.issuers.get()?.verify(token).await
     }
 
     async fn check(&self, token: &str) -> Result<Claims, Code> {

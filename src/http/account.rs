@@ -7,9 +7,12 @@ use taskflow_protocol::Code;
 use taskflow_protocol::values::UnixMs;
 use uuid::Uuid;
 
+use crate::config::Registration;
+use crate::http::cookie::Kept;
 use crate::http::problem::Problem;
 use crate::http::sign_in::{Credentials, answer, asker, authenticated, opened, staying};
-use crate::http::{Api, request};
+use crate::http::{Api, links, request};
+use crate::mail::letters;
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -21,16 +24,26 @@ struct NewEmail {
     new_email: String,
 }
 
-/// `POST /api/v1/auth/email`: replaces the e-mail address. Whoever is signed in stays so.
+/// `POST /api/v1/auth/email`: replaces the e-mail address, or, where addresses are verified, sends a letter there first. Whoever
+/// is signed in stays so.
 pub async fn email(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: NewEmail = request::sign_in_document(&http, payload).await?;
     let asker = asker(&api, &http, None)?;
     let account = authenticated(&api, &http, &body.email, body.password, &asker).await?;
-    let changed = api.sign_ins.change_email(staying(account)?, &body.new_email, &asker);
-    changed.await.map_err(|code| match code {
+    let account = staying(account)?;
+    let wrong = |code| match code {
         Code::EmailInvalid | Code::EmailTaken => Problem::new(code).field("new_email"),
         other => other.into(),
-    })?;
+    };
+    if api.config.now().registration == Registration::Verified {
+        let news = api.sign_ins.link_to_move(&account, &body.new_email).await;
+        return Ok(links::posted(&api, news.map_err(wrong)?, letters::confirm_move));
+    }
+    let old = account.email.clone();
+    let changed = api.sign_ins.change_email(account, &body.new_email, &asker);
+    changed.await.map_err(wrong)?;
+    let letter = letters::email_changed(old, &api.letters.base, &body.new_email);
+    api.letters.post(letter);
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -61,7 +74,7 @@ pub async fn restore(api: Data<Api>, http: HttpRequest, payload: Payload) -> Res
     let account = authenticated(&api, &http, &body.email, body.password, &asker).await?;
     let account = api.sign_ins.cancel_deletion(account, &asker).await?;
     let opened = opened(&api, &account, asker).await?;
-    Ok(answer(HttpResponse::Ok(), opened))
+    Ok(answer(&api, HttpResponse::Ok(), opened, Kept::as_asked(body.cookie)))
 }
 
 #[derive(Deserialize)]

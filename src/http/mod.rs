@@ -8,8 +8,10 @@ pub mod activity;
 pub mod address;
 pub mod attempts;
 pub mod compress;
+pub mod cookie;
 pub mod export;
 pub mod feed;
+pub mod links;
 pub mod lists;
 pub mod operations;
 pub mod problem;
@@ -47,6 +49,7 @@ use crate::http::attempts::{Attempts, Quota};
 use crate::http::problem::Problem;
 use crate::http::rates::Rates;
 use crate::http::seats::Seats;
+use crate::mail::Letters;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::StatusClass;
 
@@ -83,6 +86,8 @@ pub struct Api {
     pub clock: Arc<dyn Clock>,
     /// How often somebody may try to sign in.
     pub attempts: Arc<Attempts>,
+    /// Where letters are posted.
+    pub letters: Arc<Letters>,
     /// How much somebody may ask for.
     pub rates: Arc<Rates>,
     /// The settings.
@@ -142,6 +147,9 @@ resources! {
     "/api/v1/auth/register" { POST sign_in::register }
     "/api/v1/auth/logout" { POST sign_in::logout }
     "/api/v1/auth/password" { POST sign_in::password }
+    "/api/v1/auth/forgot" { POST links::forgot }
+    "/api/v1/auth/reset" { POST links::reset }
+    "/api/v1/auth/verify" { POST links::verify }
     "/api/v1/auth/email" { POST account::email }
     "/api/v1/auth/delete" { POST account::delete }
     "/api/v1/auth/restore" { POST account::restore }
@@ -164,6 +172,7 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
         web::scope("")
             .wrap(from_fn(front))
             .configure(resources)
+            .configure(links::pages)
             // An upgrade does not come here (see `serve`): whatever does is no handshake.
             .service(web::resource("/api/v1/socket").to(|| async { Problem::new(Code::FramingError).error_response() }))
             .default_service(not_found),
@@ -212,7 +221,10 @@ async fn front(
         say_quota(response.headers_mut(), quota);
     }
     for (name, value) in FIXED_HEADERS {
-        response.headers_mut().insert(name, value);
+        // A page has a policy of its own.
+        if !response.headers().contains_key(&name) {
+            response.headers_mut().insert(name, value);
+        }
     }
     if let Some(value) = strict_transport(&config) {
         response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, value);
@@ -295,8 +307,7 @@ fn host_of(request: &ServiceRequest) -> Option<&str> {
 
 /// Where clients come over TLS, browsers are told to come over nothing else (RFC 6797).
 fn strict_transport(config: &Config) -> Option<HeaderValue> {
-    let is_safe = config.has_tls() || config.behind_proxy;
-    let seconds = Some(config.hsts_seconds).filter(|seconds| is_safe && *seconds > 0)?;
+    let seconds = Some(config.hsts_seconds).filter(|seconds| config.is_safe() && *seconds > 0)?;
     HeaderValue::from_str(&format!("max-age={seconds}")).ok()
 }
 
@@ -327,6 +338,11 @@ fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
 
 fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    // The refresh token's cookie may come along, and be put: from pages of the origins that are allowed, and of no others.
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+        HeaderValue::from_static("true"),
+    );
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     let exposed = HeaderValue::from_static("ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);

@@ -5,9 +5,10 @@ use std::sync::Once;
 
 use actix_web::http::header;
 use actix_web::web::{Data, Payload};
-use actix_web::{HttpMessage as _, HttpRequest, HttpResponse};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _};
 use serde::{Deserialize, Serialize};
 use taskflow_actors::ports::Account;
+use taskflow_protocol::codes::Action;
 use taskflow_protocol::limits::DEVICE_NAME_BYTES_MAX;
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, UserId};
@@ -18,8 +19,10 @@ use crate::auth::password::Passwords;
 use crate::auth::sign_in::{Asker, Opened, normalise_email};
 use crate::config::{RateLimits, Registration};
 use crate::http::attempts::Verdict;
+use crate::http::cookie::Kept;
 use crate::http::problem::Problem;
-use crate::http::{Api, address, request};
+use crate::http::{Api, address, cookie, links, request};
+use crate::mail::letters;
 use crate::telemetry::metrics::SignInOutcome;
 
 /// Who somebody is, with a password.
@@ -29,6 +32,8 @@ pub(super) struct Credentials {
     pub email: String,
     pub password: String,
     pub device: Option<String>,
+    #[serde(default)]
+    pub cookie: bool,
 }
 
 #[derive(Deserialize)]
@@ -39,6 +44,8 @@ struct Register {
     time_zone: Option<String>,
     locale: Option<String>,
     device: Option<String>,
+    #[serde(default)]
+    cookie: bool,
 }
 
 #[derive(Deserialize)]
@@ -48,12 +55,14 @@ struct NewPassword {
     password: String,
     new_password: String,
     device: Option<String>,
+    #[serde(default)]
+    cookie: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 struct Refresh {
-    refresh_token: String,
+    refresh_token: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -86,16 +95,32 @@ struct Answer {
     access_token: String,
     token_type: &'static str,
     expires_in: u32,
-    refresh_token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
     user: UserId,
 }
 
-pub(super) fn answer(mut response: actix_web::HttpResponseBuilder, opened: Opened) -> HttpResponse {
+pub(super) fn answer(
+    api: &Api,
+    mut response: actix_web::HttpResponseBuilder,
+    opened: Opened,
+    kept: Kept,
+) -> HttpResponse {
+    let refresh_token = match kept {
+        Kept::ByClient => Some(opened.refresh_token),
+        Kept::InCookie => {
+            response.insert_header((
+                header::SET_COOKIE,
+                cookie::put(&api.config.now(), &opened.refresh_token),
+            ));
+            None
+        }
+    };
     response.insert_header(("cache-control", "no-store")).json(Answer {
         access_token: opened.access_token,
         token_type: "Bearer",
         expires_in: opened.expires_in,
-        refresh_token: opened.refresh_token,
+        refresh_token,
         user: opened.user,
     })
 }
@@ -130,7 +155,7 @@ fn address_text(api: &Api, http: &HttpRequest) -> String {
 }
 
 /// One more attempt for the account of this e-mail address, from wherever the request comes.
-fn attempt(api: &Api, http: &HttpRequest, email: &str) -> Result<(), Problem> {
+pub(super) fn attempt(api: &Api, http: &HttpRequest, email: &str) -> Result<(), Problem> {
     if address::is_passed_on_by_a_stranger(http, &api.config.now().trusted_proxies) {
         static TOLD: Once = Once::new();
         TOLD.call_once(|| {
@@ -198,17 +223,23 @@ pub(super) async fn opened(api: &Api, account: &Account, asker: Asker) -> Result
 }
 
 /// What a feed is born with where the client does not say.
-const TIME_ZONE: &str = "UTC";
-const LOCALE: &str = "en";
+pub(super) const TIME_ZONE: &str = "UTC";
+pub(super) const LOCALE: &str = "en";
 
 /// `POST /api/v1/auth/register`
 pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
-    if api.config.now().registration == Registration::Closed {
+    let registration = api.config.now().registration;
+    if registration == Registration::Closed {
         return Err(Problem::new(Code::RegistrationClosed));
     }
     let body: Register = request::sign_in_document(&http, payload).await?;
     let asker = asker(&api, &http, body.device)?;
     attempt(&api, &http, &body.email)?;
+    if registration == Registration::Verified {
+        let made = api.sign_ins.register_unproven(&body.email, body.password, &asker);
+        let news = made.await.map_err(|code| failed(&api, code))?;
+        return Ok(links::posted(&api, news, letters::welcome));
+    }
     let made = async {
         let user = api.sign_ins.register(&body.email, body.password).await?;
         let zone = body.time_zone.unwrap_or_else(|| TIME_ZONE.to_owned());
@@ -220,7 +251,12 @@ pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
     let opened = counted(&api, SignInOutcome::Registered, made.await)?;
     let (user, sign_in) = (opened.user, opened.sign_in);
     api.sign_ins.note(user, Event::Registered, sign_in, &asker).await;
-    Ok(answer(HttpResponse::Created(), opened))
+    Ok(answer(
+        &api,
+        HttpResponse::Created(),
+        opened,
+        Kept::as_asked(body.cookie),
+    ))
 }
 
 /// `POST /api/v1/auth/login`
@@ -229,16 +265,34 @@ pub async fn login(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resul
     let asker = asker(&api, &http, body.device)?;
     let account = authenticated(&api, &http, &body.email, body.password, &asker).await?;
     let opened = opened(&api, &staying(account)?, asker).await?;
-    Ok(answer(HttpResponse::Ok(), opened))
+    Ok(answer(&api, HttpResponse::Ok(), opened, Kept::as_asked(body.cookie)))
 }
 
-/// `POST /api/v1/auth/refresh`
+/// `POST /api/v1/auth/refresh`: by the refresh token in the body, or by that in the cookie.
 pub async fn refresh(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
-    let body: Refresh = request::sign_in_document(&http, payload).await?;
+    let body: Refresh = request::document_or_default(&http, payload).await?;
     let asker = asker(&api, &http, None)?;
-    let opened = api.sign_ins.refresh(&body.refresh_token, &asker).await;
-    let opened = counted(&api, SignInOutcome::Opened, opened)?;
-    Ok(answer(HttpResponse::Ok(), opened))
+    let config = api.config.now();
+    let (token, kept) = match body.refresh_token {
+        Some(token) => (token, Kept::ByClient),
+        None => {
+            let token = cookie::token(&http, &config)?;
+            let missing = Problem::new(Code::InvalidField).field("refresh_token");
+            let missing = missing.because("there is neither this field nor a cookie");
+            (token.ok_or(missing)?, Kept::InCookie)
+        }
+    };
+    let opened = api.sign_ins.refresh(&token, &asker).await;
+    match counted(&api, SignInOutcome::Opened, opened) {
+        Ok(opened) => Ok(answer(&api, HttpResponse::Ok(), opened, kept)),
+        Err(problem) if kept == Kept::InCookie && problem.code().action() == Action::SignIn => {
+            // It is good for nothing more.
+            let mut answer = problem.error_response();
+            answer.headers_mut().append(header::SET_COOKIE, cookie::clear(&config));
+            Ok(answer)
+        }
+        Err(problem) => Err(problem),
+    }
 }
 
 /// `POST /api/v1/auth/password`: replaces the password, and ends every sign-in but the one that it answers with.
@@ -247,17 +301,24 @@ pub async fn password(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
     let asker = asker(&api, &http, body.device)?;
     Passwords::check_length(&body.new_password)?;
     let account = authenticated(&api, &http, &body.email, body.password, &asker).await?;
-    let changed = api
-        .sign_ins
-        .change_password(staying(account)?, body.new_password, asker);
+    let account = staying(account)?;
+    let to = account.email.clone();
+    let changed = api.sign_ins.change_password(account, body.new_password, asker);
     let opened = counted(&api, SignInOutcome::Opened, changed.await)?;
-    Ok(answer(HttpResponse::Ok(), opened))
+    api.letters.post(letters::password_changed(to, &api.letters.base));
+    Ok(answer(&api, HttpResponse::Ok(), opened, Kept::as_asked(body.cookie)))
 }
 
-/// `POST /api/v1/auth/logout`: ends the sign-in of the refresh token in the body, or else of the access token; or all.
+/// `POST /api/v1/auth/logout`: ends the sign-in of the refresh token in the body, of the access token, or of the cookie; or all.
 pub async fn logout(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: Logout = request::document_or_default(&http, payload).await?;
-    let ended = match body.refresh_token {
+    let config = api.config.now();
+    let by_refresh_token = match body.refresh_token {
+        Some(token) => Some(token),
+        None if http.headers().contains_key(header::AUTHORIZATION) => None,
+        None => cookie::token(&http, &config)?,
+    };
+    let ended = match by_refresh_token {
         Some(token) => api.sign_ins.end_by_refresh_token(&token).await?,
         None => {
             let claims = request::owner(&api, &http).await?;
@@ -278,7 +339,11 @@ pub async fn logout(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
     } else if let Some((user, sign_in)) = ended {
         api.sign_ins.note(user, Event::SignedOut, sign_in, &asker).await;
     }
-    Ok(HttpResponse::NoContent().finish())
+    let mut answer = HttpResponse::NoContent();
+    if cookie::is_there(&http, &config) {
+        answer.append_header((header::SET_COOKIE, cookie::clear(&config)));
+    }
+    Ok(answer.finish())
 }
 
 /// `GET /api/v1/sessions`: where the user is signed in, the one used last first.
@@ -332,7 +397,7 @@ fn counted(api: &Api, success: SignInOutcome, result: Result<Opened, Code>) -> R
     Ok(opened)
 }
 
-fn failed(api: &Api, code: Code) -> Problem {
+pub(super) fn failed(api: &Api, code: Code) -> Problem {
     let outcome = match code {
         Code::SignInBusy => SignInOutcome::Busy,
         code if code.http_status() < 500 => SignInOutcome::Refused,

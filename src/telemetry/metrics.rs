@@ -190,6 +190,16 @@ labels! {
         /// The store failed.
         Failed = "failed",
     }
+
+    /// What became of a letter.
+    LetterOutcome = "outcome" {
+        /// The mail server has it.
+        Sent = "sent",
+        /// The mail server refused it, or was away for too long.
+        Failed = "failed",
+        /// Too many to one address, or under way.
+        Dropped = "dropped",
+    }
 }
 
 impl From<taskflow_protocol::message::ResetReason> for Reset {
@@ -391,6 +401,8 @@ metrics! {
     limited: Family<Limited> = "taskflow_limited_total";
     /// Attempts to register, sign in or refresh, by outcome.
     sign_ins: Family<SignInOutcome> = "taskflow_sign_ins_total";
+    /// Letters to the owners of accounts, by what became of them.
+    letters: Family<LetterOutcome> = "taskflow_letters_total";
 }
 
 impl StatusClass {

@@ -16,6 +16,7 @@ mod store;
 
 use std::sync::Mutex;
 
+use support::issuer::Issuer;
 use support::ws::{BINARY, FIN, TEXT, closing, masked, operation, task};
 use support::{
     Account, Client, DEADLINE, Encoding, Ended, Raw, Response, Server, Value, eventually, http, id, in_parallel, json,
@@ -368,6 +369,44 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
                 Seen::Http(server.post("/api/v1/tasks", &reader, &json!({ "title": "t" }))),
                 Seen::Error(socket.wait_for("error")),
             ]
+        }
+        Code::EmailUnverified => {
+            let server = Server::start(&["--registration=verified"]);
+            let body = json!({ "email": "a@example.org", "password": "12345678" });
+            let post = |path: &str| http::post(server.address, &format!("/api/v1/auth/{path}"), &[], &body);
+            assert_eq!(post("register").status, 202);
+            vec![Seen::Http(post("login"))]
+        }
+        Code::LinkInvalid => {
+            let post =
+                |path: &str, body: Value| http::post(server.address, &format!("/api/v1/auth/{path}"), &[], &body);
+            vec![
+                Seen::Http(post("reset", json!({ "token": "x", "new_password": "12345678" }))),
+                Seen::Http(post("verify", json!({ "token": "x", "password": "12345678" }))),
+            ]
+        }
+        Code::NoLetters => {
+            let flags = [
+                "--environment=staging",
+                "--behind-proxy=true",
+                "--trusted-proxies=127.0.0.1",
+            ];
+            let server = Server::start(&flags);
+            let body = json!({ "email": "a@example.org" });
+            vec![Seen::Http(http::post(
+                server.address,
+                "/api/v1/auth/forgot",
+                &[],
+                &body,
+            ))]
+        }
+        Code::IssuerUnavailable => {
+            let issuer = Issuer::away();
+            let server = Server::start(&[&issuer.flag()]);
+            let ada = issuer.user("ada");
+            let mut client = Client::connect(&server, Encoding::Json);
+            client.send_hello(&ada.token, &json!([]));
+            vec![Seen::Http(server.get("/api/v1/tasks", &ada)), ended(client)]
         }
         Code::TooManySignIns => {
             let strict = Server::start(&["--sign-in-attempts-max=1"]);

@@ -10,18 +10,18 @@ use crate::support::server::{Account, PASSWORD, Server};
 use crate::support::ws::{Client, operation, task};
 use crate::support::{Encoding, Value, eventually, id, json};
 
-fn auth(server: &Server, path: &str, body: &Value) -> Response {
+pub(crate) fn auth(server: &Server, path: &str, body: &Value) -> Response {
     http::post(server.address, &format!("/api/v1/auth/{path}"), &[], body)
 }
 
-fn name(response: &Response) -> (u16, String) {
+pub(crate) fn name(response: &Response) -> (u16, String) {
     (
         response.status,
         response.json()["name"].as_str().unwrap_or_default().to_owned(),
     )
 }
 
-fn refused(status: u16, name: &str) -> (u16, String) {
+pub(crate) fn refused(status: u16, name: &str) -> (u16, String) {
     (status, name.to_owned())
 }
 
@@ -30,7 +30,7 @@ fn credentials(email: &str) -> Value {
 }
 
 /// The events of a user, the newest first.
-fn events(server: &Server, account: &Account) -> Vec<String> {
+pub(crate) fn events(server: &Server, account: &Account) -> Vec<String> {
     let answer = server.get("/api/v1/history", account);
     assert_eq!(answer.status, 200, "{answer:?}");
     let items = answer.json()["items"].as_array().unwrap().clone();

@@ -11,7 +11,10 @@
 mod support;
 
 mod account;
+mod cookies;
 mod feed;
+mod issuers;
+mod letters;
 mod limits;
 mod operator;
 mod requests;

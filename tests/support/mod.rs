@@ -6,6 +6,7 @@
 
 pub mod feed;
 pub mod http;
+pub mod issuer;
 pub mod server;
 pub mod ws;
 
