@@ -4,13 +4,16 @@
 //!
 //! A refresh token is 16 bytes that name the sign-in and a 32-byte secret, in base64url. The store has only the SHA-256
 //! of the secret, and of the one before it. Every use replaces the secret by the next one; the next one is computed from
-//! it (HMAC under the server's key), so the same token always leads to the same next one. What follows:
+//! it (HMAC under the server's key), so the same token always leads to the same next one. Half of a secret is what nobody can
+//! guess, the other half says that the server made it (HMAC again). What follows:
 //!
 //! - The answer to a refresh may be lost, and two tabs may refresh at the same moment: the token before the present one,
 //!   used again within [`REUSE_GRACE_MS`] of its replacement, gets the same answer again.
 //! - Used later than that, or older still, it was copied: thief or owner, one of the two is holding it. The sign-in is
 //!   ended, and its access tokens with it, because nobody can tell which one (RFC 9700, section 4.14.2). Both then hold
 //!   nothing, and only the owner has the password.
+//! - What the server never made was copied from nobody: it is refused, and ends nothing. The name of a sign-in is no secret (it
+//!   stands in access tokens and in the list of sessions), and whoever knows it must not sign its owner out by it.
 //! - So a thief gets at most until the owner's client refreshes next, and that shows.
 
 use std::sync::{Arc, OnceLock};
@@ -342,10 +345,8 @@ impl SignIns {
             self.end(user, sign_in.id).await?;
         }
         let now = self.clock.now_ms();
-        let token = RefreshToken {
-            sign_in: Uuid::from_bytes(rand::random()),
-            secret: rand::random(),
-        };
+        let (sign_in, unguessable) = (Uuid::from_bytes(rand::random()), rand::random::<[u8; 16]>());
+        let token = RefreshToken::of(sign_in, &unguessable, |parts| self.tokens.derive(now, MADE, parts));
         let sign_in = SignIn {
             id: token.sign_in,
             user,
@@ -368,11 +369,14 @@ impl SignIns {
     pub async fn refresh(&self, text: &str, asker: &Asker) -> Result<Opened, Code> {
         let token = RefreshToken::parse(text).ok_or(Code::TokenInvalid)?;
         // By the key that signs at the time of the replacement: asked again it is the same, also after the key has changed.
-        let next = |at| RefreshToken {
-            sign_in: token.sign_in,
-            secret: self
-                .tokens
-                .derive(at, "refresh", &[token.sign_in.as_bytes(), &token.secret]),
+        let derived = |at| {
+            self.tokens
+                .derive(at, "refresh", &[token.sign_in.as_bytes(), &token.secret])
+        };
+        let next = |at| {
+            RefreshToken::of(token.sign_in, &derived(at)[..16], |parts| {
+                self.tokens.derive(at, MADE, parts)
+            })
         };
         // A second time if another request replaced the secret in between: then ours is the previous one.
         for _ in 0..2 {
@@ -387,7 +391,18 @@ impl SignIns {
             }
             let hash = token.hash();
             if hash == found.previous_hash && now - found.rotated_at <= REUSE_GRACE_MS {
-                return Ok(self.opened(found.user, &next(found.rotated_at)));
+                // By a build from before secrets said who made them.
+                let unsigned = RefreshToken {
+                    sign_in: token.sign_in,
+                    secret: derived(found.rotated_at),
+                };
+                let mut given = [next(found.rotated_at), unsigned].into_iter();
+                // If it is none of them, the key is gone with which it was made, and the answer with it.
+                let given = given.find(|given| given.hash() == found.secret_hash);
+                return Ok(self.opened(found.user, &given.ok_or(Code::SignedOut)?));
+            }
+            if hash != found.secret_hash && !token.is_made_by(&self.tokens) {
+                return Err(Code::TokenInvalid);
             }
             if hash != found.secret_hash {
                 tracing::warn!(user.id = %found.user, "a replaced refresh token was used: the sign-in is ended");
@@ -506,7 +521,25 @@ struct RefreshToken {
     secret: [u8; 32],
 }
 
+/// What the second half of a secret is derived for.
+const MADE: &str = "refresh token";
+
 impl RefreshToken {
+    /// With these 16 bytes, and as many that are derived from them.
+    fn of(sign_in: Uuid, unguessable: &[u8], derive: impl FnOnce(&[&[u8]]) -> [u8; 32]) -> Self {
+        let made = derive(&[sign_in.as_bytes(), unguessable]);
+        let mut secret = [0; 32];
+        secret[..16].copy_from_slice(unguessable);
+        secret[16..].copy_from_slice(&made[..16]);
+        Self { sign_in, secret }
+    }
+
+    /// Whether it is one of ours, however long ago it was replaced.
+    fn is_made_by(&self, tokens: &Tokens) -> bool {
+        let (unguessable, made) = self.secret.split_at(16);
+        tokens.has_derived(MADE, &[self.sign_in.as_bytes(), unguessable], made)
+    }
+
     /// 64 characters.
     fn text(&self) -> String {
         let mut bytes = [0; 48];
@@ -535,6 +568,7 @@ impl RefreshToken {
 mod tests {
     use super::*;
     use crate::auth::Keys;
+    use crate::auth::key::Key;
     use crate::testing::AuthBench;
 
     const USER: UserId = UserId(Uuid::from_u128(1));
@@ -862,6 +896,67 @@ mod tests {
             .refresh_token;
         assert_eq!(sign_ins.refresh(&first, &Asker::default()).await, Err(Code::SignedOut));
         assert_eq!(sign_ins.refresh(&third, &Asker::default()).await, Err(Code::SignedOut));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_never_given_out_is_refused_and_ends_nothing() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let opened = sign_ins.open(USER, Asker::default()).await.expect("opened");
+        let token = RefreshToken::parse(&opened.refresh_token).expect("a token");
+        let of_another_key = RefreshToken::of(token.sign_in, &[7; 16], |parts| Key::random().derive(MADE, parts));
+        for place in [0, 15, 16, 31] {
+            let mut guessed = RefreshToken { ..token };
+            guessed.secret[place] ^= 1;
+            for guessed in [&guessed, &of_another_key] {
+                let refused = sign_ins.refresh(&guessed.text(), &Asker::default()).await;
+                assert_eq!(refused, Err(Code::TokenInvalid), "{place}");
+            }
+        }
+        assert!(bench.tokens.verify(&opened.access_token).await.is_ok());
+        assert_eq!(sign_ins.history(USER, None, 10).await, Ok(Vec::new()));
+        assert!(sign_ins.refresh(&opened.refresh_token, &Asker::default()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_token_of_a_build_that_did_not_sign_them_goes_on() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let opened = sign_ins.open(USER, Asker::default()).await.expect("opened");
+        let token = RefreshToken::parse(&opened.refresh_token).expect("a token");
+        let stored = bench
+            .accounts
+            .sign_in(token.sign_in)
+            .await
+            .expect("an answer")
+            .expect("there");
+        // That build has replaced the token by this one, and the answer was lost.
+        let now = bench.clock.now_ms();
+        let unsigned = RefreshToken {
+            secret: bench
+                .tokens
+                .derive(now, "refresh", &[token.sign_in.as_bytes(), &token.secret]),
+            ..token
+        };
+        let replaced = SignIn {
+            secret_hash: unsigned.hash(),
+            previous_hash: token.hash(),
+            rotated_at: now,
+            ..stored
+        };
+        let replaced = bench.accounts.replace_sign_in(token.hash(), replaced, String::new());
+        assert_eq!(replaced.await, Ok(true));
+        let again = sign_ins.refresh(&opened.refresh_token, &Asker::default()).await;
+        assert_eq!(again.map(|opened| opened.refresh_token), Ok(unsigned.text()));
+        let next = sign_ins
+            .refresh(&unsigned.text(), &Asker::default())
+            .await
+            .expect("refreshed");
+        assert!(
+            RefreshToken::parse(&next.refresh_token)
+                .expect("a token")
+                .is_made_by(&bench.tokens)
+        );
     }
 
     #[tokio::test]

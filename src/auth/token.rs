@@ -191,6 +191,13 @@ impl Tokens {
         self.keys().at(at).derive(purpose, parts)
     }
 
+    /// Whether these are the first bytes of such a secret, of whatever key: see [`Key::has_derived`].
+    pub fn has_derived(&self, purpose: &str, parts: &[&[u8]], bytes: &[u8]) -> bool {
+        self.keys()
+            .iter()
+            .any(|(_, key)| key.has_derived(purpose, parts, bytes))
+    }
+
     /// Signs and checks with these from now on. What only a removed one has signed is refused.
     pub fn set_keys(&self, keys: Keys) {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;

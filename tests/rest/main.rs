@@ -19,4 +19,5 @@ mod limits;
 mod operator;
 mod requests;
 mod sign_in;
+mod strangers;
 mod tls;
