@@ -1809,6 +1809,188 @@ async fn the_description_names_every_address_method_and_code() {
     }
 }
 
+/// An operation of the description.
+struct Described<'d> {
+    name: &'d str,
+    method: String,
+    path: &'d str,
+    parameters: Vec<&'d Value>,
+    operation: &'d Value,
+}
+
+impl Described<'_> {
+    /// The address with the parameters' examples in it.
+    fn address(&self) -> String {
+        let (mut path, mut query) = (self.path.to_owned(), String::new());
+        for parameter in &self.parameters {
+            let Some(example) = parameter.get("example") else {
+                continue;
+            };
+            let example = example.as_str().map_or_else(|| example.to_string(), str::to_owned);
+            let name = parameter["name"].as_str().expect("a name");
+            if parameter["in"] == "path" {
+                path = path.replace(&format!("{{{name}}}"), &example);
+            } else {
+                let encoded: String = example.bytes().map(|byte| format!("%{byte:02X}")).collect();
+                query.push_str(&format!("{}{name}={encoded}", if query.is_empty() { '?' } else { '&' }));
+            }
+        }
+        path + &query
+    }
+
+    /// What is shown of the bodies to send.
+    fn bodies(&self) -> Vec<&Value> {
+        examples(&self.operation["requestBody"]["content"]["application/json"])
+    }
+
+    /// The status of the answer when all goes well, and what is shown of its body.
+    fn success(&self) -> (&str, Vec<&Value>) {
+        let responses = self.operation["responses"].as_object().expect("responses");
+        let success = responses.iter().find(|(status, _)| status.starts_with('2'));
+        let (status, response) = success.expect("it may go well");
+        let content = response["content"].as_object();
+        (
+            status,
+            content
+                .into_iter()
+                .flat_map(|media| media.values().flat_map(examples))
+                .collect(),
+        )
+    }
+}
+
+fn examples(media: &Value) -> Vec<&Value> {
+    let examples = media["examples"].as_object();
+    let examples = examples.into_iter().flat_map(|examples| examples.values());
+    examples.map(|example| &example["value"]).collect()
+}
+
+/// What a reference leads to; what is none, as it is.
+fn followed<'d>(openapi: &'d Value, value: &'d Value) -> &'d Value {
+    match &value["$ref"] {
+        Value::String(reference) => openapi.pointer(&reference[1..]).expect("it leads somewhere"),
+        _ => value,
+    }
+}
+
+fn described(openapi: &Value) -> Vec<Described<'_>> {
+    let mut all = Vec::new();
+    for (path, item) in openapi["paths"].as_object().expect("paths") {
+        let methods = item.as_object().expect("methods").iter();
+        for (method, operation) in methods.filter(|(key, _)| *key != "parameters") {
+            let parameters = [&item["parameters"], &operation["parameters"]];
+            let parameters = parameters.into_iter().filter_map(Value::as_array).flatten();
+            all.push(Described {
+                name: operation["operationId"].as_str().expect("a name"),
+                method: method.to_uppercase(),
+                path,
+                parameters: parameters.map(|parameter| followed(openapi, parameter)).collect(),
+                operation,
+            });
+        }
+    }
+    all
+}
+
+#[test]
+fn every_operation_is_in_a_group_and_shows_what_to_send_and_what_comes_back() {
+    let openapi: Value = serde_json::from_str(include_str!("openapi.json")).expect("JSON");
+    let groups = openapi["tags"].as_array().expect("groups");
+    let groups: Vec<&Value> = groups.iter().map(|group| &group["name"]).collect();
+    for described in described(&openapi) {
+        let name = described.name;
+        let tags = described.operation["tags"].as_array();
+        assert!(
+            tags.is_some_and(|tags| tags.len() == 1 && groups.contains(&&tags[0])),
+            "{name}"
+        );
+        let has_body = described.operation.get("requestBody").is_some();
+        assert!(!has_body || !described.bodies().is_empty(), "{name}");
+        let (status, shown) = described.success();
+        // The document is its own example.
+        assert!(status == "204" || name == "getOpenapi" || !shown.is_empty(), "{name}");
+    }
+}
+
+/// Every operation, in an order in which each finds what its examples are about.
+const STORIES: [&str; 2] = [
+    "register createList createLabel createTask listTasks getTask getSnapshot exportAll completeTask getActivity
+     getStatistics reopenTask moveTask deleteTask restoreTask updateTask listLists getList moveList deleteList restoreList
+     updateList listLabels getLabel deleteLabel restoreLabel updateLabel getSettings updateSettings submitOperations
+     makeToken listTokens getKeys signIn listSessions readHistory deleteAccount keepAccount changePassword",
+    "register changeEmail signOut",
+];
+
+/// These ask for what the server made (a token, a session, a cursor), or do not end.
+const UNTOLD: [&str; 6] = [
+    "refreshTokens",
+    "endSession",
+    "endToken",
+    "getChanges",
+    "streamEvents",
+    "getOpenapi",
+];
+
+#[actix_web::test]
+async fn the_examples_of_the_description_are_answered_as_it_shows() {
+    let openapi: Value = serde_json::from_str(include_str!("openapi.json")).expect("JSON");
+    let all = described(&openapi);
+    let mut untold: BTreeSet<&str> = all.iter().map(|described| described.name).collect();
+    for story in STORIES {
+        let bench = ApiBench::new(Config::default());
+        let mut client = client!(bench);
+        client.token = None;
+        for name in story.split_whitespace() {
+            let described = all.iter().find(|described| described.name == name);
+            let described = described.unwrap_or_else(|| panic!("{name} is not described"));
+            let (status, shown) = described.success();
+            let path = described.address();
+            let mut bodies: Vec<Option<&Value>> = described.bodies().into_iter().map(Some).collect();
+            if bodies.is_empty() {
+                bodies.push(None);
+            }
+            for (index, body) in bodies.into_iter().enumerate() {
+                let ask = client.ask(&described.method, &path);
+                let answer = match body {
+                    Some(body) => ask.json(body),
+                    None => ask,
+                };
+                let answer = answer.send().await;
+                let text = String::from_utf8_lossy(&answer.body);
+                assert_eq!(answer.status.to_string(), status, "{name}: {text}");
+                // What is shown is the answer to the first.
+                if index > 0 || text.is_empty() || answer.header("content-type") != "application/json" {
+                    continue;
+                }
+                let seen = answer.json();
+                assert!(is_like(shown[0], &seen), "{name}: {seen} is not like {}", shown[0]);
+                if let Some(token) = seen["access_token"].as_str() {
+                    client.token = Some(token.to_owned());
+                }
+            }
+            untold.remove(name);
+        }
+    }
+    assert_eq!(untold, BTreeSet::from(UNTOLD));
+}
+
+/// Whether both have the same fields with values of the same kinds. Of a list the first item stands for all.
+fn is_like(shown: &Value, seen: &Value) -> bool {
+    match (shown, seen) {
+        (Value::Object(shown), Value::Object(seen)) => {
+            shown.len() == seen.len()
+                && shown
+                    .iter()
+                    .all(|(name, value)| seen.get(name).is_some_and(|other| is_like(value, other)))
+        }
+        (Value::Array(shown), Value::Array(seen)) => match (&**shown, &**seen) {
+            ([shown, ..], [seen, ..]) => is_like(shown, seen),
+            (shown, seen) => shown.len() == seen.len(),
+        },
+        _ => std::mem::discriminant(shown) == std::mem::discriminant(seen),
+    }
+}
+
 async fn snapshot_cursor<S, B>(client: &Client<S>) -> String
 where
     S: Service<Request, Response = ServiceResponse<B>, Error = Error>,
