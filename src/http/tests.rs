@@ -1784,12 +1784,17 @@ async fn the_description_names_every_address_method_and_code() {
         .flat_map(|(path, methods)| methods.iter().map(|method| ((*path).to_owned(), (*method).to_owned())))
         .collect();
     assert_eq!(described, routed);
-    let names = openapi["components"]["schemas"]["Problem"]["properties"]["name"]["enum"]
-        .as_array()
-        .expect("names");
+    let name = &openapi["components"]["schemas"]["Problem"]["properties"]["name"];
+    let names = name["enum"].as_array().expect("names");
     let names: BTreeSet<&str> = names.iter().filter_map(Value::as_str).collect();
     let codes: BTreeSet<&str> = Code::ALL.iter().map(|code| code.name()).collect();
     assert_eq!(names, codes);
+    let meanings = Code::ALL.iter().map(|code| {
+        let (number, status) = (*code as u16, code.http_status());
+        let meaning = format!("{number}, HTTP {status}: {}", code.sentence());
+        (code.name().to_owned(), Value::from(meaning))
+    });
+    assert_eq!(name["x-enumDescriptions"], Value::Object(meanings.collect()));
     // Each operation has a name of its own, for those who generate a client.
     let operations: Vec<&Value> = openapi["paths"]
         .as_object()
