@@ -4,6 +4,8 @@
 //! The routes are those of `/openapi.json`, which is the router's table (a test in `src/http/tests.rs`). What each is asked
 //! stands in [`asks`], and a route, a parameter or a field that is not asked there fails the walk.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use uuid::Uuid;
@@ -21,11 +23,14 @@ const OPEN: &[&str] = &[
     "GET /openapi.json",
     "POST /api/v1/auth/delete",
     "POST /api/v1/auth/email",
+    "POST /api/v1/auth/forgot",
     "POST /api/v1/auth/login",
     "POST /api/v1/auth/password",
     "POST /api/v1/auth/refresh",
     "POST /api/v1/auth/register",
+    "POST /api/v1/auth/reset",
     "POST /api/v1/auth/restore",
+    "POST /api/v1/auth/verify",
 ];
 
 /// The routes that no personal access token is enough for, even to look.
@@ -212,7 +217,7 @@ fn asks(ann: &Ann, bob: &Account) -> Vec<Ask> {
     } = ann;
     let (email, user) = (&ann.account.email, &ann.account.user);
     let not_there = "404 row_not_found";
-    let guess = json!({ "email": email, "password": "a good guess", "device": "phone" });
+    let guess = json!({ "email": email, "password": "a good guess", "device": "phone", "cookie": true });
     let guess_with = |field: &str, value: &str| {
         let mut guess = guess.clone();
         guess[field] = json!(value);
@@ -223,6 +228,7 @@ fn asks(ann: &Ann, bob: &Account) -> Vec<Ask> {
         ask("GET /openapi.json", "200"),
         ask("POST /api/v1/auth/register", "409 email_taken").body(json!({
             "email": email, "password": "a good guess", "time_zone": "UTC", "locale": "en", "device": "phone",
+            "cookie": true,
         })),
         ask("POST /api/v1/auth/login", "401 credentials_wrong").body(guess.clone()),
         ask("POST /api/v1/auth/password", "401 credentials_wrong").body(guess_with("new_password", PASSWORD)),
@@ -231,6 +237,14 @@ fn asks(ann: &Ann, bob: &Account) -> Vec<Ask> {
         // With a password that is right, for another account.
         ask("POST /api/v1/auth/email", "409 email_taken")
             .body(json!({ "email": bob.email, "password": PASSWORD, "new_email": email })),
+        ask("POST /api/v1/auth/forgot", "202").body(json!({ "email": email })),
+        ask("POST /api/v1/auth/reset", "403 link_invalid").body(json!({
+            "token": forged_link(2, email), "new_password": "a good guess", "device": "phone", "cookie": true,
+        })),
+        ask("POST /api/v1/auth/verify", "403 link_invalid").body(json!({
+            "token": forged_link(1, email), "password": "a good guess", "time_zone": "UTC", "locale": "en", "device": "phone",
+            "cookie": true,
+        })),
         ask("POST /api/v1/auth/delete", "401 credentials_wrong").body(guess.clone()),
         ask("POST /api/v1/auth/restore", "401 credentials_wrong").body(guess.clone()),
         ask("POST /api/v1/auth/refresh", "401 token_invalid").body(json!({ "refresh_token": forged(&ann.session) })),
@@ -343,6 +357,16 @@ fn commands(ann: &Ann) -> Vec<Value> {
 fn forged(id: &str) -> String {
     let id: Uuid = id.parse().expect("an id");
     URL_SAFE_NO_PAD.encode([id.as_bytes(), &[7; 32][..]].concat())
+}
+
+/// The token of a link of the right form, made now for this address, with a code that is not the one.
+fn forged_link(purpose: u8, email: &str) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_millis();
+    let now = u64::try_from(now).expect("not so soon").to_be_bytes();
+    URL_SAFE_NO_PAD.encode([&[purpose], &now[..], &[7; 32], email.as_bytes(), &[0]].concat())
 }
 
 /// Who asks.
