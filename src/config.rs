@@ -977,8 +977,8 @@ impl Loaded {
                 return refuse("issuers", format!("{:?} is there twice", issuer.issuer));
             }
             let jwks = issuer.jwks();
-            let is_safe = jwks.starts_with("https://");
-            if !is_safe && !(config.environment == Environment::Dev && jwks.starts_with("http://")) {
+            let is_dev = config.environment == Environment::Dev;
+            if !(jwks.starts_with("https://") || is_dev && jwks.starts_with("http://")) {
                 let cause =
                     format!("{jwks:?} does not begin with https://: whoever is on the way to it could be anybody");
                 return refuse("issuers", cause);

@@ -390,7 +390,7 @@ mod tests {
         }
 
         /// A token that is good for an hour, with these claims instead.
-        fn token(&self, key: &EncodingKey, algorithm: Algorithm, id: &str, other: Value) -> String {
+        fn token(&self, key: &EncodingKey, algorithm: Algorithm, id: &str, other: &Value) -> String {
             let now = self.clock.now_ms() / 1_000;
             let mut claims = json!({
                 "iss": ISSUER, "aud": "taskflow", "sub": "ada", "iat": now, "nbf": now, "exp": now + 3_600,
@@ -409,7 +409,7 @@ mod tests {
             self.issuers.verify(token).await.expect("it is of an issuer of ours")
         }
 
-        async fn says(&self, other: Value) -> Result<Claims, Code> {
+        async fn says(&self, other: &Value) -> Result<Claims, Code> {
             self.verify(&self.token(&rsa(), Algorithm::RS256, "1", other)).await
         }
     }
@@ -421,16 +421,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_user_of_an_issuer_is_the_same_user_each_time() {
         let bench = Bench::new(rsa_published());
-        let ada = bench.says(json!({})).await.expect("good");
+        let ada = bench.says(&json!({})).await.expect("good");
         assert_eq!((ada.user, ada.access), (user_of(ISSUER, "ada"), Access::Write));
         assert_eq!((ada.sign_in, ada.user.0.get_version_num()), (OPERATOR_SIGN_IN, 8));
         // Written down: a version that computes it otherwise would take the tasks of everybody away.
         assert_eq!(ada.user.to_string(), "f7c226c6-f55d-89c8-9263-8bc574a43c4a");
-        let bob = bench.says(json!({ "sub": "bob", "aud": ["other", "taskflow"] })).await;
+        let bob = bench.says(&json!({ "sub": "bob", "aud": ["other", "taskflow"] })).await;
         assert_ne!(bob.expect("good").user, ada.user);
         assert_ne!(user_of("https://id.example/realms/homea", "da"), ada.user);
         assert_eq!(
-            bench.says(json!({ "sub": 7 })).await.expect("good").user,
+            bench.says(&json!({ "sub": 7 })).await.expect("good").user,
             user_of(ISSUER, "7")
         );
         assert_eq!(bench.asked(), 1);
@@ -457,11 +457,11 @@ mod tests {
             json!({ "sub": { "a": 1 } }),
             json!({ "sub": 1.5 }),
         ] {
-            assert_eq!(bench.says(wrong.clone()).await, Err(Code::TokenInvalid), "{wrong}");
+            assert_eq!(bench.says(&wrong).await, Err(Code::TokenInvalid), "{wrong}");
         }
         // Clocks are a little apart, and some have parts of seconds.
-        assert!(bench.says(json!({ "nbf": now + 50, "iat": now + 50 })).await.is_ok());
-        let parts = bench.says(json!({ "exp": 1_900_000_000.5 })).await.expect("good");
+        assert!(bench.says(&json!({ "nbf": now + 50, "iat": now + 50 })).await.is_ok());
+        let parts = bench.says(&json!({ "exp": 1_900_000_000.5 })).await.expect("good");
         assert_eq!(parts.expires_at, 1_900_000_000_500);
     }
 
@@ -474,7 +474,7 @@ mod tests {
             "no key",
         ]);
         let bench = Bench::new(keys.clone());
-        let token = bench.token(&ec(), Algorithm::ES256, "2", json!({}));
+        let token = bench.token(&ec(), Algorithm::ES256, "2", &json!({}));
         assert!(bench.verify(&token).await.is_ok());
 
         // With the public half, or what everybody can read, as a secret in common.
@@ -487,7 +487,7 @@ mod tests {
         ];
         for secret in shared {
             for id in ["1", "2", "3"] {
-                let token = bench.token(&EncodingKey::from_secret(&secret), Algorithm::HS256, id, json!({}));
+                let token = bench.token(&EncodingKey::from_secret(&secret), Algorithm::HS256, id, &json!({}));
                 assert_eq!(bench.verify(&token).await, Err(Code::TokenInvalid), "{id}");
             }
         }
@@ -497,7 +497,7 @@ mod tests {
             (rsa(), Algorithm::RS256, "2"),
             (rsa(), Algorithm::PS256, "1"),
         ] {
-            let token = bench.token(&key, algorithm, id, json!({}));
+            let token = bench.token(&key, algorithm, id, &json!({}));
             assert_eq!(
                 bench.verify(&token).await,
                 Err(Code::TokenInvalid),
@@ -505,10 +505,10 @@ mod tests {
             );
         }
         // Signed by nobody, or with another body.
-        let token = bench.token(&rsa(), Algorithm::RS256, "1", json!({}));
+        let token = bench.token(&rsa(), Algorithm::RS256, "1", &json!({}));
         let parts: Vec<&str> = token.split('.').collect();
         let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","kid":"1"}"#);
-        let other = bench.token(&rsa(), Algorithm::RS256, "1", json!({ "sub": "bob" }));
+        let other = bench.token(&rsa(), Algorithm::RS256, "1", &json!({ "sub": "bob" }));
         let other = other.split('.').nth(1).expect("a body");
         for forged in [
             format!("{none}.{}.", parts[1]),
@@ -539,7 +539,7 @@ mod tests {
             &rsa(),
             Algorithm::RS256,
             "1",
-            json!({ "iss": "https://id.example/realms/home2" }),
+            &json!({ "iss": "https://id.example/realms/home2" }),
         );
         for text in [other.as_str(), "", ".", "a.b.c", "tfp_x", "a.e30.c"] {
             assert_eq!(bench.issuers.verify(text).await, None, "{text}");
@@ -552,25 +552,25 @@ mod tests {
         let bench = Bench::new(rsa_published());
         let all = (0..1_000).map(|n| {
             let (issuers, id) = (bench.issuers.clone(), n.to_string());
-            let token = bench.token(&ec(), Algorithm::ES256, &format!("made up {id}"), json!({}));
+            let token = bench.token(&ec(), Algorithm::ES256, &format!("made up {id}"), &json!({}));
             tokio::spawn(async move { issuers.verify(&token).await })
         });
         for one in all.collect::<Vec<_>>() {
             assert_eq!(one.await.expect("no panic"), Some(Err(Code::TokenInvalid)));
         }
         assert_eq!(bench.asked(), 1);
-        assert!(bench.says(json!({})).await.is_ok(), "and nobody else minds");
+        assert!(bench.says(&json!({})).await.is_ok(), "and nobody else minds");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_new_key_is_found_and_a_withdrawn_one_is_refused() {
         let bench = Bench::new(rsa_published());
-        assert!(bench.says(json!({})).await.is_ok());
+        assert!(bench.says(&json!({})).await.is_ok());
         bench.publishes(Ok(json!([published(&ec(), Algorithm::ES256, "2")])));
         tokio::time::advance(FETCH_PAUSE).await;
-        let new = bench.token(&ec(), Algorithm::ES256, "2", json!({}));
+        let new = bench.token(&ec(), Algorithm::ES256, "2", &json!({}));
         assert!(bench.verify(&new).await.is_ok());
-        assert_eq!(bench.says(json!({})).await, Err(Code::TokenInvalid));
+        assert_eq!(bench.says(&json!({})).await, Err(Code::TokenInvalid));
 
         bench.publishes(Ok(rsa_published()));
         assert!(bench.verify(&new).await.is_ok());
@@ -582,21 +582,21 @@ mod tests {
     async fn an_issuer_that_is_away_is_no_reason_to_forget_its_keys() {
         let bench = Bench::new(rsa_published());
         bench.publishes(Err("connection refused"));
-        assert_eq!(bench.says(json!({})).await, Err(Code::IssuerUnavailable));
+        assert_eq!(bench.says(&json!({})).await, Err(Code::IssuerUnavailable));
         bench.publishes(Ok(rsa_published()));
         assert_eq!(
-            bench.says(json!({})).await,
+            bench.says(&json!({})).await,
             Err(Code::IssuerUnavailable),
             "it is asked again a little later"
         );
         tokio::time::advance(FETCH_PAUSE).await;
-        assert!(bench.says(json!({})).await.is_ok());
+        assert!(bench.says(&json!({})).await.is_ok());
 
         for answer in [Err("connection refused"), Ok(json!("no set"))] {
             bench.publishes(answer);
             tokio::time::advance(KEYS_KEPT).await;
-            assert!(bench.says(json!({})).await.is_ok());
-            let unknown = bench.token(&ec(), Algorithm::ES256, "2", json!({}));
+            assert!(bench.says(&json!({})).await.is_ok());
+            let unknown = bench.token(&ec(), Algorithm::ES256, "2", &json!({}));
             assert_eq!(bench.verify(&unknown).await, Err(Code::TokenInvalid));
         }
     }
@@ -604,7 +604,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_asks_and_goes_away_keeps_nobody_from_the_answer() {
         let bench = Bench::new(rsa_published());
-        let token = bench.token(&rsa(), Algorithm::RS256, "1", json!({}));
+        let token = bench.token(&rsa(), Algorithm::RS256, "1", &json!({}));
         let gone = tokio::time::timeout(Duration::from_millis(10), bench.issuers.verify(&token)).await;
         assert!(gone.is_err());
         assert!(bench.verify(&token).await.is_ok());
@@ -614,7 +614,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_known_key_is_good_while_somebody_asks_whether_it_still_is() {
         let bench = Bench::new(rsa_published());
-        let token = bench.token(&rsa(), Algorithm::RS256, "1", json!({}));
+        let token = bench.token(&rsa(), Algorithm::RS256, "1", &json!({}));
         assert!(bench.verify(&token).await.is_ok());
         tokio::time::advance(KEYS_KEPT).await;
         let (issuers, same) = (bench.issuers.clone(), token.clone());
@@ -641,11 +641,13 @@ mod tests {
             (json!(null), Err(Code::ScopeMissing)),
             (json!(7), Err(Code::ScopeMissing)),
         ] {
-            let said = bench.says(json!({ "scope": scopes, "email": "ada@example.org" })).await;
+            let said = bench
+                .says(&json!({ "scope": scopes, "email": "ada@example.org" }))
+                .await;
             assert_eq!(said.map(|claims| claims.access), expected, "{scopes}");
         }
         let said = bench
-            .says(json!({ "scope": "tasks:read", "email": "ada@example.org" }))
+            .says(&json!({ "scope": "tasks:read", "email": "ada@example.org" }))
             .await;
         assert_eq!(said.expect("good").user, user_of(ISSUER, "ada@example.org"));
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use taskflow_protocol::Code;
 use taskflow_protocol::codes::Action;
+use ureq::http::StatusCode;
 
 /// What a sign-in or a refresh gives.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -61,6 +62,11 @@ const REQUEST_TIMEOUT_MS: u64 = 15_000;
 struct Credentials<'a> {
     email: &'a str,
     password: &'a str,
+}
+
+#[derive(Serialize)]
+struct Forgot<'a> {
+    email: &'a str,
 }
 
 #[derive(Serialize)]
@@ -149,9 +155,17 @@ struct RefreshToken<'a> {
     refresh_token: &'a str,
 }
 
-/// Makes an account.
-pub fn register(server: &str, email: &str, password: &str) -> Result<Tokens, AuthError> {
-    tokens(server, "register", &Credentials { email, password })
+/// Makes an account; `None`: a letter is on its way first.
+pub fn register(server: &str, email: &str, password: &str) -> Result<Option<Tokens>, AuthError> {
+    match send(server, "register", &Credentials { email, password })? {
+        (StatusCode::ACCEPTED, _) => Ok(None),
+        (_, text) => parsed(server, &text).map(Some),
+    }
+}
+
+/// Asks for a letter with a link to a new password.
+pub fn forgot(server: &str, email: &str) -> Result<(), AuthError> {
+    send(server, "forgot", &Forgot { email }).map(drop)
 }
 
 /// Signs in.
@@ -170,7 +184,7 @@ pub fn logout(server: &str, refresh_token: &str, everywhere: bool) -> Result<(),
         refresh_token,
         everywhere,
     };
-    post(server, "logout", &body).map(drop)
+    send(server, "logout", &body).map(drop)
 }
 
 /// Replaces the password. Every other sign-in is ended.
@@ -188,21 +202,21 @@ pub fn restore(server: &str, email: &str, password: &str) -> Result<Tokens, Auth
     tokens(server, "restore", &Credentials { email, password })
 }
 
-/// Replaces the e-mail address.
-pub fn change_email(server: &str, email: &str, password: &str, new_email: &str) -> Result<(), AuthError> {
+/// Replaces the e-mail address; `false`: a letter is on its way to the new one first.
+pub fn change_email(server: &str, email: &str, password: &str, new_email: &str) -> Result<bool, AuthError> {
     let body = NewEmail {
         email,
         password,
         new_email,
     };
-    post(server, "email", &body).map(drop)
+    let (status, _) = send(server, "email", &body)?;
+    Ok(status != StatusCode::ACCEPTED)
 }
 
 /// Deletes the account; when that will be, in Unix milliseconds.
 pub fn delete(server: &str, email: &str, password: &str) -> Result<i64, AuthError> {
-    let text = post(server, "delete", &Credentials { email, password })?;
-    let deleting: Deleting = serde_json::from_str(&text).map_err(|_| not_taskflow(server))?;
-    Ok(deleting.deletes_at)
+    let (_, text) = send(server, "delete", &Credentials { email, password })?;
+    parsed(server, &text).map(|Deleting { deletes_at }| deletes_at)
 }
 
 /// What happened to the account, the newest first.
@@ -230,8 +244,7 @@ pub fn make_token(server: &str, access_token: &str, name: &str, write: bool, day
     let url = format!("{server}/api/v1/tokens");
     let bearer = format!("Bearer {access_token}");
     let request = agent().post(&url).header("authorization", &bearer);
-    let text = read(server, request.send_json(body))?;
-    serde_json::from_str(&text).map_err(|_| not_taskflow(server))
+    parsed(server, &read(server, request.send_json(body))?.1)
 }
 
 /// Ends one.
@@ -248,9 +261,8 @@ fn get_items<T: serde::de::DeserializeOwned>(
 ) -> Result<Vec<T>, AuthError> {
     let url = format!("{server}/api/v1/{what}");
     let bearer = format!("Bearer {access_token}");
-    let text = read(server, agent().get(&url).header("authorization", &bearer).call())?;
-    let found: Items<T> = serde_json::from_str(&text).map_err(|_| not_taskflow(server))?;
-    Ok(found.items)
+    let (_, text) = read(server, agent().get(&url).header("authorization", &bearer).call())?;
+    parsed(server, &text).map(|Items { items }| items)
 }
 
 /// Where the user is signed in.
@@ -281,7 +293,7 @@ pub fn export(server: &str, access_token: &str) -> Result<String, AuthError> {
     let request = agent_within(EXPORT_TIMEOUT_MS)
         .get(&url)
         .header("authorization", &bearer);
-    let text = read_upto(server, request.call(), EXPORT_BYTES_MAX)?;
+    let (_, text) = read_upto(server, request.call(), EXPORT_BYTES_MAX)?;
     // What was cut off on its way is no JSON.
     match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
         Ok(_) => Ok(text),
@@ -292,8 +304,11 @@ pub fn export(server: &str, access_token: &str) -> Result<String, AuthError> {
 }
 
 fn tokens(server: &str, what: &str, body: &impl Serialize) -> Result<Tokens, AuthError> {
-    let text = post(server, what, body)?;
-    serde_json::from_str(&text).map_err(|_| not_taskflow(server))
+    parsed(server, &send(server, what, body)?.1)
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(server: &str, text: &str) -> Result<T, AuthError> {
+    serde_json::from_str(text).map_err(|_| not_taskflow(server))
 }
 
 fn agent() -> ureq::Agent {
@@ -311,13 +326,16 @@ fn agent_within(ms: u64) -> ureq::Agent {
         .into()
 }
 
-fn post(server: &str, what: &str, body: &impl Serialize) -> Result<String, AuthError> {
+fn send(server: &str, what: &str, body: &impl Serialize) -> Result<(StatusCode, String), AuthError> {
     let url = format!("{server}/api/v1/auth/{what}");
     read(server, agent().post(&url).send_json(body))
 }
 
-/// The body of an answer, or why there is none.
-fn read(server: &str, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<String, AuthError> {
+/// An answer, or why there is none.
+fn read(
+    server: &str,
+    answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+) -> Result<(StatusCode, String), AuthError> {
     read_upto(server, answer, ANSWER_BYTES_MAX)
 }
 
@@ -325,7 +343,7 @@ fn read_upto(
     server: &str,
     answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     bytes_max: u64,
-) -> Result<String, AuthError> {
+) -> Result<(StatusCode, String), AuthError> {
     let mut response = answer.map_err(|error| {
         AuthError::Unreachable(format!(
             "The server at {server} does not answer ({error}). Check the address, and that the server runs."
@@ -335,7 +353,7 @@ fn read_upto(
     let body = response.body_mut().with_config().limit(bytes_max);
     let text = body.read_to_string().map_err(|_| not_taskflow(server))?;
     if status.is_success() {
-        return Ok(text);
+        return Ok((status, text));
     }
     let problem: Problem = serde_json::from_str(&text).unwrap_or_default();
     let code = problem.code.and_then(Code::from_number);

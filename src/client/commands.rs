@@ -20,8 +20,8 @@ use super::profile::{Account, Profile};
 use super::replica::{Event, Rows, is_open};
 use super::text::{self, printable};
 use super::{
-    Add, Edit, Export, List, Lists, Logout, NewEmail, Password, Pending, Place, Sessions, SignIn, What, dates, say,
-    warn,
+    Add, Edit, Export, Forgot, List, Lists, Logout, NewEmail, Password, Pending, Place, Sessions, SignIn, What, dates,
+    say, warn,
 };
 use crate::clock::SystemClock;
 
@@ -43,15 +43,7 @@ pub enum Door {
 pub async fn sign_in(args: SignIn, door: Door) -> anyhow::Result<ExitCode> {
     let profile = Profile::open(args.place.profile)?;
     let before = profile.account()?;
-    let known = before.as_ref().map(|account| account.server.clone());
-    let server = args
-        .server
-        .or(known)
-        .unwrap_or_else(|| super::SERVER_DEFAULT.to_owned());
-    let server = server.trim_end_matches('/').to_owned();
-    if !(server.starts_with("http://") || server.starts_with("https://")) {
-        bail!("{server} is not an http:// or https:// address.");
-    }
+    let server = server(args.server, before.as_ref())?;
     let email = args.email.trim().to_owned();
     if let Some(account) = &before
         && (account.email != email || account.server != server || door == Door::Register)
@@ -66,13 +58,43 @@ pub async fn sign_in(args: SignIn, door: Door) -> anyhow::Result<ExitCode> {
     let (address, name) = (server.clone(), email.clone());
     let tokens = tokio::task::spawn_blocking(move || match door {
         Door::Register => auth::register(&address, &name, &password),
-        Door::Login => auth::login(&address, &name, &password),
-        Door::Restore => auth::restore(&address, &name, &password),
+        Door::Login => auth::login(&address, &name, &password).map(Some),
+        Door::Restore => auth::restore(&address, &name, &password).map(Some),
     })
     .await??;
+    let Some(tokens) = tokens else {
+        say(&format!(
+            "A letter is on its way to {email}. Follow the link in it, and then use `taskflow login --server {server} {email}`."
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    };
     let account = account(server, email, tokens, before);
     profile.change_account(|_| Ok((Some(account.clone()), ())))?;
     say(&format!("Signed in as {} at {}.", account.email, account.server))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where to go: there, or where this profile was before.
+fn server(there: Option<String>, before: Option<&Account>) -> anyhow::Result<String> {
+    let known = before.map(|account| account.server.clone());
+    let server = there.or(known).unwrap_or_else(|| super::SERVER_DEFAULT.to_owned());
+    let server = server.trim_end_matches('/').to_owned();
+    if !(server.starts_with("http://") || server.starts_with("https://")) {
+        bail!("{server} is not an http:// or https:// address.");
+    }
+    Ok(server)
+}
+
+/// `account forgot`.
+pub async fn forgot(args: Forgot) -> anyhow::Result<ExitCode> {
+    let profile = Profile::open(args.place.profile)?;
+    let server = server(args.server, profile.account()?.as_ref())?;
+    let email = args.email.trim().to_owned();
+    let to = email.clone();
+    tokio::task::spawn_blocking(move || auth::forgot(&server, &to)).await??;
+    say(&format!(
+        "If there is an account with {email}, a letter is on its way to it, with a link to a new password."
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -138,7 +160,14 @@ pub async fn email(args: NewEmail) -> anyhow::Result<ExitCode> {
     let password = super::password(args.password_stdin, false)?;
     let (server, email, new) = (before.server, before.email, args.new.clone());
     let changed = move || auth::change_email(&server, &email, &password, &new);
-    tokio::task::spawn_blocking(changed).await??;
+    if !tokio::task::spawn_blocking(changed).await?? {
+        say(&format!(
+            "A letter is on its way to {}. When you have followed the link in it, use `taskflow logout` and `taskflow login` with that \
+             address.",
+            args.new
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     profile.change_account(|account| {
         let account = account.map(|account| Account {
             email: args.new.clone(),

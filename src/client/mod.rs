@@ -47,7 +47,7 @@ pub enum ClientCommand {
     Password(Password),
     /// Show where you are signed in, or end one of these sign-ins.
     Sessions(Sessions),
-    /// Change your e-mail address, delete your account, or read what happened to it.
+    /// Change your e-mail address, get a new password, delete your account, or read what happened to it.
     Account {
         /// What to do.
         #[command(subcommand)]
@@ -141,6 +141,8 @@ pub enum AccountAction {
     Delete(Password),
     /// Keep an account that is to be deleted, and sign in.
     Restore(SignIn),
+    /// Get a letter with a link to a new password.
+    Forgot(Forgot),
     /// Show who signed in from where, what failed and what was changed, in the last 90 days.
     History(Place),
 }
@@ -153,6 +155,19 @@ pub struct NewEmail {
     /// Read the password from the first line of standard input. (TASKFLOW_PASSWORD works too.)
     #[arg(long)]
     pub password_stdin: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it")]
+    pub place: Place,
+}
+
+/// See [`AccountAction::Forgot`].
+#[derive(Debug, Args)]
+pub struct Forgot {
+    /// Your e-mail address.
+    pub email: String,
+    /// The server. [default: the one used last, or http://127.0.0.1:8080]
+    #[arg(long, env = "TASKFLOW_SERVER", value_name = "URL")]
+    pub server: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it")]
     pub place: Place,
@@ -399,6 +414,7 @@ async fn dispatch(command: ClientCommand) -> anyhow::Result<ExitCode> {
         ClientCommand::Account { action } => match action {
             AccountAction::Email(args) => commands::email(args).await,
             AccountAction::Delete(args) => commands::delete_account(args).await,
+            AccountAction::Forgot(args) => commands::forgot(args).await,
             AccountAction::Restore(args) => commands::sign_in(args, commands::Door::Restore).await,
             AccountAction::History(place) => commands::history(place).await,
         },

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use taskflow_protocol::Code;
 
 use crate::auth::password::Passwords;
+use crate::auth::sign_in::normalise_email;
 use crate::auth::{Link, News};
 use crate::http::cookie::Kept;
 use crate::http::problem::Problem;
@@ -57,6 +58,9 @@ pub async fn forgot(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
     let body: Forgot = request::sign_in_document(&http, payload).await?;
     if !api.letters.are_sent() {
         return Err(Code::NoLetters.into());
+    }
+    if normalise_email(&body.email).is_none() {
+        return Err(Problem::new(Code::EmailInvalid).field("email"));
     }
     attempt(&api, &http, &body.email)?;
     // Behind the answer, which says the same in the same time, whether there is an account or not.

@@ -277,7 +277,7 @@ pub async fn refresh(api: Data<Api>, http: HttpRequest, payload: Payload) -> Res
         Some(token) => (token, Kept::ByClient),
         None => {
             let token = cookie::token(&http, &config)?;
-            let missing = Problem::new(Code::InvalidField).field("refresh_token");
+            let missing = Problem::new(Code::TokenMissing).field("refresh_token");
             let missing = missing.because("there is neither this field nor a cookie");
             (token.ok_or(missing)?, Kept::InCookie)
         }

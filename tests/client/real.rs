@@ -3,8 +3,9 @@
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::commands::{Person, Watching, todo_txt};
 
@@ -17,16 +18,21 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
+        Self::start_with(&[]).0
+    }
+
+    /// With these settings; and what comes in its log.
+    fn start_with(flags: &[&str]) -> (Self, Receiver<Value>) {
         let folder = tempfile::tempdir().unwrap();
-        let (child, address) = spawn(folder.path(), "127.0.0.1:0");
-        Self { child, address, folder }
+        let (child, address, log) = spawn(folder.path(), "127.0.0.1:0", flags);
+        (Self { child, address, folder }, log)
     }
 
     /// `kill -9`, and up again on the same folder and port.
     fn kill_and_start_again(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        (self.child, _) = spawn(self.folder.path(), &self.address.to_string());
+        (self.child, ..) = spawn(self.folder.path(), &self.address.to_string(), &[]);
     }
 }
 
@@ -37,7 +43,7 @@ impl Drop for Server {
     }
 }
 
-fn spawn(folder: &std::path::Path, listen: &str) -> (Child, SocketAddr) {
+fn spawn(folder: &std::path::Path, listen: &str, flags: &[&str]) -> (Child, SocketAddr, Receiver<Value>) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_taskflow"))
         .args([
             "serve",
@@ -50,6 +56,7 @@ fn spawn(folder: &std::path::Path, listen: &str) -> (Child, SocketAddr) {
             "--data-dir",
         ])
         .arg(folder)
+        .args(flags)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -63,8 +70,13 @@ fn spawn(folder: &std::path::Path, listen: &str) -> (Child, SocketAddr) {
         }
     };
     // Its log goes on, and must have somewhere to go.
-    std::thread::spawn(move || lines.for_each(drop));
-    (child, address)
+    let (say, log) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            drop(say.send(serde_json::from_str(&line).unwrap_or_default()));
+        }
+    });
+    (child, address, log)
 }
 
 #[test]
@@ -278,4 +290,59 @@ fn sign_ins_are_shown_and_ended_and_a_new_password_ends_all_others() {
     assert_eq!(one.ok(&["sessions"]).lines().count(), 1);
     assert_eq!(one.ok(&["logout", "--everywhere"]), "ada@example.org is signed out.\n");
     assert!(one.fails(&["sessions"]).contains("Nobody is signed in here."));
+}
+
+#[test]
+fn where_addresses_are_verified_it_says_that_a_letter_is_on_its_way() {
+    let (server, log) = Server::start_with(&["--registration=verified"]);
+    let ada = Person::at(&server.address);
+    let url = ada.server.as_str();
+    // The token of the link in the next letter to this address.
+    let token = |to: &str| {
+        let text = log.iter().find(|line| line["to"] == to).unwrap()["text"].clone();
+        let mut words = text.as_str().unwrap().split_whitespace();
+        let link = words.find_map(|word| word.split_once('#'));
+        link.unwrap().1.to_owned()
+    };
+    let follow = |what: &str, body: Value| {
+        let answer = ureq::post(&format!("http://{}/api/v1/auth/{what}", server.address)).send_json(body);
+        assert_eq!(answer.unwrap().status(), 200);
+    };
+    let said = ada.ok(&["register", "--server", url, "ada@example.org"]);
+    let login = format!("login --server {url} ada@example.org");
+    assert_eq!(
+        said,
+        format!("A letter is on its way to ada@example.org. Follow the link in it, and then use `taskflow {login}`.\n")
+    );
+    let login: Vec<&str> = login.split(' ').collect();
+    assert!(ada.fails(&login).contains("follow the link in the letter"));
+    follow(
+        "verify",
+        json!({ "token": token("ada@example.org"), "password": "correct horse" }),
+    );
+    ada.ok(&login);
+
+    let said = ada.ok(&["account", "email", "countess@example.org"]);
+    assert!(
+        said.starts_with("A letter is on its way to countess@example.org."),
+        "{said}"
+    );
+    assert!(ada.ok(&["whoami"]).contains("ada@example.org"));
+    follow(
+        "verify",
+        json!({ "token": token("countess@example.org"), "password": "correct horse" }),
+    );
+
+    let said = ada.ok(&["account", "forgot", "countess@example.org"]);
+    assert_eq!(
+        said,
+        "If there is an account with countess@example.org, a letter is on its way to it, with a link to a new password.\n"
+    );
+    follow(
+        "reset",
+        json!({ "token": token("countess@example.org"), "new_password": "another password" }),
+    );
+    ada.ok(&["logout"]);
+    let refused = ada.fails(&["login", "--server", url, "countess@example.org"]);
+    assert!(refused.contains("password"), "{refused}");
 }

@@ -153,7 +153,7 @@ fn signing_out_ends_the_sign_in_and_takes_the_cookie_away() {
         refused(401, "signed_out")
     );
     let neither = http::request(server.address, "POST", "/api/v1/auth/refresh", &[&own], b"");
-    assert_eq!(name(&neither), refused(400, "invalid_field"));
+    assert_eq!(name(&neither), refused(401, "token_missing"));
     let body: Value = neither.json();
     assert_eq!(body["field"], "refresh_token", "{body}");
 }
@@ -171,6 +171,6 @@ fn over_tls_the_cookie_is_bound_to_this_host() {
     let planted = cookie.replace("__Host-", "");
     assert_eq!(
         name(&browse(&server, "refresh", &[&own], &planted)),
-        refused(400, "invalid_field")
+        refused(401, "token_missing")
     );
 }

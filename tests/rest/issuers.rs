@@ -1,6 +1,7 @@
 //! Access tokens of others whom the operator trusts.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use taskflow::clock::SystemClock;
+use taskflow_actors::ports::Clock as _;
 
 use crate::account::name;
 use crate::support::issuer::Issuer;
@@ -78,7 +79,7 @@ fn such_a_token_opens_tasks_and_nothing_of_an_account() {
 fn a_token_of_an_issuer_ends_when_it_says() {
     let issuer = Issuer::start();
     let server = Server::start(&[&issuer.flag()]);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let now = SystemClock.now_ms() / 1_000;
     let over = with(&issuer.user("ada"), issuer.token("ada", &json!({ "exp": now - 120 })));
     let refused = server.get("/api/v1/tasks", &over);
     assert_eq!(name(&refused), (401, "token_expired".to_owned()));

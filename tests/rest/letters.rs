@@ -152,6 +152,7 @@ fn who_has_forgotten_the_password_chooses_another_and_every_device_is_signed_out
     let server = Server::start(&[]);
     let ada = server.register();
     let forgot = |email: &str| auth(&server, "forgot", &json!({ "email": email }));
+    assert_eq!(name(&forgot("no address")), refused(422, "email_invalid"));
     assert_eq!(
         (forgot(&ada.email).status, forgot("nobody@example.org").status),
         (202, 202)

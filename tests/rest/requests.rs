@@ -354,8 +354,8 @@ fn a_page_of_an_allowed_origin_may_call_and_others_may_not() {
     );
     assert_eq!(
         allowed.header("access-control-allow-credentials"),
-        None,
-        "there are no cookies to send"
+        Some("true"),
+        "the cookie of its sign-in may come along"
     );
     for origin in ["https://evil.example", "null"] {
         let refused = preflight(origin);

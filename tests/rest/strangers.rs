@@ -4,10 +4,10 @@
 //! The routes are those of `/openapi.json`, which is the router's table (a test in `src/http/tests.rs`). What each is asked
 //! stands in [`asks`], and a route, a parameter or a field that is not asked there fails the walk.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use taskflow::clock::SystemClock;
+use taskflow_actors::ports::Clock as _;
 use uuid::Uuid;
 
 use crate::support::server::PASSWORD;
@@ -361,11 +361,7 @@ fn forged(id: &str) -> String {
 
 /// The token of a link of the right form, made now for this address, with a code that is not the one.
 fn forged_link(purpose: u8, email: &str) -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970")
-        .as_millis();
-    let now = u64::try_from(now).expect("not so soon").to_be_bytes();
+    let now = SystemClock.now_ms().to_be_bytes();
     URL_SAFE_NO_PAD.encode([&[purpose], &now[..], &[7; 32], email.as_bytes(), &[0]].concat())
 }
 

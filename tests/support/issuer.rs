@@ -4,11 +4,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
+use taskflow::clock::SystemClock;
+use taskflow_actors::ports::Clock as _;
 
 use super::Account;
 use super::server::free_port;
@@ -90,10 +91,7 @@ impl Issuer {
 
     /// A token for a user of its, for a minute, with these claims instead.
     pub fn token(&self, subject: &str, other: &Value) -> String {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("after 1970")
-            .as_secs();
+        let now = SystemClock.now_ms() / 1_000;
         let mut claims = json!({
             "iss": self.url(), "aud": "taskflow", "sub": subject, "exp": now + 60, "scope": "openid tasks:write",
         });
