@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use actix_http::body::BoxBody;
 use actix_http::error::DispatchError;
-use actix_http::{HttpService, Protocol, Request, h1};
+use actix_http::{HttpService, Protocol, Request, Response, h1};
 use actix_rt::{Arbiter, ArbiterHandle, spawn};
 use actix_service::{Service as _, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
@@ -40,6 +41,7 @@ use crate::bus::redis::{self, RedisBus, RedisObserver};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Live, Loaded, StoreKind};
 use crate::http::attempts::Attempts;
+use crate::http::idle::{Answering, Connection, Idle, Watched};
 use crate::http::rates::Rates;
 use crate::http::request::own_head;
 use crate::http::seats::Seats;
@@ -494,32 +496,51 @@ fn serve_clients(
     gateway: Arc<Gateway>,
     api: web::Data<Api>,
 ) -> anyhow::Result<actix_server::Server> {
+    // Half of the files is for whoever is connected already.
+    let files = usize::try_from(files_open_max()).unwrap_or(usize::MAX);
+    let accepted_max = limits::HTTP_ACCEPTED_MAX.min(files / 2);
+    let idle_max = limits::HTTP_CONNECTIONS_MAX.min(files / 8);
     let server = actix_server::Server::build()
         .workers(workers)
-        .max_concurrent_connections(limits::HTTP_CONNECTIONS_MAX / workers)
+        .max_concurrent_connections(accepted_max / workers)
         .shutdown_timeout(DRAIN.as_secs())
         .disable_signals();
+    // Called by each worker, on its thread.
+    let idle = {
+        let metrics = api.metrics.clone();
+        move || {
+            let idle = Idle::new(idle_max / workers);
+            actix_rt::spawn(idle.clone().watch(metrics.clone()));
+            idle
+        }
+    };
     let server = if accept.has_tls() {
         server.listen("clients", listener, move || {
-            let accept = accept.clone();
+            let (accept, idle) = (accept.clone(), idle());
             let secure = move |mut stream: TcpStream| {
-                let accept = accept.clone();
+                let (accept, connection) = (accept.clone(), idle.add());
                 async move {
-                    let peer = accept.peer(&mut stream).await.map_err(DispatchError::Io)?;
-                    let (stream, protocol) = accept.secure(stream).await.map_err(DispatchError::Io)?;
-                    Ok((stream, protocol, Some(peer)))
+                    let agreed = async {
+                        let peer = accept.peer(&mut stream).await?;
+                        let (stream, protocol) = accept.secure(stream).await?;
+                        Ok((stream, protocol, Some(peer)))
+                    };
+                    let agreed = connection.unless_closed(agreed).await;
+                    let (stream, protocol, peer) = agreed.map_err(DispatchError::Io)?;
+                    Ok((Watched::new(stream, connection), protocol, peer))
                 }
             };
             fn_service(secure).and_then(clients(gateway.clone(), live.clone(), api.clone()))
         })
     } else {
         server.listen("clients", listener, move || {
-            let accept = accept.clone();
+            let (accept, idle) = (accept.clone(), idle());
             let plain = move |mut stream: TcpStream| {
-                let accept = accept.clone();
+                let (accept, connection) = (accept.clone(), idle.add());
                 async move {
-                    let peer = accept.peer(&mut stream).await.map_err(DispatchError::Io)?;
-                    Ok((stream, Protocol::Http1, Some(peer)))
+                    let peer = connection.unless_closed(accept.peer(&mut stream)).await;
+                    let peer = Some(peer.map_err(DispatchError::Io)?);
+                    Ok((Watched::new(stream, connection), Protocol::Http1, peer))
                 }
             };
             fn_service(plain).and_then(clients(gateway.clone(), live.clone(), api.clone()))
@@ -528,13 +549,17 @@ fn serve_clients(
     Ok(server.context("cannot serve on the client port")?.run())
 }
 
+thread_local! {
+    static WORKER: OnceCell<Option<Rc<Worker>>> = const { OnceCell::new() };
+}
+
 /// What is done with a client's connection, whatever carries its bytes.
 fn clients<IO>(
     gateway: Arc<Gateway>,
     live: Arc<Live>,
     api: web::Data<Api>,
 ) -> impl ServiceFactory<
-    (IO, Protocol, Option<SocketAddr>),
+    (Watched<IO>, Protocol, Option<SocketAddr>),
     Config = (),
     Response = (),
     Error = DispatchError,
@@ -545,18 +570,17 @@ fn clients<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + Into<Wire> + 'static,
 {
-    thread_local! {
-        static WORKER: OnceCell<Option<Rc<Worker>>> = const { OnceCell::new() };
-    }
     let app = App::new().app_data(api).configure(http::routes);
     HttpService::build()
+        .on_connect_ext(|io: &Watched<IO>, data| drop(data.insert(io.connection.clone())))
         .upgrade(fn_service(
-            move |(request, framed): (Request, actix_codec::Framed<IO, h1::Codec>)| {
+            move |(request, framed): (Request, actix_codec::Framed<Watched<IO>, h1::Codec>)| {
                 let gateway = gateway.clone();
                 let worker = WORKER.with(|cell| cell.get_or_init(|| Worker::start(gateway)).clone());
                 let live = live.clone();
                 async move {
                     if let Some(worker) = worker {
+                        let framed = framed.into_map_io(Watched::into_inner);
                         upgrade::accept(worker, live, own_head(request), framed).await;
                     }
                     Ok::<_, actix_web::Error>(())
@@ -565,7 +589,14 @@ where
         ))
         .finish(apply_fn_factory(
             map_config(app, |()| AppConfig::default()),
-            |request: Request, app| app.call(own_head(request)),
+            |request: Request, app| {
+                let busy = request.conn_data::<Rc<Connection>>().map(Connection::busy);
+                let answer = app.call(own_head(request));
+                async move {
+                    let answer: Response<BoxBody> = answer.await?.into();
+                    Ok::<_, actix_web::Error>(answer.map_body(|_, body| Answering::new(body, busy)))
+                }
+            },
         ))
 }
 
@@ -809,6 +840,11 @@ fn raise_file_limit() -> u64 {
             maximum,
         },
     );
+    files_open_max()
+}
+
+fn files_open_max() -> u64 {
+    use rustix::process::{Resource, getrlimit};
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 

@@ -89,9 +89,13 @@ pub const CATCH_UP_BYTES: usize = 512 * 1024;
 pub const CONNECTIONS_A_USER_MAX: usize = 64;
 /// Handshakes under way at once. Each holds two 8 KiB buffers; 512 at a time cost no speed when 10,000 clients return.
 pub const HANDSHAKES_MAX: usize = 512;
-/// HTTP connections at once: requests, event streams, long-polls and handshakes. Each holds two 8 KiB buffers, so these
-/// are 64 MiB; who comes beyond waits to be accepted.
+/// HTTP connections that may wait for their clients: for a request, the rest of one or its body. Each holds two 8 KiB buffers, so
+/// these are 64 MiB. Of what is beyond, whoever has sent nothing whole for longest is closed, after a second at least.
+/// At most an eighth of the files that the process may open.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
+/// HTTP connections that are accepted, busy or not: those that may wait, and whoever comes in the second in which they are closed.
+/// Who comes beyond waits to be accepted. At most half of the files that the process may open.
+pub const HTTP_ACCEPTED_MAX: usize = 16_384;
 /// Milliseconds that the body of a request may take: the largest at 9 KB a second. Meanwhile it costs up to 400 KiB.
 pub const BODY_TIMEOUT_MS: u64 = 30_000;
 /// Bytes of a body that comes without an access token: an e-mail address, a password and a zone fit many times.

@@ -11,6 +11,7 @@ pub mod compress;
 pub mod cookie;
 pub mod export;
 pub mod feed;
+pub mod idle;
 pub mod links;
 pub mod lists;
 pub mod operations;

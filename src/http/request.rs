@@ -1,5 +1,6 @@
 //! What every request brings: a token, a body, parameters, conditions. Each read once, each with its own error.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use actix_http::Request;
@@ -15,6 +16,7 @@ use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, OperationId, UserId};
 
 use crate::auth::Claims;
+use crate::http::idle::Connection;
 use crate::http::problem::Problem;
 use crate::http::rates::Asked;
 use crate::http::{Api, address};
@@ -173,6 +175,7 @@ pub async fn body(request: &HttpRequest, payload: Payload) -> Result<Bytes, Prob
 
 async fn body_within(request: &HttpRequest, payload: Payload, bytes_max: usize) -> Result<Bytes, Problem> {
     let within = Duration::from_millis(BODY_TIMEOUT_MS);
+    let _waits = request.conn_data::<Rc<Connection>>().map(Connection::waits);
     let whole = tokio::time::timeout(within, whole(request, payload, bytes_max)).await;
     whole.unwrap_or_else(|_| Err(Code::BodyTimeout.into()))
 }

@@ -331,6 +331,8 @@ metrics! {
     feed_panics: Counter = "taskflow_feed_panics_total";
     /// Accounts that were deleted, with everything that was theirs.
     accounts_deleted: Counter = "taskflow_accounts_deleted_total";
+    /// HTTP connections that were closed because they had kept the server waiting while there were too many of them.
+    http_idle_closed: Counter = "taskflow_http_idle_closed_total";
     /// Operations that were answered, by outcome.
     operations: Family<OperationOutcome> = "taskflow_operations_total";
 

@@ -1,12 +1,13 @@
 //! How much may be asked for, and what answers cost on the wire.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::support::http::{self, Connection, Response};
 use crate::support::server::Server;
 use crate::support::ws::{Client, operation, task};
-use crate::support::{ENCODINGS, Encoding, Value, eventually, id, json};
+use crate::support::{ENCODINGS, Encoding, EventStream, Replica, Value, eventually, id, json};
 
 /// The harness has no limits but these.
 fn limited(flags: &[&str]) -> Server {
@@ -265,4 +266,63 @@ fn answers_are_compressed_for_who_takes_that() {
     let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
     let mut stream = crate::support::EventStream::open(server.address, "/api/v1/events", &headers).unwrap();
     stream.wait_for("snapshot");
+}
+
+/// Files that this process may open: as many as it can.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised).expect("the soft limit may be raised");
+}
+
+#[test]
+fn ten_thousand_who_are_slow_keep_nobody_else_waiting() {
+    raise_file_limit();
+    let server = Server::start(&[]);
+    let ada = server.register();
+    let mut events = EventStream::open(server.address, "/api/v1/events", &[&ada.bearer()]).expect("a stream");
+    let cursor = Replica::of(&server, &ada).cursor.expect("a cursor");
+    let mut poll = Connection::open(server.address);
+    poll.send(
+        "GET",
+        &format!("/api/v1/changes?cursor={cursor}&wait=30"),
+        &[&ada.bearer()],
+        b"",
+    );
+
+    // Half of them send half a head, the others a head and no body.
+    let host = server.address;
+    let head = format!("GET /api/v1/tasks HTTP/1.1\r\nhost: {host}\r\nx-slow: ");
+    let bodiless = format!(
+        "POST /api/v1/auth/login HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+    );
+    let slow: Vec<TcpStream> = (0..10_000)
+        .map(|n| {
+            let mut stream = TcpStream::connect(host).expect("the server accepts");
+            let sent = stream.write_all(if n % 2 == 0 { &head } else { &bodiless }.as_bytes());
+            drop(sent);
+            stream
+        })
+        .collect();
+    let closed = "taskflow_http_idle_closed_total";
+    eventually("those who have waited for longest are closed", || {
+        let answer = http::request(host, "GET", "/.well-known/jwks.json", &[], b"");
+        assert_eq!(answer.status, 200);
+        (server.metric(closed) >= 5_000.0).then_some(())
+    });
+    assert_eq!(
+        server.post("/api/v1/tasks", &ada, &json!({ "title": "seen" })).status,
+        201
+    );
+    while !events.wait_for("entries").data.to_string().contains("seen") {}
+    let changes = poll.response();
+    assert!(
+        changes.status == 200 && String::from_utf8_lossy(&changes.body).contains("seen"),
+        "{changes:?}"
+    );
+    drop(slow);
 }

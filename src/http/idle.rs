@@ -1,0 +1,361 @@
+//! Connections that wait for their clients: for a request, for the rest of one, or for its body.
+//!
+//! Each is cheap, and nobody has to hurry, until there are many: then whoever has kept the server waiting for longest is closed, so
+//! that thousands who send a letter a second do not keep others out. What the server is busy with, an event stream or a long-poll
+//! too, is not touched.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::web::Bytes;
+use tokio::time::Instant;
+
+use crate::telemetry::Metrics;
+
+/// How long anybody may keep the server waiting, however many there are: a request that comes in one piece over a slow line, with
+/// an agreement on keys before it, takes less.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often one looks.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// The connections of one worker thread.
+pub struct Idle {
+    all: RefCell<Vec<Weak<Connection>>>,
+    /// So many may wait.
+    max: usize,
+}
+
+/// One of them.
+pub struct Connection {
+    /// How much is being done for it: requests that are whole.
+    busy: Cell<usize>,
+    /// When it began to wait.
+    since: Cell<Instant>,
+    is_closed: Cell<bool>,
+    reader: RefCell<Option<Waker>>,
+}
+
+impl Idle {
+    /// Of which so many may wait.
+    pub fn new(max: usize) -> Rc<Self> {
+        Rc::new(Self {
+            all: RefCell::default(),
+            max,
+        })
+    }
+
+    /// Looks for as long as there is anybody who may add connections.
+    pub async fn watch(self: Rc<Self>, metrics: Arc<Metrics>) {
+        let this = Rc::downgrade(&self);
+        drop(self);
+        let mut ticks = tokio::time::interval(EVERY);
+        loop {
+            ticks.tick().await;
+            let Some(this) = this.upgrade() else { return };
+            metrics
+                .http_idle_closed
+                .increment(this.close_beyond(Instant::now()) as u64);
+        }
+    }
+
+    /// A connection that waits from now on.
+    pub fn add(&self) -> Rc<Connection> {
+        let connection = Rc::new(Connection {
+            busy: Cell::new(0),
+            since: Cell::new(Instant::now()),
+            is_closed: Cell::new(false),
+            reader: RefCell::default(),
+        });
+        self.all.borrow_mut().push(Rc::downgrade(&connection));
+        connection
+    }
+
+    /// Closes those that have waited for longest, if more wait than may; how many.
+    fn close_beyond(&self, now: Instant) -> usize {
+        let mut all = self.all.borrow_mut();
+        all.retain(|one| one.strong_count() > 0);
+        if all.len() <= self.max {
+            return 0;
+        }
+        let waiting = all.iter().filter_map(Weak::upgrade);
+        let mut waiting: Vec<_> = waiting
+            .filter(|one| one.busy.get() == 0 && !one.is_closed.get())
+            .collect();
+        let beyond = waiting.len().saturating_sub(self.max);
+        waiting.sort_by_key(|one| one.since.get());
+        let mut closed = 0;
+        for one in waiting.iter().take(beyond) {
+            if now.saturating_duration_since(one.since.get()) < PATIENCE {
+                break;
+            }
+            one.close();
+            closed += 1;
+        }
+        closed
+    }
+}
+
+impl Connection {
+    /// Does this, unless the connection is closed before it is done.
+    pub async fn unless_closed<T>(&self, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|context| {
+            if self.is_closed.get() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            let done = work.as_mut().poll(context);
+            if done.is_pending() {
+                *self.reader.borrow_mut() = Some(context.waker().clone());
+            }
+            done
+        })
+        .await
+    }
+
+    fn close(&self) {
+        self.is_closed.set(true);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// While it is there, something is done for the client.
+    pub fn busy(self: &Rc<Self>) -> Busy {
+        self.busy.set(self.busy.get() + 1);
+        Busy(self.clone())
+    }
+
+    /// While it is there, what is done for the client waits for it: for a body.
+    pub fn waits(self: &Rc<Self>) -> Waits {
+        self.rests();
+        Waits(self.clone())
+    }
+
+    fn rests(&self) {
+        // A body may be read by more than one piece of code that says so.
+        self.busy.set(self.busy.get().saturating_sub(1));
+        self.since.set(Instant::now());
+    }
+}
+
+/// See [`Connection::busy`].
+pub struct Busy(Rc<Connection>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.rests();
+    }
+}
+
+/// See [`Connection::waits`].
+pub struct Waits(Rc<Connection>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() + 1);
+    }
+}
+
+/// The bytes of a connection, until it is closed.
+pub struct Watched<IO> {
+    io: IO,
+    /// See [`Idle::add`].
+    pub connection: Rc<Connection>,
+}
+
+impl<IO> Watched<IO> {
+    /// From now on.
+    pub fn new(io: IO, connection: Rc<Connection>) -> Self {
+        Self { io, connection }
+    }
+
+    /// Nobody's business here any more.
+    pub fn into_inner(self) -> IO {
+        self.io
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.connection.is_closed.get() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let read = Pin::new(&mut self.io).poll_read(context, buffer);
+        if read.is_pending() {
+            *self.connection.reader.borrow_mut() = Some(context.waker().clone());
+        }
+        read
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.connection.is_closed.get() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+/// An answer that is on its way.
+pub struct Answering {
+    body: BoxBody,
+    _busy: Option<Busy>,
+}
+
+impl Answering {
+    /// Busy until all of it was taken, or nobody wants it any more.
+    pub fn new(body: BoxBody, busy: Option<Busy>) -> Self {
+        Self { body, _busy: busy }
+    }
+}
+
+impl MessageBody for Answering {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn closed(all: &[Rc<Connection>]) -> Vec<usize> {
+        let closed = all.iter().enumerate().filter(|(_, one)| one.is_closed.get());
+        closed.map(|(place, _)| place).collect()
+    }
+
+    async fn later(ms: u64) {
+        tokio::time::advance(Duration::from_millis(ms)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_have_waited_for_longest_are_closed_and_no_more_than_are_too_many() {
+        let idle = Idle::new(3);
+        let mut all = Vec::new();
+        for _ in 0..3 {
+            all.push(idle.add());
+            later(10_000).await;
+        }
+        assert_eq!(
+            idle.close_beyond(Instant::now()),
+            0,
+            "there is room for as long as they like"
+        );
+        all.extend([idle.add(), idle.add()]);
+        assert_eq!(idle.close_beyond(Instant::now()), 2);
+        assert_eq!(closed(&all), [0, 1]);
+        assert_eq!(idle.close_beyond(Instant::now()), 0, "they are not closed twice");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_has_a_second() {
+        let idle = Idle::new(1);
+        let all = [idle.add(), idle.add(), idle.add()];
+        later(999).await;
+        assert_eq!(idle.close_beyond(Instant::now()), 0);
+        later(1).await;
+        assert_eq!(idle.close_beyond(Instant::now()), 2);
+        assert_eq!(closed(&all), [0, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_being_served_is_not_closed_but_who_keeps_back_a_body_is() {
+        let idle = Idle::new(1);
+        let all = [idle.add(), idle.add(), idle.add()];
+        let busy = [all[0].busy(), all[1].busy()];
+        let waits = all[1].waits();
+        later(2_000).await;
+        assert_eq!(idle.close_beyond(Instant::now()), 1);
+        assert_eq!(closed(&all), [1]);
+        drop(waits);
+        assert_eq!(all[1].busy.get(), 1);
+        drop(busy);
+        // Since its last answer.
+        assert_eq!(idle.close_beyond(Instant::now()), 1);
+        assert_eq!(closed(&all), [1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_gone_does_not_count() {
+        let idle = Idle::new(1);
+        let gone = [idle.add(), idle.add()];
+        drop(gone);
+        let _one = idle.add();
+        later(2_000).await;
+        assert_eq!(idle.close_beyond(Instant::now()), 0);
+        assert_eq!(idle.all.borrow().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_closed_is_over_at_once() {
+        let idle = Idle::new(0);
+        let (io, mut client) = tokio::io::duplex(16);
+        let connection = idle.add();
+        let mut io = Watched::new(io, connection.clone());
+        client.write_all(b"a").await.expect("sent");
+        assert_eq!(io.read_u8().await.expect("a byte"), b'a');
+        let close = async {
+            later(2_000).await;
+            idle.close_beyond(Instant::now())
+        };
+        let (read, closed) = tokio::join!(io.read_u8(), close);
+        assert_eq!(
+            (read.map_err(|error| error.kind()), closed),
+            (Err(io::ErrorKind::TimedOut), 1)
+        );
+        assert!(io.write_u8(0).await.is_err());
+
+        let connection = idle.add();
+        let agrees = connection.unless_closed(std::future::pending::<io::Result<()>>());
+        let close = async {
+            later(2_000).await;
+            idle.close_beyond(Instant::now())
+        };
+        let (agreed, closed) = tokio::join!(agrees, close);
+        assert_eq!(
+            (agreed.map_err(|error| error.kind()), closed),
+            (Err(io::ErrorKind::TimedOut), 1)
+        );
+    }
+}
