@@ -168,6 +168,9 @@ settings! {
     /// Requests and handshakes a second that may come from one address for long without a token, or with a bad one; ten seconds' worth may come at once. 0: any number.
     strangers_a_second_max: u32 = 100;
 
+    /// Bytes a second that one WebSocket may send for long; ten seconds' worth may come at once. What is more waits in the network until there is room. 0: any number.
+    socket_bytes_a_second_max: u32 = limits::SOCKET_BYTES_A_SECOND_MAX;
+
     /// Networks (such as 10.0.0.0/8, separated by commas) of the proxies in front of this server. Only from them is it believed whose request they pass on. Empty: nobody; behind a proxy all users then have one address.
     trusted_proxies: Networks = Networks(Vec::new());
 

@@ -244,6 +244,8 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         build: build(),
         heartbeat_ms: config.heartbeat_ms as u32,
         heartbeat_timeout_s: limits::heartbeat_timeout_ms(config.heartbeat_ms).div_ceil(1000) as u32,
+        bytes_a_second_max: config.socket_bytes_a_second_max,
+        live: live.clone(),
         outbound_bytes_max: config.outbound_bytes_max,
         outbound_bytes_total_max: config.outbound_bytes_total_max,
         reconnect_window_ms: RECONNECT_WINDOW_MS,

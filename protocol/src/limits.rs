@@ -87,6 +87,8 @@ pub const CATCH_UP_BYTES: usize = 512 * 1024;
 
 /// Connections of one user. Five devices with a dozen tabs each; load tools raise it by configuration.
 pub const CONNECTIONS_A_USER_MAX: usize = 64;
+/// Bytes a second that one connection sends for long: 500 operations a second with notes of 2 KB. An import sends less.
+pub const SOCKET_BYTES_A_SECOND_MAX: u32 = 1024 * 1024;
 /// Handshakes under way at once. Each holds two 8 KiB buffers; 512 at a time cost no speed when 10,000 clients return.
 pub const HANDSHAKES_MAX: usize = 512;
 /// HTTP connections that may wait for their clients: for a request, the rest of one or its body. Each holds two 8 KiB buffers, so

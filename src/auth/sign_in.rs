@@ -499,6 +499,11 @@ pub fn new_id(now: UnixMs) -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
 }
 
+/// The sign-in that a refresh token names, whether it is a good one or not.
+pub fn sign_in_of(token: &str) -> Option<Uuid> {
+    RefreshToken::parse(token).map(|token| token.sign_in)
+}
+
 /// One address, one spelling: trimmed and in lower case. `None` if it is no address.
 ///
 /// Only a mail to it could tell whether it really is one; this keeps out what is plainly something else.

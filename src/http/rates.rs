@@ -12,8 +12,10 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota as Rate, RateLimiter};
+use sha2::{Digest as _, Sha256};
 use taskflow_protocol::message::ErrorBody;
 use taskflow_protocol::{Code, UserId};
+use uuid::Uuid;
 
 use crate::config::{Config, Live, RateLimits};
 use crate::http::attempts::Quota;
@@ -23,6 +25,9 @@ use crate::telemetry::metrics::Limited;
 
 /// Seconds of the rate that may come at once: an application that opens, or an import's next hundred tasks.
 pub const BURST_SECONDS: u32 = 10;
+
+/// Refreshes of one sign-in a second that go on for long: a client needs one in ten minutes, and a few at once when its tabs wake up.
+const REFRESHES_A_SECOND_MAX: u32 = 1;
 
 /// How often those who have not asked lately are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
@@ -38,6 +43,8 @@ pub enum Asked {
     Writes,
     /// Requests and handshakes from an address, without a token or with a bad one.
     Strangers,
+    /// Uses of the refresh tokens of one sign-in, from an address.
+    Refreshes,
 }
 
 impl Asked {
@@ -46,6 +53,7 @@ impl Asked {
             Self::Reads => "reads",
             Self::Writes => "writes",
             Self::Strangers => "strangers",
+            Self::Refreshes => "refreshes",
         }
     }
 }
@@ -57,6 +65,7 @@ pub struct Rates {
     reads: Option<Limiter>,
     writes: Option<Limiter>,
     strangers: Option<Limiter>,
+    refreshes: Option<Limiter>,
 }
 
 /// It was too much.
@@ -80,6 +89,7 @@ impl Rates {
             reads: limiter(config.reads_a_second_max),
             writes: limiter(config.writes_a_second_max),
             strangers: limiter(config.strangers_a_second_max),
+            refreshes: limiter(REFRESHES_A_SECOND_MAX),
             live,
             metrics,
         }
@@ -89,7 +99,10 @@ impl Rates {
     pub async fn forget(self: Arc<Self>) {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;
-            for limiter in [&self.reads, &self.writes, &self.strangers].into_iter().flatten() {
+            for limiter in [&self.reads, &self.writes, &self.strangers, &self.refreshes]
+                .into_iter()
+                .flatten()
+            {
                 limiter.retain_recent();
                 limiter.shrink_to_fit();
             }
@@ -112,11 +125,22 @@ impl Rates {
         self.check(Asked::Strangers, key, 1)
     }
 
+    /// Somebody at this address uses a refresh token that names this sign-in. Whether it is a good one is not known yet: so nobody
+    /// uses up what the owner has elsewhere.
+    pub fn refresh(&self, address: Option<IpAddr>, sign_in: Uuid) -> Result<(), TooMuch> {
+        let address = address.map_or_else(String::new, |address| address.to_canonical().to_string());
+        let hash = Sha256::digest([sign_in.as_bytes(), address.as_bytes()].concat());
+        let mut key = [0; 16];
+        key.copy_from_slice(&hash[..16]);
+        self.check(Asked::Refreshes, u128::from_be_bytes(key), 1).map(drop)
+    }
+
     fn check(&self, asked: Asked, key: u128, count: usize) -> Result<Option<Quota>, TooMuch> {
         let limiter = match asked {
             Asked::Reads => &self.reads,
             Asked::Writes => &self.writes,
             Asked::Strangers => &self.strangers,
+            Asked::Refreshes => &self.refreshes,
         };
         let (Some(limiter), Some(count)) = (limiter, u32::try_from(count).ok().and_then(NonZeroU32::new)) else {
             return Ok(None);
@@ -158,6 +182,7 @@ impl Rates {
             Asked::Reads => config.reads_a_second_max,
             Asked::Writes => config.writes_a_second_max,
             Asked::Strangers => config.strangers_a_second_max,
+            Asked::Refreshes => REFRESHES_A_SECOND_MAX,
         };
         NonZeroU32::new(a_second.saturating_mul(BURST_SECONDS)).unwrap_or(NonZeroU32::MIN)
     }
@@ -184,6 +209,7 @@ impl From<Asked> for Limited {
             Asked::Reads => Self::Reads,
             Asked::Writes => Self::Writes,
             Asked::Strangers => Self::Strangers,
+            Asked::Refreshes => Self::Refreshes,
         }
     }
 }
@@ -192,7 +218,6 @@ impl From<Asked> for Limited {
 mod tests {
     use super::*;
     use crate::telemetry::Telemetry;
-    use uuid::Uuid;
 
     fn rates(mode: RateLimits) -> Rates {
         let config = Config {
@@ -239,6 +264,16 @@ mod tests {
         assert!(rates.stranger(at("2001:db8:0:1::1")).is_ok());
         assert!(rates.stranger(at("192.0.2.1")).is_ok());
         assert!((0..100).all(|_| rates.stranger(None).is_ok()));
+    }
+
+    #[test]
+    fn a_sign_in_is_refreshed_once_a_second_and_nobody_elsewhere_uses_that_up() {
+        let rates = rates(RateLimits::Enforce);
+        let (here, there) = (Some([192, 0, 2, 1].into()), Some([192, 0, 2, 2].into()));
+        assert!((0..10).all(|_| rates.refresh(here, Uuid::nil()).is_ok()));
+        assert!(rates.refresh(here, Uuid::nil()).is_err());
+        assert!(rates.refresh(there, Uuid::nil()).is_ok());
+        assert!(rates.refresh(here, Uuid::max()).is_ok());
     }
 
     #[test]

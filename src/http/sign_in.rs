@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::auth::Event;
 use crate::auth::password::Passwords;
-use crate::auth::sign_in::{Asker, Opened, normalise_email};
+use crate::auth::sign_in::{Asker, Opened, normalise_email, sign_in_of};
 use crate::config::{RateLimits, Registration};
 use crate::http::attempts::Verdict;
 use crate::http::cookie::Kept;
@@ -282,6 +282,10 @@ pub async fn refresh(api: Data<Api>, http: HttpRequest, payload: Payload) -> Res
             (token.ok_or(missing)?, Kept::InCookie)
         }
     };
+    if let Some(sign_in) = sign_in_of(&token) {
+        let passed = api.rates.refresh(address_of(&api, &http), sign_in);
+        passed.map_err(|too_much| too_much.problem(&mut http.extensions_mut()))?;
+    }
     let opened = api.sign_ins.refresh(&token, &asker).await;
     match counted(&api, SignInOutcome::Opened, opened) {
         Ok(opened) => Ok(answer(&api, HttpResponse::Ok(), opened, kept)),

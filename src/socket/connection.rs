@@ -39,9 +39,10 @@ use super::outbound::{Full, Outbound};
 use super::wire::Wire;
 use super::worker::Worker;
 use crate::auth::Claims;
-use crate::http::rates::Asked;
+use crate::config::RateLimits;
+use crate::http::rates::{Asked, BURST_SECONDS};
 use crate::http::seats::Seat;
-use crate::telemetry::metrics::Eviction;
+use crate::telemetry::metrics::{Eviction, Limited};
 
 /// Messages handled in one turn of a connection, so that a flooding client leaves its neighbours their turns.
 const MESSAGES_A_TURN_MAX: usize = 32;
@@ -114,7 +115,18 @@ pub(super) struct Connection {
     encoding: Encoding,
     /// When the last byte came, in seconds of the worker's clock.
     last_read: Cell<u32>,
+    allowance: Cell<Allowance>,
     state: RefCell<State>,
+}
+
+/// What a connection may still send: it grows each second, up to what [`BURST_SECONDS`] give.
+#[derive(Clone, Copy)]
+struct Allowance {
+    bytes: i64,
+    /// In seconds of the worker's clock.
+    grew_at_s: u32,
+    /// It is used up, and nothing is read until it has grown.
+    is_waiting: bool,
 }
 
 struct State {
@@ -180,6 +192,12 @@ impl Connection {
             stream,
             encoding,
             last_read: Cell::new(now_s),
+            allowance: Cell::new(Allowance {
+                // As much as may be.
+                bytes: i64::MAX,
+                grew_at_s: now_s,
+                is_waiting: false,
+            }),
             state: RefCell::new(State {
                 phase: Phase::Hello {
                     token,
@@ -825,9 +843,15 @@ impl Connection {
         }
     }
 
-    /// Once a second, for connections that are at a beginning or an end: are they there too long?
+    /// Once a second, for connections that are at a beginning or an end: are they there too long? And for those that have sent too
+    /// much: they may go on.
     pub fn check_phase(&self, worker: &Worker) -> bool {
         let now = worker.now_s();
+        let mut allowance = self.allowance.get();
+        if std::mem::take(&mut allowance.is_waiting) {
+            self.allowance.set(allowance);
+            wake(&self.state.borrow().task);
+        }
         let waiting_for_hello = match self.state.borrow().phase {
             Phase::Closing(until) if now >= until => None,
             Phase::Hello { until_s, .. } => Some(now >= until_s),
@@ -899,6 +923,9 @@ impl Connection {
             if std::mem::take(&mut self.state().held) && self.take_bytes(worker, &mut BytesMut::new(), &mut taken) {
                 return Poll::Ready(());
             }
+            if !self.may_send(worker) {
+                return Poll::Pending;
+            }
             match self.stream.poll_read_ready(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
@@ -909,7 +936,12 @@ impl Connection {
             buffer.reserve(READ_BUFFER_BYTES);
             match self.stream.try_read_buf(&mut buffer) {
                 Ok(0) => return Poll::Ready(()),
-                Ok(_) => self.last_read.set(worker.now_s()),
+                Ok(count) => {
+                    self.last_read.set(worker.now_s());
+                    let mut allowance = self.allowance.get();
+                    allowance.bytes -= count as i64;
+                    self.allowance.set(allowance);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     worker.give_back(buffer);
                     continue;
@@ -926,6 +958,32 @@ impl Connection {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Whether the client may send more now. If not, the wheel wakes the task when it may; until then what it sends waits in the
+    /// network, and it notices by that.
+    fn may_send(&self, worker: &Worker) -> bool {
+        let a_second = i64::from(worker.gateway.bytes_a_second_max);
+        if a_second == 0 {
+            return true;
+        }
+        let burst = a_second * i64::from(BURST_SECONDS);
+        let now_s = worker.now_s();
+        let mut allowance = self.allowance.get();
+        let grown = i64::from(now_s.saturating_sub(allowance.grew_at_s)) * a_second;
+        allowance.bytes = allowance.bytes.saturating_add(grown).min(burst);
+        allowance.grew_at_s = now_s;
+        if allowance.bytes <= 0 && !allowance.is_waiting {
+            worker.gateway.metrics.limited.of(Limited::Bytes).increment(1);
+            if worker.gateway.live.now().rate_limits == RateLimits::Count {
+                allowance.bytes = burst;
+            } else {
+                allowance.is_waiting = true;
+                worker.watch(self.id.slot);
+            }
+        }
+        self.allowance.set(allowance);
+        allowance.bytes > 0
     }
 
     /// Takes the messages in these bytes, after those that were kept. `true`: the connection is over.

@@ -27,6 +27,7 @@ use super::outbound::TOTAL_BYTES;
 use super::wire::Wire;
 use crate::allocator;
 use crate::auth::{Claims, Tokens};
+use crate::config::Live;
 use crate::http::rates::Rates;
 use crate::http::seats::Seats;
 use crate::telemetry::Metrics;
@@ -60,6 +61,10 @@ pub struct Gateway {
     pub heartbeat_timeout_s: u32,
     /// See [`taskflow_protocol::limits::OUTBOUND_BYTES_MAX`].
     pub outbound_bytes_max: usize,
+    /// See [`taskflow_protocol::limits::SOCKET_BYTES_A_SECOND_MAX`]; 0: any number.
+    pub bytes_a_second_max: u32,
+    /// Whether limits refuse, or only count.
+    pub live: Arc<Live>,
     /// See [`taskflow_protocol::limits::OUTBOUND_BYTES_TOTAL_MAX`].
     pub outbound_bytes_total_max: usize,
     /// Clients that are sent away come back within this time, spread evenly.

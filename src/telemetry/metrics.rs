@@ -173,6 +173,10 @@ labels! {
         Writes = "writes",
         /// Requests and handshakes without a good token.
         Strangers = "strangers",
+        /// Refreshes of one sign-in by REST.
+        Refreshes = "refreshes",
+        /// Bytes that a WebSocket sent: it had to wait.
+        Bytes = "bytes",
     }
 
     /// What became of an attempt to sign in, register or refresh.

@@ -268,6 +268,65 @@ fn answers_are_compressed_for_who_takes_that() {
     stream.wait_for("snapshot");
 }
 
+#[test]
+fn a_socket_sends_at_the_rate_and_what_is_more_waits_and_is_not_lost() {
+    let server = limited(&["--socket-bytes-a-second-max=20000"]);
+    let ada = server.register();
+    let mut client = Client::open(&server, Encoding::Json, &ada);
+    let mut other = Client::open(&server, Encoding::Json, &ada);
+    let big = || operation(&json!({ "task_create": { "task": id(), "title": "t", "notes": "n".repeat(10_000) } }));
+    let operations: Vec<Value> = (0..30).map(|_| big()).collect();
+    let begun = Instant::now();
+    let seqs: Vec<u64> = operations
+        .iter()
+        .map(|operation| {
+            // At once: 300 KB of which ten seconds' worth, 200 KB, need no waiting.
+            client.send_operations(std::slice::from_ref(operation));
+            operation["id"].as_str().expect("an id").to_owned()
+        })
+        .collect::<Vec<_>>()
+        .iter()
+        .map(|id| {
+            client.outcome(id)["accepted"]["seq"]
+                .as_u64()
+                .expect("all are accepted")
+        })
+        .collect();
+    // The rest in five seconds; the server's clock for it has ticks of one.
+    assert!(begun.elapsed() >= Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(seqs.is_sorted(), "{seqs:?}");
+    assert!(server.metric("taskflow_limited_total{what=\"bytes\"}") >= 1.0);
+    other.accept(&task("of another connection")["command"]);
+}
+
+#[test]
+fn a_sign_in_is_refreshed_at_a_rate_wherever_the_others_are() {
+    let server = limited(&[]);
+    let ada = server.register();
+    let bob = server.register();
+    let refresh = |token: &str| {
+        http::post(
+            server.address,
+            "/api/v1/auth/refresh",
+            &[],
+            &json!({ "refresh_token": token }),
+        )
+    };
+    let mut token = ada.refresh;
+    let refused = eventually("it is too much", || {
+        let answer = refresh(&token);
+        if answer.status == 200 {
+            token = answer.json()["refresh_token"].as_str().expect("a token").to_owned();
+        }
+        (answer.status != 200).then_some(answer)
+    });
+    assert_eq!((refused.status, &refused.json()["name"]), (429, &json!("rate_limited")));
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(refresh(&bob.refresh).status, 200);
+    // It was not used up by being refused.
+    eventually("it passes again", || (refresh(&token).status == 200).then_some(()));
+}
+
 /// Files that this process may open: as many as it can.
 fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -114,6 +114,7 @@ impl Program {
         for asked in ["READS", "WRITES", "STRANGERS"] {
             command.env(format!("TASKFLOW_{asked}_A_SECOND_MAX"), "0");
         }
+        command.env("TASKFLOW_SOCKET_BYTES_A_SECOND_MAX", "0");
         command.envs(self.environment.iter().map(|(name, value)| (*name, value.as_str())));
         command
     }

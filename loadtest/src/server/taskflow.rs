@@ -102,7 +102,7 @@ impl TaskFlow {
     ) -> Result<Process> {
         let config = data.with_extension("toml");
         // Few users here do what many do elsewhere.
-        let free = ["reads", "writes", "strangers"].map(|asked| format!("{asked}_a_second_max = 0\n"));
+        let free = ["reads", "writes", "strangers", "socket_bytes"].map(|asked| format!("{asked}_a_second_max = 0\n"));
         let numbers = setup.settings.iter().map(|(key, value)| format!("{key} = {value}\n"));
         let texts = setup.texts.iter().map(|(key, value)| format!("{key} = {value}\n"));
         fs::write(
