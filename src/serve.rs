@@ -23,7 +23,7 @@ use taskflow_actors::cluster::node::Report;
 use taskflow_actors::cluster::shell::{Everywhere, Inbox};
 use taskflow_actors::cluster::{self, Cluster, Member};
 use taskflow_actors::feed::Writers;
-use taskflow_actors::ports::{Accounts, AppendError, BoxFuture, Clock, Epoch, NodeId, Notices, Push, Store};
+use taskflow_actors::ports::{Accounts, AppendError, BoxFuture, Clock, Epoch, NodeId, Notices, Push, Spent, Store};
 use taskflow_actors::session::{Event, Sessions};
 use taskflow_actors::supervisor::{Observer, Ports, Router, Supervisor};
 use taskflow_protocol::message::OperationResult;
@@ -98,6 +98,7 @@ pub struct Running {
 /// What a node of a cluster does about what all are told.
 struct Told {
     revocation: Arc<Revocation>,
+    rates: Arc<Rates>,
     attempts: Arc<Attempts>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -113,6 +114,9 @@ impl Notices for Told {
     fn tried(&self, keys: &[u128]) {
         self.attempts.heard(keys, self.clock.now_ms());
         self.metrics.sign_in_attempts_heard.increment(1);
+    }
+    fn spent(&self, spent: &[Spent]) {
+        self.rates.heard(spent);
     }
 }
 
@@ -265,6 +269,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         let revocation = Revocation::new(tokens.clone(), stored.accounts.clone());
         cluster.on_notices(Arc::new(Told {
             revocation: revocation.clone(),
+            rates: rates.clone(),
             attempts: attempts.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
@@ -273,6 +278,8 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         sign_ins.on_end(move |SignedOut { user, sign_in }| others.signed_out(user, sign_in));
         let others = cluster.clone();
         attempts.on_pass(move |keys| others.tried(keys.to_vec()));
+        let others = cluster.clone();
+        spawn(rates.clone().share(move |spent| others.spent(spent)));
         let (heard, rounds) = (cluster.clone(), metrics.sign_in_rounds.clone());
         let (is_heard, looked) = (move || heard.status().0, move || rounds.increment(1));
         spawn(revocation.run(gateway.sessions.clone(), is_heard, looked));

@@ -351,7 +351,20 @@ pub trait Notices: Send + Sync + 'static {
     fn missed(&self);
     /// Something that is limited was done on another node.
     fn tried(&self, keys: &[u128]);
+    /// Much was done on another node, in the second before, of what has a rate.
+    fn spent(&self, spent: &[Spent]);
 }
+
+/// What was done, of which rate, how often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Spent(
+    /// The rate: a number that whoever limits gave it.
+    pub u8,
+    /// Whose.
+    pub u128,
+    /// How often.
+    pub u32,
+);
 
 /// The clock, injected so that a seed repeats a failure.
 pub trait Clock: Send + Sync + 'static {

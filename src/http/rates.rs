@@ -1,18 +1,27 @@
 //! How much somebody may ask for: what a user reads and changes, and what comes from an address without a good token.
 //!
 //! Each is a rate that may be kept up for ever, and what was not used of it in the last [`BURST_SECONDS`] on top (GCRA, by the
-//! crate governor). Each node counts alone: whoever spreads over all nodes of a cluster gets as much from each.
+//! crate governor). The nodes of a cluster tell each other each second of those who did much: what is done elsewhere is taken off
+//! what is left here, if need be in advance. So whoever spreads over all nodes has the rate once in the long run, though a burst on
+//! each. What a node does not hear it does not count.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::clock::{Clock as _, DefaultClock};
-use governor::middleware::StateInformationMiddleware;
-use governor::state::keyed::DefaultKeyedStateStore;
+use governor::clock::{Clock, DefaultClock};
+use governor::middleware::{NoOpMiddleware, StateInformationMiddleware};
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::state::keyed::{DefaultKeyedStateStore, ShrinkableKeyedStateStore};
 use governor::{Quota as Rate, RateLimiter};
 use sha2::{Digest as _, Sha256};
+use taskflow_actors::ports::Spent;
 use taskflow_protocol::message::ErrorBody;
 use taskflow_protocol::{Code, UserId};
 use uuid::Uuid;
@@ -32,20 +41,123 @@ const REFRESHES_A_SECOND_MAX: u32 = 1;
 /// How often those who have not asked lately are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 
-type Limiter = RateLimiter<u128, DefaultKeyedStateStore<u128>, DefaultClock, StateInformationMiddleware>;
+/// How often nodes tell each other.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// What is limited.
+/// Who did less than this part of the rate within that time is not told of: on as many nodes that is the rate once more.
+const TOLD_FROM: u32 = 10;
+
+/// Of one rate so many are told of, those who did most: 12 KB a second.
+const TOLD_MAX: usize = 500;
+
+/// What governor remembers of each key, where what other nodes say can be added.
+#[derive(Clone, Default)]
+struct States(Arc<DefaultKeyedStateStore<u128>>);
+
+impl StateStore for States {
+    type Key = u128;
+
+    fn measure_and_replace<T, F, E>(&self, key: &u128, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        self.0.measure_and_replace(key, decide)
+    }
+}
+
+impl ShrinkableKeyedStateStore<u128> for States {
+    fn retain_recent(&self, drop_below: Nanos) {
+        self.0.retain_recent(drop_below);
+    }
+
+    fn shrink_to_fit(&self) {
+        self.0.shrink_to_fit();
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+struct Limiter {
+    a_second: NonZeroU32,
+    limiter: RateLimiter<u128, States, DefaultClock, StateInformationMiddleware>,
+    states: States,
+    /// When the limiter's time began.
+    began: <DefaultClock as Clock>::Instant,
+    /// What passed since the others were told, if there are others.
+    spent: Mutex<HashMap<u128, u32>>,
+}
+
+impl Limiter {
+    /// `None`: there is no limit.
+    fn new(a_second: u32) -> Option<Self> {
+        let a_second = NonZeroU32::new(a_second)?;
+        let (states, clock) = (States::default(), DefaultClock::default());
+        let quota = Rate::per_second(a_second).allow_burst(burst(a_second));
+        let began = clock.now();
+        Some(Self {
+            a_second,
+            limiter: RateLimiter::<_, _, _, NoOpMiddleware>::new(quota, states.clone(), clock).with_middleware(),
+            states,
+            began,
+            spent: Mutex::default(),
+        })
+    }
+
+    /// Takes what was done elsewhere off what is left here.
+    fn charge(&self, key: u128, count: u32) {
+        let each = 1_000_000_000 / u64::from(self.a_second.get());
+        let now = Nanos::from(self.began.elapsed()).as_u64();
+        // Of what is wrong with such a word nobody suffers for longer than two bursts.
+        let latest = now + 2 * u64::from(BURST_SECONDS) * 1_000_000_000;
+        let charged = self.states.measure_and_replace(&key, |used_up_to| {
+            let from = used_up_to.map_or(now, Nanos::as_u64).max(now);
+            let upto = from
+                .saturating_add(each.saturating_mul(count.into()))
+                .min(latest.max(from));
+            Ok::<_, Infallible>(((), Nanos::new(upto)))
+        });
+        let Ok(()) = charged;
+    }
+
+    fn take_spent(&self) -> Vec<(u128, u32)> {
+        let spent = std::mem::take(&mut *lock(&self.spent));
+        let least = (self.a_second.get() / TOLD_FROM).max(1);
+        let mut much: Vec<_> = spent.into_iter().filter(|(_, count)| *count >= least).collect();
+        much.sort_unstable_by_key(|(_, count)| Reverse(*count));
+        much.truncate(TOLD_MAX);
+        much
+    }
+}
+
+fn lock(spent: &Mutex<HashMap<u128, u32>>) -> MutexGuard<'_, HashMap<u128, u32>> {
+    spent.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn burst(a_second: NonZeroU32) -> NonZeroU32 {
+    a_second.saturating_mul(NonZeroU32::MIN.saturating_add(BURST_SECONDS - 1))
+}
+
+/// What is limited. The numbers go over the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Asked {
     /// Requests of a user that change nothing.
-    Reads,
+    Reads = 1,
     /// Operations of a user, however they come.
-    Writes,
+    Writes = 2,
     /// Requests and handshakes from an address, without a token or with a bad one.
-    Strangers,
+    Strangers = 3,
     /// Uses of the refresh tokens of one sign-in, from an address.
-    Refreshes,
+    Refreshes = 4,
 }
+
+const ALL: [Asked; 4] = [Asked::Reads, Asked::Writes, Asked::Strangers, Asked::Refreshes];
 
 impl Asked {
     fn name(self) -> &'static str {
@@ -66,6 +178,8 @@ pub struct Rates {
     writes: Option<Limiter>,
     strangers: Option<Limiter>,
     refreshes: Option<Limiter>,
+    /// There are other nodes.
+    is_shared: AtomicBool,
 }
 
 /// It was too much.
@@ -80,16 +194,12 @@ impl Rates {
     /// As these settings say.
     pub fn new(live: Arc<Live>, metrics: Arc<Metrics>) -> Self {
         let config: &Config = &live.now();
-        let limiter = |a_second: u32| {
-            let a_second = NonZeroU32::new(a_second)?;
-            let burst = a_second.saturating_mul(NonZeroU32::MIN.saturating_add(BURST_SECONDS - 1));
-            Some(RateLimiter::keyed(Rate::per_second(a_second).allow_burst(burst)).with_middleware())
-        };
         Self {
-            reads: limiter(config.reads_a_second_max),
-            writes: limiter(config.writes_a_second_max),
-            strangers: limiter(config.strangers_a_second_max),
-            refreshes: limiter(REFRESHES_A_SECOND_MAX),
+            reads: Limiter::new(config.reads_a_second_max),
+            writes: Limiter::new(config.writes_a_second_max),
+            strangers: Limiter::new(config.strangers_a_second_max),
+            refreshes: Limiter::new(REFRESHES_A_SECOND_MAX),
+            is_shared: AtomicBool::new(false),
             live,
             metrics,
         }
@@ -99,13 +209,50 @@ impl Rates {
     pub async fn forget(self: Arc<Self>) {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;
-            for limiter in [&self.reads, &self.writes, &self.strangers, &self.refreshes]
-                .into_iter()
-                .flatten()
-            {
-                limiter.retain_recent();
-                limiter.shrink_to_fit();
+            for limiter in ALL.into_iter().filter_map(|asked| self.limiter(asked)) {
+                limiter.limiter.retain_recent();
+                limiter.limiter.shrink_to_fit();
             }
+        }
+    }
+
+    /// Tells the other nodes, for as long as the node runs.
+    pub async fn share(self: Arc<Self>, tell: impl Fn(Vec<Spent>)) {
+        self.is_shared.store(true, Ordering::Relaxed);
+        loop {
+            tokio::time::sleep(TELL_EVERY).await;
+            let spent = self.take_spent();
+            if !spent.is_empty() {
+                tell(spent);
+            }
+        }
+    }
+
+    fn take_spent(&self) -> Vec<Spent> {
+        let all = ALL.into_iter().filter_map(|asked| Some((asked, self.limiter(asked)?)));
+        let spent = all.flat_map(|(asked, limiter)| {
+            let spent = limiter.take_spent().into_iter();
+            spent.map(move |(key, count)| Spent(asked as u8, key, count))
+        });
+        spent.collect()
+    }
+
+    /// Another node has told of these.
+    pub fn heard(&self, spent: &[Spent]) {
+        for Spent(what, key, count) in spent {
+            let asked = ALL.into_iter().find(|asked| *asked as u8 == *what);
+            if let Some(limiter) = asked.and_then(|asked| self.limiter(asked)) {
+                limiter.charge(*key, *count);
+            }
+        }
+    }
+
+    fn limiter(&self, asked: Asked) -> Option<&Limiter> {
+        match asked {
+            Asked::Reads => self.reads.as_ref(),
+            Asked::Writes => self.writes.as_ref(),
+            Asked::Strangers => self.strangers.as_ref(),
+            Asked::Refreshes => self.refreshes.as_ref(),
         }
     }
 
@@ -136,17 +283,12 @@ impl Rates {
     }
 
     fn check(&self, asked: Asked, key: u128, count: usize) -> Result<Option<Quota>, TooMuch> {
-        let limiter = match asked {
-            Asked::Reads => &self.reads,
-            Asked::Writes => &self.writes,
-            Asked::Strangers => &self.strangers,
-            Asked::Refreshes => &self.refreshes,
-        };
-        let (Some(limiter), Some(count)) = (limiter, u32::try_from(count).ok().and_then(NonZeroU32::new)) else {
+        let (Some(limiter), Some(count)) = (self.limiter(asked), u32::try_from(count).ok().and_then(NonZeroU32::new))
+        else {
             return Ok(None);
         };
         // What is more than a whole burst never fits: it is taken for one.
-        let burst = self.burst(asked);
+        let burst = burst(limiter.a_second);
         let count = count.min(burst);
         let quota = |left: u32| Quota {
             name: asked.name(),
@@ -155,8 +297,13 @@ impl Rates {
             left: left as usize,
             more_in_ms: if left < burst.get() { 1_000 } else { 0 },
         };
-        match limiter.check_key_n(&key, count) {
-            Ok(Ok(state)) => Ok(Some(quota(state.remaining_burst_capacity()))),
+        match limiter.limiter.check_key_n(&key, count) {
+            Ok(Ok(state)) => {
+                if self.is_shared.load(Ordering::Relaxed) {
+                    *lock(&limiter.spent).entry(key).or_default() += count.get();
+                }
+                Ok(Some(quota(state.remaining_burst_capacity())))
+            }
             Ok(Err(not_until)) => {
                 self.metrics.limited.of(asked.into()).increment(1);
                 if self.live.now().rate_limits == RateLimits::Count {
@@ -174,17 +321,6 @@ impl Rates {
             }
             Err(_) => Ok(None),
         }
-    }
-
-    fn burst(&self, asked: Asked) -> NonZeroU32 {
-        let config = self.live.now();
-        let a_second = match asked {
-            Asked::Reads => config.reads_a_second_max,
-            Asked::Writes => config.writes_a_second_max,
-            Asked::Strangers => config.strangers_a_second_max,
-            Asked::Refreshes => REFRESHES_A_SECOND_MAX,
-        };
-        NonZeroU32::new(a_second.saturating_mul(BURST_SECONDS)).unwrap_or(NonZeroU32::MIN)
     }
 }
 
@@ -274,6 +410,51 @@ mod tests {
         assert!(rates.refresh(here, Uuid::nil()).is_err());
         assert!(rates.refresh(there, Uuid::nil()).is_ok());
         assert!(rates.refresh(here, Uuid::max()).is_ok());
+    }
+
+    #[test]
+    fn what_is_done_on_another_node_is_taken_off_what_is_left_here() {
+        let (here, there) = (rates(RateLimits::Enforce), rates(RateLimits::Enforce));
+        for rates in [&here, &there] {
+            rates.is_shared.store(true, Ordering::Relaxed);
+            assert!((0..10).all(|_| rates.user(Asked::Reads, ADA, 1).is_ok()));
+        }
+        there.heard(&here.take_spent());
+        // In advance: ten seconds of what it had itself, and ten of what passed elsewhere.
+        let refused = there.user(Asked::Reads, ADA, 1).expect_err("too much");
+        assert!((9_000..=11_000).contains(&refused.wait_ms), "{refused:?}");
+        assert!(there.user(Asked::Reads, BOB, 1).is_ok());
+        assert!(
+            there.stranger(Some([0, 0, 0, 1].into())).is_ok(),
+            "the number of an address is not that of a user"
+        );
+        // Nobody is kept out for long by what a node says, and nothing is said twice.
+        there.heard(&[Spent(Asked::Reads as u8, ADA.0.as_u128(), u32::MAX), Spent(99, 0, 1)]);
+        let refused = there.user(Asked::Reads, ADA, 1).expect_err("too much");
+        assert!(refused.wait_ms <= 11_000, "{refused:?}");
+        assert_eq!(here.take_spent(), []);
+    }
+
+    #[test]
+    fn only_those_who_do_much_are_told_of_and_those_who_do_most_first() {
+        let config = Config {
+            reads_a_second_max: 1_000,
+            ..Config::default()
+        };
+        let rates = Rates::new(Arc::new(Live::new(config)), Telemetry::new().metrics);
+        rates.is_shared.store(true, Ordering::Relaxed);
+        for n in 0..2_000 {
+            let user = UserId(Uuid::from_u128(n));
+            assert!(rates.user(Asked::Reads, user, n as usize).is_ok());
+        }
+        let told = rates.take_spent();
+        assert_eq!(told.len(), TOLD_MAX);
+        assert!(
+            told.iter()
+                .all(|Spent(what, key, count)| *what == 1 && *key == u128::from(*count) && *count >= 1_500)
+        );
+        assert!(rates.user(Asked::Reads, ADA, 99).is_ok());
+        assert_eq!(rates.take_spent(), [], "a tenth of the rate on ten nodes is the rate");
     }
 
     #[test]

@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::Nodes;
 use super::proxy::{Proxy, Weather};
-use crate::support::ENCODINGS;
 use crate::support::http::{self, EventStream};
 use crate::support::server::{Account, Server};
 use crate::support::ws::{Client, task};
+use crate::support::{ENCODINGS, eventually};
 
 /// What a user has open on a node: sockets of two sign-ins, and a stream and a token of the first.
 struct Here<'a> {
@@ -183,4 +183,28 @@ fn what_is_tried_on_one_node_counts_on_all() {
         node.wait_for_metric("taskflow_sign_in_attempts_heard_total", |heard| heard == 4.0);
         assert_eq!(try_on(node, "ada@example.org"), 429);
     }
+}
+
+#[test]
+fn what_a_user_asks_of_one_node_is_taken_off_what_the_others_give() {
+    let mut cluster = Nodes::start("rates", 0);
+    for _ in 0..2 {
+        cluster.add(&["--reads-a-second-max=20"]);
+    }
+    cluster.meet();
+    let [here, there] = &cluster.nodes[..] else {
+        unreachable!()
+    };
+    let (ada, bob) = (here.register(), here.register());
+    let ask = |node: &Server, account: &Account| node.get("/api/v1/settings", account).status;
+    let spend = |node: &Server| (0..).take_while(|_| ask(node, &ada) == 200).count();
+    assert!(spend(here) >= 200, "ten seconds' worth, at once");
+    // Without a word from the other it would be two hundred there, too.
+    let mut passed = 0;
+    eventually("the other has heard", || {
+        passed += 1;
+        (ask(there, &ada) == 429).then_some(())
+    });
+    assert!(passed < 190, "{passed}");
+    assert_eq!(ask(there, &bob), 200);
 }

@@ -294,7 +294,7 @@ impl<T> Node<T> {
             }
             Event::Notice(notice) => {
                 effects.push(Effect::Tell(notice.encode()));
-                if matches!(notice, Notice::Tried { .. }) {
+                if matches!(notice, Notice::Tried { .. } | Notice::Spent { .. }) {
                     return effects;
                 }
                 if self.unheard.len() >= NOTICES_MAX {
@@ -365,7 +365,7 @@ impl<T> Node<T> {
         match event {
             BusEvent::Published(Notice::CHANNEL, message) => effects.push(match Notice::decode(&message) {
                 // Counted before it was told.
-                Some(Notice::Tried { node, .. }) if node == self.me.node.0 => return,
+                Some(Notice::Tried { node, .. } | Notice::Spent { node, .. }) if node == self.me.node.0 => return,
                 Some(notice) => {
                     self.unheard.retain(|(_, told)| *told != notice);
                     Effect::Notice(notice)

@@ -17,7 +17,7 @@ use super::members::BEAT_MS;
 use super::node::{Effect, Event, Node, Report, SUBSCRIBE_WAIT_MS};
 use super::wire::{FeedMessage, Item, NodeMessage, Notice, Reply, Request};
 use super::{Member, Placement};
-use crate::ports::{Bus, BusEvent, BusInbox, Head, NodeId, Notices, Publication, Push, Store};
+use crate::ports::{Bus, BusEvent, BusInbox, Head, NodeId, Notices, Publication, Push, Spent, Store};
 use crate::supervisor::{ReplyTo, Router, Settled, Submission};
 
 /// How often a node looks at what is due: repeats, deadlines, reads of heads.
@@ -130,6 +130,12 @@ impl Cluster {
     pub fn tried(self: &Arc<Self>, keys: Vec<u128>) {
         let node = self.me.0;
         self.handle(Event::Notice(Notice::Tried { node, keys }));
+    }
+
+    /// Tells every other node that much was done here of what has a rate.
+    pub fn spent(self: &Arc<Self>, spent: Vec<Spent>) {
+        let node = self.me.0;
+        self.handle(Event::Notice(Notice::Spent { node, spent }));
     }
 
     /// Tells every node that a sign-in was ended. Whoever does not hear it looks into the store when messages come through
@@ -300,6 +306,11 @@ impl Cluster {
             Effect::Notice(Notice::Tried { keys, .. }) => {
                 if let Some(notices) = self.notices.get() {
                     notices.tried(&keys);
+                }
+            }
+            Effect::Notice(Notice::Spent { spent, .. }) => {
+                if let Some(notices) = self.notices.get() {
+                    notices.spent(&spent);
                 }
             }
             Effect::NoticesMissed => {

@@ -11,7 +11,7 @@ use taskflow_protocol::message::{Operation, OperationResult};
 use uuid::Uuid;
 
 use crate::domain::{Entry, codec};
-use crate::ports::{Epoch, Head, NodeId};
+use crate::ports::{Epoch, Head, NodeId, Spent};
 
 /// The format that is written: the first byte of every message.
 const FORMAT: u8 = 1;
@@ -150,6 +150,16 @@ pub enum Notice {
         /// What it counts for.
         #[serde(rename = "k")]
         keys: Vec<u128>,
+    },
+    /// Much was done here, within a second, of what has a rate: the others take it off what is left there. Said once.
+    #[serde(rename = "r")]
+    Spent {
+        /// Where: who counted it already.
+        #[serde(rename = "n")]
+        node: u64,
+        /// What, and how much.
+        #[serde(rename = "s")]
+        spent: Vec<Spent>,
     },
 }
 

@@ -36,6 +36,8 @@ fn worker(bench: &ApiBench, hub: Arc<Hub>, router: Router) -> Rc<Worker> {
         build: String::new(),
         heartbeat_ms: 1_000_000,
         heartbeat_timeout_s: 1_000_000,
+        bytes_a_second_max: 0,
+        live: bench.api.config.clone(),
         outbound_bytes_max: usize::MAX,
         outbound_bytes_total_max: usize::MAX,
         reconnect_window_ms: 0,
