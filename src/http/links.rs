@@ -1,6 +1,5 @@
 //! What links in letters lead to: a proven address, a new password.
 
-use actix_web::http::header;
 use actix_web::web::{self, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
@@ -10,9 +9,10 @@ use crate::auth::password::Passwords;
 use crate::auth::sign_in::normalise_email;
 use crate::auth::{Link, News};
 use crate::http::cookie::Kept;
+use crate::http::pages::{self, File, HTML, SCRIPT, STYLE};
 use crate::http::problem::Problem;
 use crate::http::sign_in::{LOCALE, TIME_ZONE, answer, asker, attempt, failed, opened, staying};
-use crate::http::{Api, method_not_allowed, request};
+use crate::http::{Api, request};
 use crate::mail::{Letter, letters};
 
 #[derive(Deserialize)]
@@ -117,38 +117,30 @@ pub async fn verify(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
     Ok(answer(&api, HttpResponse::Ok(), opened, Kept::as_asked(body.cookie)))
 }
 
-/// What the pages that links lead to may do: run their own script, and ask this server.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
 /// The pages that links lead to.
-pub(super) fn pages(cfg: &mut web::ServiceConfig) {
-    const HTML: &str = "text/html; charset=utf-8";
-    for (path, media_type, text) in [
-        ("/account/verify", HTML, include_str!("links/page.html")),
-        ("/account/reset", HTML, include_str!("links/page.html")),
-        (
-            "/account/page.js",
-            "text/javascript; charset=utf-8",
-            include_str!("links/page.js"),
-        ),
-        (
-            "/account/page.css",
-            "text/css; charset=utf-8",
-            include_str!("links/page.css"),
-        ),
-    ] {
-        let page = move || async move {
-            HttpResponse::Ok()
-                .content_type(media_type)
-                .insert_header((header::CONTENT_SECURITY_POLICY, PAGE_POLICY))
-                .insert_header((header::CACHE_CONTROL, "no-cache"))
-                .body(text)
-        };
-        cfg.service(
-            web::resource(path)
-                .route(web::get().to(page))
-                .default_service(web::to(|| async { method_not_allowed(&["GET"]) })),
-        );
-    }
+pub(super) fn page(cfg: &mut web::ServiceConfig) {
+    let html = include_str!("links/page.html");
+    let files = [
+        File {
+            path: "/account/verify",
+            media_type: HTML,
+            text: html,
+        },
+        File {
+            path: "/account/reset",
+            media_type: HTML,
+            text: html,
+        },
+        File {
+            path: "/account/page.js",
+            media_type: SCRIPT,
+            text: include_str!("links/page.js"),
+        },
+        File {
+            path: "/account/page.css",
+            media_type: STYLE,
+            text: include_str!("links/page.css"),
+        },
+    ];
+    pages::serve(cfg, &files);
 }

@@ -15,6 +15,7 @@ pub mod idle;
 pub mod links;
 pub mod lists;
 pub mod operations;
+pub mod pages;
 pub mod problem;
 pub mod rates;
 pub mod request;
@@ -173,7 +174,7 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
         web::scope("")
             .wrap(from_fn(front))
             .configure(resources)
-            .configure(links::pages)
+            .configure(links::page)
             // An upgrade does not come here (see `serve`): whatever does is no handshake.
             .service(web::resource("/api/v1/socket").to(|| async { Problem::new(Code::FramingError).error_response() }))
             .default_service(not_found),

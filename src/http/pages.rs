@@ -1,0 +1,65 @@
+//! Files that a browser shows: each brings all it needs, and may ask nobody but this server.
+
+use actix_web::http::header;
+use actix_web::web;
+use actix_web::{HttpRequest, HttpResponse};
+use sha2::{Digest, Sha256};
+
+use crate::http::method_not_allowed;
+use crate::http::request::Had;
+
+pub(super) const HTML: &str = "text/html; charset=utf-8";
+pub(super) const SCRIPT: &str = "text/javascript; charset=utf-8";
+pub(super) const STYLE: &str = "text/css; charset=utf-8";
+
+/// What a page may do: run its own script, and ask this server.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// A file of a page, built into the binary.
+pub(super) struct File {
+    /// Its address.
+    pub path: &'static str,
+    /// One of [`HTML`], [`SCRIPT`] and [`STYLE`].
+    pub media_type: &'static str,
+    /// What is in it.
+    pub text: &'static str,
+}
+
+/// Serves these. A browser asks each time whether there is another build, and gets the file again only then.
+pub(super) fn serve(cfg: &mut web::ServiceConfig, files: &[File]) {
+    for &File { path, media_type, text } in files {
+        let tag = tag_of(text);
+        let file = move |http: HttpRequest| {
+            let has_it = Had::of(&http).has(&tag);
+            let mut response = if has_it {
+                HttpResponse::NotModified()
+            } else {
+                HttpResponse::Ok()
+            };
+            // The policy also without the file: a browser takes the headers of this answer for those that it has kept.
+            response
+                .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
+                .insert_header((header::CACHE_CONTROL, "no-cache"))
+                .insert_header((header::ETAG, tag.as_str()));
+            let response = if has_it {
+                response.finish()
+            } else {
+                response.content_type(media_type).body(text)
+            };
+            async { response }
+        };
+        cfg.service(
+            web::resource(path)
+                .route(web::get().to(file))
+                .default_service(web::to(|| async { method_not_allowed(&["GET"]) })),
+        );
+    }
+}
+
+/// Of the text, not of the bytes that are sent: those are compressed for who takes that.
+fn tag_of(text: &str) -> String {
+    let digest = Sha256::digest(text);
+    let head: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("W/\"{head}\"")
+}
