@@ -9,6 +9,7 @@ pub mod address;
 pub mod attempts;
 pub mod compress;
 pub mod cookie;
+pub mod docs;
 pub mod export;
 pub mod feed;
 pub mod idle;
@@ -175,6 +176,7 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
             .wrap(from_fn(front))
             .configure(resources)
             .configure(links::page)
+            .configure(docs::page)
             // An upgrade does not come here (see `serve`): whatever does is no handshake.
             .service(web::resource("/api/v1/socket").to(|| async { Problem::new(Code::FramingError).error_response() }))
             .default_service(not_found),

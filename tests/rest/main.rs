@@ -12,6 +12,7 @@ mod support;
 
 mod account;
 mod cookies;
+mod docs;
 mod feed;
 mod issuers;
 mod letters;
