@@ -212,13 +212,14 @@ impl Encoding {
 
 /// The names of the messages, to tell an unknown one from a bad one.
 const CLIENT_MESSAGES: [&str; 6] = ["hello", "operations", "follow", "unfollow", "refresh", "heartbeat"];
-const SERVER_MESSAGES: [&str; 10] = [
+const SERVER_MESSAGES: [&str; 11] = [
     "welcome",
     "following",
     "unfollowed",
     "snapshot",
     "entries",
     "results",
+    "statistics",
     "refreshed",
     "heartbeat",
     "reconnect",

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codes::Code;
 use crate::ids::{LabelId, ListId, OperationId, TaskId, UserId};
-use crate::model::{Label, LabelFields, List, ListFields, Settings, SettingsFields, Task, TaskFields};
+use crate::model::{Label, LabelFields, List, ListFields, Settings, SettingsFields, Statistics, Task, TaskFields};
 use crate::values::{Due, Priority, Seq, Status, UnixMs};
 
 /// What a client sends. Unknown messages and unknown fields are errors: a typo must not lose an intent.
@@ -68,6 +68,9 @@ pub struct Follow {
     /// Where the client stopped reading; absent: it has nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// Whether its statistics are sent, too, now and when they have changed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub statistics: bool,
 }
 
 /// Asks to stop following a feed.
@@ -352,6 +355,8 @@ pub enum ServerMessage {
     Entries(Entries),
     /// The answers to operations.
     Results(Results),
+    /// What a feed has, counted, for who asked for that.
+    Statistics(FeedStatistics),
     /// The token of the connection was replaced.
     Refreshed(Refreshed),
     /// Answer it with a heartbeat.
@@ -641,6 +646,15 @@ pub enum Row {
     Label(Label),
     /// The settings.
     Settings(Settings),
+}
+
+/// See [`ServerMessage::Statistics`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FeedStatistics {
+    /// The feed.
+    pub feed: UserId,
+    /// What `GET /api/v1/statistics` answers.
+    pub counts: Statistics,
 }
 
 /// See [`ServerMessage::Refreshed`].

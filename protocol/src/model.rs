@@ -3,6 +3,8 @@
 //! Types that both sides send do not deny unknown fields themselves: whether one is an error is decided by who sent it
 //! ([`crate::Encoding::decode`], [`crate::Encoding::decode_tolerant`]).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::ids::{LabelId, ListId, TaskId, UserId};
@@ -213,6 +215,70 @@ pub struct SettingsFields {
     /// See [`Settings::locale`].
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "not_null")]
     pub locale: Option<String>,
+}
+
+/// What is shown of a feed, counted. Days are those of its settings' zone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// The entry up to which it is counted.
+    pub seq: Seq,
+    /// The zone.
+    pub time_zone: String,
+    /// All tasks.
+    pub tasks: u64,
+    /// Those that are todo or doing.
+    pub open: u64,
+    /// Open ones whose due time is over.
+    pub overdue: u64,
+    /// Open ones that are due today.
+    pub due_today: u64,
+    /// Tasks by status.
+    pub by_status: BTreeMap<Status, u64>,
+    /// Tasks by priority.
+    pub by_priority: BTreeMap<Priority, Counted>,
+    /// Tasks by list, in the order of the lists.
+    pub by_list: Vec<CountedList>,
+    /// Tasks by label, in the order of the labels.
+    pub by_label: Vec<CountedLabel>,
+    /// Completed since the day began.
+    pub completed_today: u32,
+    /// Completed since the week began.
+    pub completed_this_week: u32,
+    /// Days one after the other on which something was completed, up to today, or up to yesterday while today has nothing yet.
+    pub streak_days: u32,
+    /// Done among those that are not cancelled; absent or null: there is none.
+    pub completion_rate: Option<f64>,
+}
+
+/// See [`Statistics::by_priority`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// See [`Statistics::tasks`].
+    pub tasks: u64,
+    /// See [`Statistics::open`].
+    pub open: u64,
+}
+
+/// See [`Statistics::by_list`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountedList {
+    /// The list.
+    pub list: ListId,
+    /// See [`Statistics::tasks`].
+    pub tasks: u64,
+    /// See [`Statistics::open`].
+    pub open: u64,
+}
+
+/// See [`Statistics::by_label`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountedLabel {
+    /// The label.
+    pub label: LabelId,
+    /// See [`Statistics::tasks`].
+    pub tasks: u64,
+    /// See [`Statistics::open`].
+    pub open: u64,
 }
 
 /// What cannot be cleared is not given as `null`: whoever sends that means something else than to leave it.

@@ -329,8 +329,54 @@ fn range() -> BoxedStrategy<ProtocolRange> {
 }
 
 fn follow() -> BoxedStrategy<Follow> {
-    (of(id(UserId)), of(vec(id(ListId), 0..3)), of(text()))
-        .prop_map(|(feed, lists, cursor)| Follow { feed, lists, cursor })
+    (of(id(UserId)), of(vec(id(ListId), 0..3)), of(text()), any::<bool>())
+        .prop_map(|(feed, lists, cursor, statistics)| Follow {
+            feed,
+            lists,
+            cursor,
+            statistics,
+        })
+        .boxed()
+}
+
+fn statistics() -> BoxedStrategy<Statistics> {
+    let counted = || (any::<u64>(), any::<u64>());
+    let numbers = (any::<[u64; 4]>(), any::<[u32; 3]>(), of(0..4_u8));
+    let status = vec((status(), any::<u64>()), 0..4);
+    let priority = vec((priority(), counted()), 0..4);
+    let lists = vec((id(ListId), counted()), 0..3);
+    let labels = vec((id(LabelId), counted()), 0..3);
+    (seq(), text(), numbers, status, priority, lists, labels)
+        .prop_map(|(seq, time_zone, numbers, statuses, priorities, lists, labels)| {
+            let ([tasks, open, overdue, due_today], [completed_today, completed_this_week, streak_days], rate) =
+                numbers;
+            let by_priority = priorities.into_iter();
+            let by_list = lists.into_iter();
+            let by_label = labels.into_iter();
+            Statistics {
+                seq,
+                time_zone,
+                tasks,
+                open,
+                overdue,
+                due_today,
+                by_status: statuses.into_iter().collect(),
+                by_priority: by_priority
+                    .map(|(priority, (tasks, open))| (priority, Counted { tasks, open }))
+                    .collect(),
+                by_list: by_list
+                    .map(|(list, (tasks, open))| CountedList { list, tasks, open })
+                    .collect(),
+                by_label: by_label
+                    .map(|(label, (tasks, open))| CountedLabel { label, tasks, open })
+                    .collect(),
+                completed_today,
+                completed_this_week,
+                streak_days,
+                // Parts that every encoding has exactly.
+                completion_rate: rate.map(|quarters| f64::from(quarters) / 4.0),
+            }
+        })
         .boxed()
 }
 
@@ -494,6 +540,8 @@ fn server_message() -> BoxedStrategy<ServerMessage> {
             0..3
         )
         .prop_map(|results| ServerMessage::Results(Results { results })),
+        (id(UserId), statistics())
+            .prop_map(|(feed, counts)| ServerMessage::Statistics(FeedStatistics { feed, counts })),
         time().prop_map(|token_expires_at| ServerMessage::Refreshed(Refreshed { token_expires_at })),
         proptest::option::of(time()).prop_map(|stale_since| ServerMessage::Heartbeat(Heartbeat { stale_since })),
         (any::<u32>(), any::<u32>(), code()).prop_map(|(after_ms, window_ms, code)| {

@@ -1,6 +1,7 @@
 //! `/api/v1/activity`: what was done on which day, for charts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
@@ -9,6 +10,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
 use taskflow_actors::domain::{Activity, Quarter, State};
+use taskflow_actors::ports::Store;
 use taskflow_protocol::limits::ACTIVITY_DAYS_MAX;
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, UserId};
@@ -60,11 +62,11 @@ pub async fn days(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Pro
     let query: Query = request::parameters(&http)?;
     // The memory first: what it has stored and forgotten by the second look is found by that.
     let look = |state: &State| (state.settings().time_zone.clone(), state.latest_activity());
-    let (time_zone, latest) = operations::view(&api, caller.user, look).await?;
+    let (time_zone, latest) = operations::view(&api.router, caller.user, look).await?;
     let zone = TimeZone::get(&time_zone).unwrap_or(TimeZone::UTC);
     let (from, to) = span(&query, date_of(api.clock.now_ms(), &zone))?;
     let answer = Days {
-        items: counted(&api, caller.user, latest, from, to, &zone).await?,
+        items: counted(&api.store, caller.user, latest, from, to, &zone).await?,
         time_zone,
     };
     Ok(HttpResponse::Ok()
@@ -74,7 +76,7 @@ pub async fn days(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Pro
 
 /// Each day from the one to the other. What is in memory was taken before: see [`days`].
 pub async fn counted(
-    api: &Api,
+    store: &Arc<dyn Store>,
     user: UserId,
     latest: Vec<Activity>,
     from: Date,
@@ -82,7 +84,7 @@ pub async fn counted(
     zone: &TimeZone,
 ) -> Result<Vec<Day>, Code> {
     let (first, last) = (begin(from, zone), begin(after(to), zone) - 1);
-    let stored = api.store.activity(user, Quarter::of(first), Quarter::of(last));
+    let stored = store.activity(user, Quarter::of(first), Quarter::of(last));
     let mut quarters = BTreeMap::new();
     for row in stored.await.map_err(read_code)? {
         let activity = Activity::of_row(&row).map_err(|error| {

@@ -44,10 +44,10 @@ const COMMENT_MS: u64 = 15_000;
 const LOOK_WITHIN_MS: u64 = 10_000;
 
 /// How long after a change the statistics are sent, to who asked for them.
-const STATISTICS_WITHIN: Duration = Duration::from_secs(1);
+pub const STATISTICS_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long after the last ones they are sent again, where nothing changed but the time.
-const STATISTICS_AGAIN: Duration = Duration::from_secs(60);
+pub const STATISTICS_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a client waits before it connects again, at least, and the time over which all of them spread, in milliseconds.
 const RECONNECT_MS: (u32, u32) = (500, 5_000);
@@ -232,7 +232,7 @@ pub async fn load(api: &Api, feed: UserId) -> Result<(Pieces, Cursor), Code> {
     let ids_since = UnixMs::MAX;
     let mut loaded = api.store.load(feed, ids_since).await.map_err(read_code)?;
     if loaded.is_none() {
-        operations::born(api, feed).await?;
+        operations::born(&api.router, feed).await?;
         loaded = api.store.load(feed, ids_since).await.map_err(read_code)?;
     }
     let loaded = loaded.ok_or(Code::FeedNotFound)?;
@@ -434,7 +434,8 @@ impl Events {
         match happened {
             Happened::Changed => self.advance().await?,
             Happened::Counted => {
-                let statistics = statistics::of(&self.api, self.caller.user).await?;
+                let statistics =
+                    statistics::of(&self.api.router, &self.api.store, &*self.api.clock, self.caller.user).await?;
                 self.ready.push_back(event("statistics", None, &statistics));
                 // What is overdue changes without anybody doing anything.
                 self.statistics_at = Some(tokio::time::Instant::now() + STATISTICS_AGAIN);

@@ -35,7 +35,7 @@ pub async fn lists(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Pr
         let shown = || state.lists().filter(|list| !list.is_deleted()).cloned();
         Several::look(state, &had, || shown().collect::<Vec<_>>())
     };
-    let found = operations::view(&api, caller.user, look).await?;
+    let found = operations::view(&api.router, caller.user, look).await?;
     Ok(found.answer(|lists| all(lists.iter().map(|list| list.to_wire()).collect())))
 }
 
@@ -118,7 +118,7 @@ pub async fn labels(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, P
         let shown = || state.all_labels().filter(|label| !label.is_deleted()).cloned();
         Several::look(state, &had, || shown().collect::<Vec<_>>())
     };
-    let found = operations::view(&api, caller.user, look).await?;
+    let found = operations::view(&api.router, caller.user, look).await?;
     Ok(found.answer(|labels| all(labels.iter().map(|label| label.to_wire()).collect())))
 }
 

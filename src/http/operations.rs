@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use taskflow_actors::domain::{Entry, State};
-use taskflow_actors::supervisor::Settled;
+use taskflow_actors::supervisor::{Router, Settled};
 use taskflow_protocol::message::{Accepted, Command, Operation, OperationResult, Outcome, Results};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, OperationId, UserId};
@@ -52,7 +52,7 @@ async fn submit_all(api: &Api, user: UserId, operations: Vec<Operation>) -> Resu
         let again = operations.clone();
         let settled = api.router.ask(user, user, operations).await;
         if settled.results.iter().any(is_feed_missing) {
-            born(api, user).await?;
+            born(&api.router, user).await?;
             return Ok(api.router.ask(user, user, again).await);
         }
         Ok(settled)
@@ -67,20 +67,20 @@ fn is_feed_missing(result: &OperationResult) -> bool {
 }
 
 /// Gives a user the feed that is missing: a registration was cut short, or the operator minted a token for a new user.
-pub async fn born(api: &Api, user: UserId) -> Result<(), Code> {
-    api.router.birth(user, "UTC".to_owned(), "en".to_owned()).await
+pub async fn born(router: &Router, user: UserId) -> Result<(), Code> {
+    router.birth(user, "UTC".to_owned(), "en".to_owned()).await
 }
 
 /// Looks at the user's feed.
 pub async fn view<T: Send + 'static>(
-    api: &Api,
+    router: &Router,
     user: UserId,
     look: impl FnOnce(&State) -> T + Clone + Send + 'static,
 ) -> Result<T, Code> {
-    match api.router.view(user, look.clone()).await {
+    match router.view(user, look.clone()).await {
         Err(Code::FeedNotFound) => {
-            born(api, user).await?;
-            api.router.view(user, look).await
+            born(router, user).await?;
+            router.view(user, look).await
         }
         found => found,
     }

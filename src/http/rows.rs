@@ -163,7 +163,7 @@ pub async fn get(api: &Api, http: &HttpRequest, user: UserId, name: Name) -> Res
         };
         Ok::<_, Code>((found, shown))
     };
-    match operations::view(api, user, look).await? {
+    match operations::view(&api.router, user, look).await? {
         Ok((found, true)) => {
             let tag = tag_of(found.version());
             if Had::of(http).has(&tag) {
@@ -256,6 +256,6 @@ fn made(entries: &[Entry], seq: Seq, name: Name) -> Option<Vec<u8>> {
 
 /// The row after a change that was accepted.
 async fn changed(api: &Api, user: UserId, name: Name) -> Result<Found, Problem> {
-    let found = operations::view(api, user, move |state| Found::look(state, name)).await?;
+    let found = operations::view(&api.router, user, move |state| Found::look(state, name)).await?;
     found.ok_or_else(|| Code::Internal.into())
 }

@@ -1,18 +1,20 @@
 //! `/api/v1/statistics`: the numbers of a dashboard.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use jiff::civil::{Date, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{Span, ToSpan as _};
-use serde::Serialize;
 use taskflow_actors::domain::find::{self, Count, TaskCounts};
 use taskflow_actors::domain::{Settings, State};
+use taskflow_actors::ports::{Clock, Store};
+use taskflow_actors::supervisor::Router;
 use taskflow_protocol::limits::ACTIVITY_DAYS_MAX;
-use taskflow_protocol::values::{Priority, Seq, Status, WeekStart};
-use taskflow_protocol::{Code, LabelId, ListId, UserId};
+use taskflow_protocol::model::{Counted, CountedLabel, CountedList, Statistics};
+use taskflow_protocol::values::{Seq, Status, WeekStart};
+use taskflow_protocol::{Code, UserId};
 
 use crate::http::activity::{self, Day};
 use crate::http::problem::Problem;
@@ -21,48 +23,7 @@ use crate::http::{Api, operations, request};
 /// Days that are looked at first: a week is among them, and most streaks end within.
 const DAYS_FIRST: i32 = 31;
 
-/// What is shown, counted.
-#[derive(Debug, PartialEq, Serialize)]
-pub struct Statistics {
-    /// The entry up to which it is counted.
-    seq: Seq,
-    time_zone: String,
-    #[serde(flatten)]
-    all: Number,
-    overdue: u64,
-    due_today: u64,
-    by_status: BTreeMap<&'static str, u64>,
-    by_priority: BTreeMap<&'static str, Number>,
-    by_list: Vec<OfList>,
-    by_label: Vec<OfLabel>,
-    #[serde(flatten)]
-    done: Done,
-    /// Done among those that are not cancelled; `None`: there is none.
-    completion_rate: Option<f64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct Number {
-    tasks: u64,
-    open: u64,
-}
-
-#[derive(Debug, PartialEq, Serialize)]
-struct OfList {
-    list: ListId,
-    #[serde(flatten)]
-    number: Number,
-}
-
-#[derive(Debug, PartialEq, Serialize)]
-struct OfLabel {
-    label: LabelId,
-    #[serde(flatten)]
-    number: Number,
-}
-
 /// What follows from the activity.
-#[derive(Debug, PartialEq, Serialize)]
 struct Done {
     completed_today: u32,
     completed_this_week: u32,
@@ -74,26 +35,26 @@ struct Done {
 pub async fn get(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
     request::no_parameters(&http)?;
-    let statistics = of(&api, caller.user).await?;
+    let statistics = of(&api.router, &api.store, &*api.clock, caller.user).await?;
     Ok(HttpResponse::Ok()
         .insert_header(("cache-control", "private, no-cache"))
         .json(statistics))
 }
 
 /// The numbers of a user, now.
-pub async fn of(api: &Api, user: UserId) -> Result<Statistics, Code> {
-    let now = api.clock.now_ms();
+pub async fn of(router: &Router, store: &Arc<dyn Store>, clock: &dyn Clock, user: UserId) -> Result<Statistics, Code> {
+    let now = clock.now_ms();
     let look = move |state: &State| {
         let settings: Settings = state.settings().clone();
         (state.seq(), settings, find::counts(state, now), state.latest_activity())
     };
-    let (seq, settings, counts, latest) = operations::view(api, user, look).await?;
+    let (seq, settings, counts, latest) = operations::view(router, user, look).await?;
     let zone = TimeZone::get(&settings.time_zone).unwrap_or(TimeZone::UTC);
     let today = activity::date_of(now, &zone);
     let mut days = Vec::new();
     for length in [DAYS_FIRST, ACTIVITY_DAYS_MAX] {
         let from = today.saturating_sub((length - 1).days());
-        days = activity::counted(api, user, latest.clone(), from, today, &zone).await?;
+        days = activity::counted(store, user, latest.clone(), from, today, &zone).await?;
         if streak(&days) < days.len() - 1 {
             break;
         }
@@ -110,7 +71,7 @@ pub async fn of(api: &Api, user: UserId) -> Result<Statistics, Code> {
         completed_this_week: completed_since(&week),
         streak_days: u32::try_from(streak(&days)).unwrap_or(u32::MAX),
     };
-    Ok(Statistics::new(seq, settings.time_zone, &counts, done))
+    Ok(whole(seq, settings.time_zone, &counts, &done))
 }
 
 /// Days with something completed, one before the other from the end. The last day may have nothing yet.
@@ -129,79 +90,39 @@ fn since_week_start(today: Date, week_start: WeekStart) -> Span {
     i32::from(today.weekday().since(first)).days()
 }
 
-impl Statistics {
-    fn new(seq: Seq, time_zone: String, counts: &TaskCounts, done: Done) -> Self {
-        let of = |wanted: Status| {
-            let found = counts.statuses.iter().find(|(status, _)| *status == wanted);
-            found.map_or(0, |(_, count)| *count)
-        };
-        let to_do = counts.all.tasks - of(Status::Cancelled);
-        #[allow(clippy::cast_precision_loss, reason = "there are fewer tasks than 2^52")]
-        let completion_rate = (to_do > 0).then(|| of(Status::Done) as f64 / to_do as f64);
-        Self {
-            seq,
-            time_zone,
-            all: counts.all.into(),
-            overdue: counts.overdue,
-            due_today: counts.due_today,
-            by_status: counts
-                .statuses
-                .iter()
-                .map(|(status, count)| (status_name(*status), *count))
-                .collect(),
-            by_priority: counts
-                .priorities
-                .iter()
-                .map(|(priority, count)| (priority_name(*priority), Number::from(*count)))
-                .collect(),
-            by_list: counts
-                .lists
-                .iter()
-                .map(|&(list, count)| OfList {
-                    list,
-                    number: count.into(),
-                })
-                .collect(),
-            by_label: counts
-                .labels
-                .iter()
-                .map(|&(label, count)| OfLabel {
-                    label,
-                    number: count.into(),
-                })
-                .collect(),
-            done,
-            completion_rate,
-        }
-    }
-}
-
-impl From<Count> for Number {
-    fn from(count: Count) -> Self {
-        Self {
-            tasks: count.tasks,
-            open: count.open,
-        }
-    }
-}
-
-/// As on the wire.
-fn status_name(status: Status) -> &'static str {
-    match status {
-        Status::Todo => "todo",
-        Status::Doing => "doing",
-        Status::Done => "done",
-        Status::Cancelled => "cancelled",
-    }
-}
-
-fn priority_name(priority: Priority) -> &'static str {
-    match priority {
-        Priority::None => "none",
-        Priority::Low => "low",
-        Priority::Medium => "medium",
-        Priority::High => "high",
-        Priority::Urgent => "urgent",
+fn whole(seq: Seq, time_zone: String, counts: &TaskCounts, done: &Done) -> Statistics {
+    let of = |wanted: Status| {
+        let found = counts.statuses.iter().find(|(status, _)| *status == wanted);
+        found.map_or(0, |(_, count)| *count)
+    };
+    let to_do = counts.all.tasks - of(Status::Cancelled);
+    #[allow(clippy::cast_precision_loss, reason = "there are fewer tasks than 2^52")]
+    let completion_rate = (to_do > 0).then(|| of(Status::Done) as f64 / to_do as f64);
+    let by_priority = counts
+        .priorities
+        .iter()
+        .map(|&(priority, Count { tasks, open })| (priority, Counted { tasks, open }));
+    let by_list = counts.lists.iter();
+    let by_label = counts.labels.iter();
+    Statistics {
+        seq,
+        time_zone,
+        tasks: counts.all.tasks,
+        open: counts.all.open,
+        overdue: counts.overdue,
+        due_today: counts.due_today,
+        by_status: counts.statuses.iter().copied().collect(),
+        by_priority: by_priority.collect(),
+        by_list: by_list
+            .map(|&(list, Count { tasks, open })| CountedList { list, tasks, open })
+            .collect(),
+        by_label: by_label
+            .map(|&(label, Count { tasks, open })| CountedLabel { label, tasks, open })
+            .collect(),
+        completed_today: done.completed_today,
+        completed_this_week: done.completed_this_week,
+        streak_days: done.streak_days,
+        completion_rate,
     }
 }
 
@@ -246,21 +167,5 @@ mod tests {
             sunday.saturating_sub(since_week_start(sunday, WeekStart::Monday)),
             today
         );
-    }
-
-    #[test]
-    fn names_are_those_of_the_wire() {
-        for status in [Status::Todo, Status::Doing, Status::Done, Status::Cancelled] {
-            assert_eq!(serde_json::json!(status), status_name(status));
-        }
-        for priority in [
-            Priority::None,
-            Priority::Low,
-            Priority::Medium,
-            Priority::High,
-            Priority::Urgent,
-        ] {
-            assert_eq!(serde_json::json!(priority), priority_name(priority));
-        }
     }
 }

@@ -167,7 +167,7 @@ async fn walk(
             collect(state, list, status, limit, after.as_ref())
         }))
     };
-    Ok(operations::view(api, user, look).await??.answer(write))
+    Ok(operations::view(&api.router, user, look).await??.answer(write))
 }
 
 /// By the index of the feed.
@@ -222,7 +222,7 @@ async fn find(
         Several::Had(tag) => Ok(Several::Had(tag)),
         Several::Found(tag, found) => found.map(|found| Several::Found(tag, found)),
     };
-    let found = operations::view(api, user, look).await?;
+    let found = operations::view(&api.router, user, look).await?;
     let found = found.map_err(|error| match error {
         FindError::NoList => Problem::new(Code::RowNotFound).field("list"),
         FindError::Filter(error) => unread(&error),

@@ -33,6 +33,7 @@ use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, Encoding, PROTOCOL_MAX, PROTOCOL_MIN, UserId};
 use uuid::Uuid;
 
+use super::counting::Counting;
 use super::frame::{self, Decoder, Incoming};
 use super::hub::{Delivery, results_frame};
 use super::outbound::{Full, Outbound};
@@ -106,6 +107,8 @@ pub(super) struct Followed {
     pub kept: Kept<Arc<Delivery>>,
     /// Where the client stopped reading, until the catch-up begins.
     pub cursor: Option<Box<str>>,
+    /// Its statistics, if they were asked for.
+    _counting: Option<Counting>,
 }
 
 /// See the module.
@@ -741,6 +744,9 @@ impl Connection {
         let cursor = follow.cursor.map(String::into_boxed_str);
         state.follow_count = state.follow_count.wrapping_add(1);
         let number = state.follow_count;
+        // A feed of another the session refuses.
+        let is_counted = follow.statistics && feed == state.user;
+        let id = FollowId { feed, number };
         state.follows.push(Followed {
             number,
             begun: false,
@@ -748,6 +754,7 @@ impl Connection {
             at: Follower::default(),
             kept: Kept::default(),
             cursor,
+            _counting: is_counted.then(|| Counting::begin(self.clone(), worker.clone(), id)),
         });
         let user = state.user;
         drop(state);

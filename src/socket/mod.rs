@@ -2,6 +2,7 @@
 
 mod catch_up;
 mod connection;
+mod counting;
 pub mod frame;
 pub mod hub;
 mod outbound;

@@ -479,3 +479,42 @@ fn a_feed_that_left_memory_is_followed_all_the_same() {
         (server.metric("taskflow_feed_stops_total") >= 3.0).then_some(())
     });
 }
+
+#[test]
+fn statistics_come_to_who_asks_at_first_and_after_each_change() {
+    let server = Server::start(&[]);
+    let (ada, bob) = (server.register(), server.register());
+    for encoding in ENCODINGS {
+        let mut client = Client::connect(&server, encoding);
+        client.hello(&ada, &json!([{ "statistics": true }]));
+        let mut other = Client::connect(&server, encoding);
+        other.hello(&ada, &json!([{}]));
+        let first = client.wait_for("statistics");
+        assert_eq!(first["feed"], json!(ada.user));
+        assert_eq!(first["counts"], server.get("/api/v1/statistics", &ada).json());
+        let seq = client.accept(&task("counted")["command"]);
+        let counts = client.wait("the change is counted", |message| {
+            let counts = &message["statistics"]["counts"];
+            (counts["seq"].as_u64()? >= seq).then(|| counts.clone())
+        });
+        assert_eq!(
+            counts["tasks"].as_u64(),
+            first["counts"]["tasks"].as_u64().map(|tasks| tasks + 1)
+        );
+        assert_eq!(counts, server.get("/api/v1/statistics", &ada).json());
+
+        client.send(&json!({ "unfollow": {} }));
+        client.wait_for("unfollowed");
+        let last = other.accept(&task("not counted")["command"]);
+        client.send(&json!({ "follow": {} }));
+        Follower::following(client, Replica::default()).until_seq(last);
+        // Nobody but who asked, and nobody about another's.
+        other.send(&json!({ "follow": { "feed": bob.user, "statistics": true } }));
+        assert_eq!(other.wait_for("error")["name"], "feed_not_found");
+        assert!(
+            other.stash.iter().all(|message| message.get("statistics").is_none()),
+            "{:?}",
+            other.stash
+        );
+    }
+}

@@ -70,7 +70,7 @@ variants! { Command, "command":
 }
 variants! { ServerMessage, "server":
     Welcome "welcome", Following "following", Unfollowed "unfollowed", Snapshot "snapshot", Entries "entries",
-    Results "results", Refreshed "refreshed", Heartbeat "heartbeat", Reconnect "reconnect", Error "error",
+    Results "results", Statistics "statistics", Refreshed "refreshed", Heartbeat "heartbeat", Reconnect "reconnect", Error "error",
 }
 variants! { Change, "change":
     TaskPut "task_put", TaskSet "task_set", ListPut "list_put", ListSet "list_set", LabelPut "label_put",
@@ -342,6 +342,41 @@ fn follow() -> Follow {
         feed: Some(user()),
         lists: Some(vec![list()]),
         cursor: Some(CURSOR.to_owned()),
+        statistics: false,
+    }
+}
+
+fn statistics() -> Statistics {
+    let counted = |tasks, open| Counted { tasks, open };
+    Statistics {
+        seq: 42,
+        time_zone: "Europe/Berlin".to_owned(),
+        tasks: 5,
+        open: 3,
+        overdue: 1,
+        due_today: 2,
+        by_status: [
+            (Status::Todo, 2),
+            (Status::Doing, 1),
+            (Status::Done, 1),
+            (Status::Cancelled, 1),
+        ]
+        .into(),
+        by_priority: [(Priority::None, counted(4, 2)), (Priority::High, counted(1, 1))].into(),
+        by_list: vec![CountedList {
+            list: list(),
+            tasks: 5,
+            open: 3,
+        }],
+        by_label: vec![CountedLabel {
+            label: label(),
+            tasks: 1,
+            open: 1,
+        }],
+        completed_today: 1,
+        completed_this_week: 4,
+        streak_days: 2,
+        completion_rate: Some(0.25),
     }
 }
 
@@ -447,6 +482,13 @@ fn client_messages() -> Vec<Golden> {
         ),
         golden("", M::Follow(follow())),
         golden("small", M::Follow(Follow::default())),
+        golden(
+            "counted",
+            M::Follow(Follow {
+                statistics: true,
+                ..Follow::default()
+            }),
+        ),
         golden("", M::Unfollow(Unfollow { feed: Some(user()) })),
         golden("small", M::Unfollow(Unfollow::default())),
         golden(
@@ -673,6 +715,13 @@ fn server_messages() -> Vec<Golden> {
                         outcome: Outcome::Refused(small_error()),
                     },
                 ],
+            }),
+        ),
+        golden(
+            "",
+            M::Statistics(FeedStatistics {
+                feed: user(),
+                counts: statistics(),
             }),
         ),
         golden(
