@@ -221,7 +221,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         clock.clone(),
         stored.accounts.clone(),
     ));
-    let over_http = Arc::new(OverHttp::default());
+    let over_http = Arc::new(OverHttp::new(config.environment));
     tokens.trust(Issuers::new(&config.issuers.0, over_http, clock.clone()));
     if config.signing_key.0.is_empty() {
         spawn(follow_keys(config.clone(), keys, tokens.clone()));
@@ -390,10 +390,12 @@ const KEY_SET_BYTES_MAX: u64 = 256 * 1024;
 /// Asks issuers for their keys.
 struct OverHttp(ureq::Agent);
 
-impl Default for OverHttp {
-    fn default() -> Self {
+impl OverHttp {
+    fn new(environment: Environment) -> Self {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(ISSUER_TIMEOUT))
+            // Nor where it is sent on to.
+            .https_only(environment != Environment::Dev)
             .max_redirects(3)
             .build();
         Self(config.into())

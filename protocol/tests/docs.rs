@@ -105,7 +105,7 @@ fn every_message_command_and_change_has_an_example() {
         ),
         (
             "json server",
-            "welcome following unfollowed snapshot entries results refreshed heartbeat reconnect error".to_owned(),
+            "welcome following unfollowed snapshot entries results statistics refreshed heartbeat reconnect error".to_owned(),
         ),
         (
             "json command",

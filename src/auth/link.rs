@@ -206,7 +206,10 @@ impl SignIns {
         let marked = self
             .accounts
             .set_deletion(email.clone(), account.user, account.deletes_at, goes);
-        marked.await.map_err(code_of)?;
+        if !marked.await.map_err(code_of)? {
+            // Its time had come at this moment, and the account is going: there is room for another in a moment.
+            return Err(Code::StoreUnavailable);
+        }
         let token = Link::new(&self.tokens, now, Purpose::Prove, &account, "").text();
         Ok(News::Link { to: email, token })
     }
@@ -298,8 +301,14 @@ impl SignIns {
         }
         let old = account.password_hash.clone();
         let replaced = self.accounts.replace_password(email.clone(), old, hash.clone()).await;
-        if !replaced.map_err(code_of)? {
-            // The link was used at the same moment, or the password was replaced.
+        if replaced != Ok(true) {
+            // Nobody has proved anything: it goes when it would have gone.
+            if let Some(goes_at) = account.deletes_at.filter(|_| was_unproven) {
+                let marked = self.accounts.set_deletion(email.clone(), *user, None, Some(goes_at));
+                drop(marked.await);
+            }
+            // Else the link was used at the same moment, or the password was replaced.
+            replaced.map_err(code_of)?;
             return Err(Code::LinkInvalid);
         }
         Ok(Account {

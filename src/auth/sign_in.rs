@@ -301,10 +301,22 @@ impl SignIns {
 
     /// Ends every sign-in and every personal access token of a user.
     pub async fn end_all(&self, user: UserId) -> Result<(), Code> {
-        for (sign_in, _) in self.all_of_user(user).await? {
-            self.end(user, sign_in.id).await?;
+        // Again until there is none: one of them may have made a token meanwhile.
+        loop {
+            let all = self.all_of_user(user).await?;
+            if all.is_empty() {
+                return Ok(());
+            }
+            for (sign_in, _) in all {
+                self.end(user, sign_in.id).await?;
+            }
         }
-        Ok(())
+    }
+
+    /// Whether a sign-in was ended, wherever that was.
+    pub async fn is_over(&self, sign_in: Uuid) -> Result<bool, Code> {
+        let found = self.accounts.sign_in(sign_in).await.map_err(code_of)?;
+        Ok(found.is_none_or(|found| found.expires_at <= self.clock.now_ms()))
     }
 
     /// Makes a personal access token. Its text is not kept: only its owner has it.
@@ -401,7 +413,8 @@ impl SignIns {
                 let given = given.find(|given| given.hash() == found.secret_hash);
                 return Ok(self.opened(found.user, &given.ok_or(Code::SignedOut)?));
             }
-            if hash != found.secret_hash && !token.is_made_by(&self.tokens) {
+            let is_known = [found.secret_hash, found.previous_hash].contains(&hash);
+            if !is_known && !token.is_made_by(&self.tokens) {
                 return Err(Code::TokenInvalid);
             }
             if hash != found.secret_hash {

@@ -21,8 +21,7 @@ use crate::auth::personal;
 /// Who signs: the claim `iss`.
 pub const ISSUER: &str = "taskflow";
 
-/// For whom: the claim `aud`. It is checked where it is there. It is not written yet: nodes of the version before refuse what they
-/// do not know, so the version after this one writes it.
+/// For whom: the claim `aud`. It is checked where it is there: tokens of the version before have none.
 const AUDIENCE: &str = "taskflow";
 
 /// How far the clocks of two nodes may be apart, in milliseconds.
@@ -69,6 +68,8 @@ struct Known {
 #[derive(Serialize, Deserialize)]
 struct Body {
     iss: String,
+    #[serde(skip_deserializing)]
+    aud: &'static str,
     sub: UserId,
     sid: Uuid,
     iat: i64,
@@ -426,6 +427,7 @@ fn encode(key: &Key, user: UserId, sign_in: Uuid, now: UnixMs, life_seconds: i64
     let iat = now.div_euclid(1_000);
     let body = Body {
         iss: ISSUER.to_owned(),
+        aud: AUDIENCE,
         sub: user,
         sid: sign_in,
         iat,
@@ -718,6 +720,10 @@ mod tests {
         let token = Tokens::mint_for_operator(bench.key(), USER, bench.clock.now_ms(), 60);
         let claims = bench.tokens.verify(&token).await.expect("good");
         assert_eq!((claims.user, claims.sign_in), (USER, OPERATOR_SIGN_IN));
+        let body = token.split('.').nth(1).expect("a body");
+        let body = URL_SAFE_NO_PAD.decode(body).expect("base64");
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!((&body["iss"], &body["aud"]), (&ISSUER.into(), &AUDIENCE.into()));
         assert_eq!(bench.accounts.look_ups.load(Ordering::SeqCst), 0);
     }
 

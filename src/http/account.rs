@@ -36,6 +36,7 @@ pub async fn email(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resul
         other => other.into(),
     };
     if api.config.now().registration == Registration::Verified {
+        links::needs_letters(&api)?;
         let news = api.sign_ins.link_to_move(&account, &body.new_email).await;
         return Ok(links::posted(&api, news.map_err(wrong)?, letters::confirm_move));
     }

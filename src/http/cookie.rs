@@ -81,8 +81,10 @@ pub fn token(http: &HttpRequest, config: &Config) -> Result<Option<String>, Prob
     }
     let site = http.headers().get("sec-fetch-site");
     let is_own_page = site.is_some_and(|site| site.as_bytes() == b"same-origin");
-    // One that may not call has been refused.
-    if !is_own_page && !http.headers().contains_key(header::ORIGIN) {
+    // One that may not call has been refused. Without TLS it could be anybody's who is on the way, whatever it calls itself.
+    let origin = http.headers().get(header::ORIGIN);
+    let is_safe = |origin: &HeaderValue| !config.is_safe() || origin.as_bytes().starts_with(b"https://");
+    if !is_own_page && !origin.is_some_and(is_safe) {
         let problem = Problem::new(Code::OriginRefused);
         return Err(problem.because("a cookie counts only with the Origin of the page that asks"));
     }

@@ -40,7 +40,8 @@ pub struct Connection {
     /// When it began to wait.
     since: Cell<Instant>,
     is_closed: Cell<bool>,
-    reader: RefCell<Option<Waker>>,
+    /// Waits for the client to read or to write. It is one task that does both.
+    task: RefCell<Option<Waker>>,
 }
 
 impl Idle {
@@ -72,7 +73,7 @@ impl Idle {
             busy: Cell::new(0),
             since: Cell::new(Instant::now()),
             is_closed: Cell::new(false),
-            reader: RefCell::default(),
+            task: RefCell::default(),
         });
         self.all.borrow_mut().push(Rc::downgrade(&connection));
         connection
@@ -112,9 +113,7 @@ impl Connection {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             let done = work.as_mut().poll(context);
-            if done.is_pending() {
-                *self.reader.borrow_mut() = Some(context.waker().clone());
-            }
+            self.keep(done.is_pending(), context);
             done
         })
         .await
@@ -122,8 +121,15 @@ impl Connection {
 
     fn close(&self) {
         self.is_closed.set(true);
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+
+    /// Its task waits: if it is closed meanwhile, it has to know.
+    fn keep(&self, is_pending: bool, context: &Context<'_>) {
+        if is_pending {
+            *self.task.borrow_mut() = Some(context.waker().clone());
         }
     }
 
@@ -193,9 +199,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        if read.is_pending() {
-            *self.connection.reader.borrow_mut() = Some(context.waker().clone());
-        }
+        self.connection.keep(read.is_pending(), context);
         read
     }
 }
@@ -205,11 +209,15 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         if self.connection.is_closed.get() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        let written = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.connection.keep(written.is_pending(), context);
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
+        let flushed = Pin::new(&mut self.io).poll_flush(context);
+        self.connection.keep(flushed.is_pending(), context);
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -221,7 +229,12 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, pieces)
+        if self.connection.is_closed.get() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let written = Pin::new(&mut self.io).poll_write_vectored(context, pieces);
+        self.connection.keep(written.is_pending(), context);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -232,13 +245,19 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
 /// An answer that is on its way.
 pub struct Answering {
     body: BoxBody,
-    _busy: Option<Busy>,
+    /// The client has to take a piece before it gets another. Before `busy`, which this takes something off.
+    waits: Option<Waits>,
+    busy: Option<Busy>,
 }
 
 impl Answering {
     /// Busy until all of it was taken, or nobody wants it any more.
     pub fn new(body: BoxBody, busy: Option<Busy>) -> Self {
-        Self { body, _busy: busy }
+        Self {
+            body,
+            waits: None,
+            busy,
+        }
     }
 }
 
@@ -250,12 +269,20 @@ impl MessageBody for Answering {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(context)
+        self.waits = None;
+        let next = Pin::new(&mut self.body).poll_next(context);
+        if matches!(next, Poll::Ready(Some(Ok(_)))) {
+            self.waits = self.busy.as_ref().map(|Busy(connection)| connection.waits());
+        }
+        next
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use actix_web::body::BodyStream;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -314,6 +341,39 @@ mod tests {
         // Since its last answer.
         assert_eq!(idle.close_beyond(Instant::now()), 1);
         assert_eq!(closed(&all), [1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_take_an_answer_is_closed_and_who_waits_for_more_of_one_is_not() {
+        let idle = Idle::new(0);
+        let connection = idle.add();
+        let (pieces, stream) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
+        let stream = futures_util::stream::unfold(stream, |mut stream| async {
+            let piece = stream.recv().await?;
+            Some((Ok::<_, Infallible>(piece), stream))
+        });
+        let body = BoxBody::new(BodyStream::new(Box::pin(stream)));
+        let mut answer = Answering::new(body, Some(connection.busy()));
+        let next = |answer: &mut Answering| {
+            let mut context = Context::from_waker(Waker::noop());
+            Pin::new(answer).poll_next(&mut context).is_ready()
+        };
+        assert!(!next(&mut answer));
+        later(2_000).await;
+        assert_eq!(idle.close_beyond(Instant::now()), 0, "it waits for us");
+        pieces.send(Bytes::from_static(b"event")).expect("wanted");
+        assert!(next(&mut answer));
+        later(999).await;
+        assert_eq!(idle.close_beyond(Instant::now()), 0);
+        assert!(!next(&mut answer), "it has taken it");
+        later(2_000).await;
+        assert_eq!(idle.close_beyond(Instant::now()), 0);
+        pieces.send(Bytes::from_static(b"event")).expect("wanted");
+        assert!(next(&mut answer));
+        later(1_000).await;
+        assert_eq!(idle.close_beyond(Instant::now()), 1, "it has not");
+        drop(answer);
+        assert_eq!(connection.busy.get(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -43,6 +43,14 @@ struct Verify {
     cookie: bool,
 }
 
+/// Where a letter has to go out first: the settings may say so since a moment, and the mail server only since the next start.
+pub(super) fn needs_letters(api: &Api) -> Result<(), Problem> {
+    if api.letters.are_sent() {
+        return Ok(());
+    }
+    Err(Code::NoLetters.into())
+}
+
 /// Posts what there is to write, and answers: a letter is on its way, whatever it says.
 pub(super) fn posted(api: &Api, news: News, letter: fn(String, &str, &str) -> Letter) -> HttpResponse {
     let base = &api.letters.base;
@@ -56,9 +64,7 @@ pub(super) fn posted(api: &Api, news: News, letter: fn(String, &str, &str) -> Le
 /// `POST /api/v1/auth/forgot`: sends a letter with a link to a new password, if there is such an account.
 pub async fn forgot(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: Forgot = request::sign_in_document(&http, payload).await?;
-    if !api.letters.are_sent() {
-        return Err(Code::NoLetters.into());
-    }
+    needs_letters(&api)?;
     if normalise_email(&body.email).is_none() {
         return Err(Problem::new(Code::EmailInvalid).field("email"));
     }

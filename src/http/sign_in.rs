@@ -236,6 +236,7 @@ pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
     let asker = asker(&api, &http, body.device)?;
     attempt(&api, &http, &body.email)?;
     if registration == Registration::Verified {
+        links::needs_letters(&api)?;
         let made = api.sign_ins.register_unproven(&body.email, body.password, &asker);
         let news = made.await.map_err(|code| failed(&api, code))?;
         return Ok(links::posted(&api, news, letters::welcome));

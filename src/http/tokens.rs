@@ -117,6 +117,11 @@ pub async fn make(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result
         Code::LimitReached => Problem::new(code).because(format_args!("there are {TOKENS_A_USER_MAX} tokens")),
         other => other.into(),
     })?;
+    // It may have been ended since the request began; whoever ended it, and all there was, did not know of this one.
+    if api.sign_ins.is_over(caller.sign_in).await? {
+        api.sign_ins.end(caller.user, sign_in.id).await?;
+        return Err(Code::SignedOut.into());
+    }
     let noted = api.sign_ins.note(caller.user, Event::TokenMade, sign_in.id, &asker);
     noted.await;
     let device = Device {

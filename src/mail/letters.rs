@@ -11,6 +11,7 @@ fn link(base: &str, page: &str, token: &str) -> String {
 pub fn welcome(to: String, base: &str, token: &str) -> Letter {
     Letter {
         to,
+        is_warning: false,
         subject: "Confirm your e-mail address",
         text: format!(
             "Somebody, probably you, made a TaskFlow account with this address at {base}.\n\n\
@@ -25,6 +26,7 @@ pub fn welcome(to: String, base: &str, token: &str) -> Letter {
 pub fn known(to: String, base: &str) -> Letter {
     Letter {
         to,
+        is_warning: false,
         subject: "You have an account already",
         text: format!(
             "Somebody, probably you, wanted to use this address for a TaskFlow account at {base}, but it has one already. \
@@ -38,6 +40,7 @@ pub fn known(to: String, base: &str) -> Letter {
 pub fn reset(to: String, base: &str, token: &str) -> Letter {
     Letter {
         to,
+        is_warning: false,
         subject: "Choose a new password",
         text: format!(
             "Somebody, probably you, asked for a new password for the TaskFlow account of this address at {base}.\n\n\
@@ -52,6 +55,7 @@ pub fn reset(to: String, base: &str, token: &str) -> Letter {
 pub fn confirm_move(to: String, base: &str, token: &str) -> Letter {
     Letter {
         to,
+        is_warning: false,
         subject: "Confirm your new e-mail address",
         text: format!(
             "Somebody, probably you, wants to use this address for a TaskFlow account at {base}.\n\n\
@@ -66,6 +70,7 @@ pub fn confirm_move(to: String, base: &str, token: &str) -> Letter {
 pub fn password_changed(to: String, base: &str) -> Letter {
     Letter {
         to,
+        is_warning: true,
         subject: "Your password was changed",
         text: format!(
             "The password of your TaskFlow account at {base} was changed, and every device was signed out.\n\n\
@@ -78,6 +83,7 @@ pub fn password_changed(to: String, base: &str) -> Letter {
 pub fn email_changed(to: String, base: &str, new: &str) -> Letter {
     Letter {
         to,
+        is_warning: true,
         subject: "The e-mail address of your account was changed",
         text: format!(
             "Your TaskFlow account at {base} has another e-mail address now: {new}. Letters go there.\n\n\

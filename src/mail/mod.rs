@@ -21,7 +21,10 @@ use crate::telemetry::metrics::LetterOutcome;
 /// Letters that are being sent, or wait for another try. One is a few kilobytes; beyond it they are dropped.
 const UNDER_WAY_MAX: usize = 256;
 
-/// Letters to one address within an hour, all at once if need be: enough for who cannot find the first, and too few to bury
+/// Of these so many may wait for another try: a mail server that takes none for some must not hold up those for others.
+const WAITING_MAX: usize = UNDER_WAY_MAX / 2;
+
+/// Letters to one address within an hour, warnings counted by themselves, all at once if need be: enough for who cannot find the first, and too few to bury
 /// a mailbox that somebody dislikes.
 const TO_ONE_AN_HOUR: NonZeroU32 = NonZeroU32::new(5).expect("it is not zero");
 
@@ -38,6 +41,8 @@ const TRY_AGAIN: [Duration; 3] = [
 pub struct Letter {
     /// The address.
     pub to: String,
+    /// It says what somebody did who may be a thief: strangers must not use up what may be sent of these.
+    pub is_warning: bool,
     /// One line.
     pub subject: &'static str,
     /// The rest.
@@ -65,7 +70,7 @@ pub trait Mail: Send + Sync + 'static {
 pub struct Logged;
 
 impl Mail for Logged {
-    fn send(&self, Letter { to, subject, text }: Letter) -> BoxFuture<Result<(), MailError>> {
+    fn send(&self, Letter { to, subject, text, .. }: Letter) -> BoxFuture<Result<(), MailError>> {
         tracing::info!(to, subject, text, "a letter: no mail server is set (smtp)");
         Box::pin(std::future::ready(Ok(())))
     }
@@ -77,7 +82,8 @@ pub struct Letters {
     /// What links begin with.
     pub base: String,
     under_way: Arc<Semaphore>,
-    rate: DefaultKeyedRateLimiter<String>,
+    waiting: Arc<Semaphore>,
+    rate: DefaultKeyedRateLimiter<(String, bool)>,
     metrics: Arc<Metrics>,
 }
 
@@ -88,6 +94,7 @@ impl Letters {
             mail,
             base,
             under_way: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             rate: RateLimiter::keyed(Quota::per_hour(TO_ONE_AN_HOUR)),
             metrics,
         }
@@ -106,15 +113,15 @@ impl Letters {
             tracing::warn!(subject = letter.subject, why, "a letter was dropped");
         };
         self.rate.retain_recent();
-        if self.rate.check_key(&letter.to).is_err() {
+        if self.rate.check_key(&(letter.to.clone(), letter.is_warning)).is_err() {
             return drop_it("there were several to this address within the hour");
         }
         let Ok(place) = self.under_way.clone().try_acquire_owned() else {
             return drop_it("too many are under way");
         };
-        let metrics = self.metrics.clone();
+        let (metrics, waiting) = (self.metrics.clone(), self.waiting.clone());
         tokio::spawn(async move {
-            let outcome = match delivered(mail, letter).await {
+            let outcome = match delivered(mail, letter, &waiting).await {
                 Ok(()) => LetterOutcome::Sent,
                 Err(error) => {
                     tracing::warn!(%error, "a letter was not sent");
@@ -127,15 +134,18 @@ impl Letters {
     }
 }
 
-async fn delivered(mail: Arc<dyn Mail>, letter: Letter) -> Result<(), MailError> {
+async fn delivered(mail: Arc<dyn Mail>, letter: Letter, waiting: &Semaphore) -> Result<(), MailError> {
     let mut waits = TRY_AGAIN.iter();
+    let mut place = None;
     loop {
-        match mail.send(letter.clone()).await {
-            Err(MailError::Unavailable(cause)) => match waits.next() {
-                Some(wait) => tokio::time::sleep(*wait).await,
-                None => return Err(MailError::Unavailable(cause)),
-            },
-            other => return other,
+        let outcome = mail.send(letter.clone()).await;
+        if !matches!(outcome, Err(MailError::Unavailable(_))) {
+            return outcome;
+        }
+        place = place.or_else(|| waiting.try_acquire().ok());
+        match waits.next().filter(|_| place.is_some()) {
+            Some(wait) => tokio::time::sleep(*wait).await,
+            None => return outcome,
         }
     }
 }
@@ -183,6 +193,7 @@ mod tests {
     fn to(address: &str) -> Letter {
         Letter {
             to: address.to_owned(),
+            is_warning: false,
             subject: "s",
             text: "t".to_owned(),
         }
@@ -225,6 +236,13 @@ mod tests {
         letters.post(to("bob@example.org"));
         is_idle(&letters).await;
         assert_eq!(asked.lock().expect("not poisoned").len(), 5 + 1);
+        // Whoever wanted to hide something by it has not.
+        letters.post(Letter {
+            is_warning: true,
+            ..to("ada@example.org")
+        });
+        is_idle(&letters).await;
+        assert_eq!(asked.lock().expect("not poisoned").len(), 5 + 1 + 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -237,5 +255,7 @@ mod tests {
         let asked = asked.lock().expect("not poisoned");
         let who: std::collections::HashSet<_> = asked.iter().map(|(_, letter)| &letter.to).collect();
         assert_eq!(who.len(), UNDER_WAY_MAX);
+        let again = asked.iter().filter(|(at, _)| *at == TRY_AGAIN[0]).count();
+        assert_eq!(again, WAITING_MAX, "the others have given up, and left their places");
     }
 }

@@ -65,7 +65,7 @@ impl Smtp {
         })
     }
 
-    fn message(&self, Letter { to, subject, text }: Letter) -> Result<Message, MailError> {
+    fn message(&self, Letter { to, subject, text, .. }: Letter) -> Result<Message, MailError> {
         let refused = |error: &dyn std::fmt::Display| MailError::Refused(error.to_string());
         let domain = self.from.email.domain();
         Message::builder()
@@ -153,6 +153,7 @@ mod tests {
         let smtp = Smtp::new("smtp://localhost", "TaskFlow <tasks@tasks.example>").expect("good");
         let letter = Letter {
             to: "ada@example.org".to_owned(),
+            is_warning: false,
             subject: "Hello",
             text: "Dear Ada Lovelace\n".to_owned(),
         };

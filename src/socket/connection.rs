@@ -140,8 +140,8 @@ struct State {
     goodbye: bool,
     /// Wakes the task that owns the connection.
     task: Option<Waker>,
-    /// Wakes a catch-up that waits for the queue to drain.
-    drained: Option<Waker>,
+    /// Wakes those that wait for the queue to drain: a catch-up, and statistics.
+    drained: Vec<Waker>,
     user: UserId,
     sign_in: Uuid,
     access: Access,
@@ -160,6 +160,15 @@ struct State {
     unanswered: u32,
     /// It ends when these are answered, and takes no more.
     leaving: bool,
+}
+
+impl State {
+    /// Whoever still has to wait says so again.
+    fn wake_drained(&mut self) {
+        for waiting in self.drained.drain(..) {
+            waiting.wake();
+        }
+    }
 }
 
 /// Runs a connection until it ends. By hand, because an `async fn` of this takes twice the memory.
@@ -210,7 +219,7 @@ impl Connection {
                 outbound: Outbound::default(),
                 goodbye: false,
                 task: None,
-                drained: None,
+                drained: Vec::new(),
                 user: UserId(Uuid::nil()),
                 sign_in: Uuid::nil(),
                 access: Access::Read,
@@ -265,7 +274,7 @@ impl Connection {
 
     /// The same with a frame.
     async fn send_with_room(&self, worker: &Worker, id: FollowId, frame: &Bytes) -> bool {
-        let wanted = self.has_room(frame.len()).await && self.with_followed(id, |_| ()).is_some();
+        let wanted = self.has_room(id, frame.len()).await;
         if wanted {
             self.send(worker, frame);
         }
@@ -403,7 +412,7 @@ impl Connection {
             state.phase = Phase::Dead;
         }
         wake(&state.task);
-        wake(&state.drained);
+        state.wake_drained();
         drop(state);
         worker.watch(self.id.slot);
     }
@@ -417,18 +426,21 @@ impl Connection {
     }
 
     /// Waits until a catch-up may queue so many bytes more: a frame larger than the pipeline waits until it is alone.
-    /// `false`: the connection is over.
-    pub async fn has_room(&self, bytes: usize) -> bool {
+    /// `false`: the connection is over, or follows no more.
+    async fn has_room(&self, id: FollowId, bytes: usize) -> bool {
         poll_fn(|context| {
+            let is_followed = self.with_followed(id, |_| ()).is_some();
             let mut state = self.state();
-            if !matches!(state.phase, Phase::Open) {
+            if !is_followed || !matches!(state.phase, Phase::Open) {
                 return Poll::Ready(false);
             }
             let waiting = state.outbound.bytes();
             if waiting == 0 || waiting + bytes <= PIPELINE_BYTES {
                 return Poll::Ready(true);
             }
-            state.drained = Some(context.waker().clone());
+            if !state.drained.iter().any(|waiting| waiting.will_wake(context.waker())) {
+                state.drained.push(context.waker().clone());
+            }
             Poll::Pending
         })
         .await
@@ -520,6 +532,8 @@ impl Connection {
         let before = state.follows.len();
         state.follows.retain(|followed| followed.feed != feed);
         let followed = state.follows.len() < before;
+        // What waits for this following need not wait any more.
+        state.wake_drained();
         drop(state);
         if followed {
             worker.unfollow(feed, self.id.slot);
@@ -722,6 +736,9 @@ impl Connection {
     fn follow(self: &Rc<Self>, worker: &Rc<Worker>, follow: Follow) {
         let mut state = self.state();
         let feed = follow.feed.unwrap_or(state.user);
+        // A feed of another the session refuses.
+        let is_counted = follow.statistics && feed == state.user;
+        let rates = &worker.gateway.rates;
         let refused = if follow.lists.is_some() {
             // The shape is there for shared lists; until a list can be shared there is nothing to filter.
             Some(
@@ -733,6 +750,8 @@ impl Connection {
             Some(ErrorBody::new(Code::AlreadyFollowing))
         } else if state.follows.len() >= FOLLOWS_A_CONNECTION_MAX {
             Some(ErrorBody::new(Code::TooManyFollows))
+        } else if is_counted && let Err(too_much) = rates.user(Asked::Reads, state.user, 1) {
+            Some(too_much.error())
         } else {
             None
         };
@@ -744,8 +763,6 @@ impl Connection {
         let cursor = follow.cursor.map(String::into_boxed_str);
         state.follow_count = state.follow_count.wrapping_add(1);
         let number = state.follow_count;
-        // A feed of another the session refuses.
-        let is_counted = follow.statistics && feed == state.user;
         let id = FollowId { feed, number };
         state.follows.push(Followed {
             number,
@@ -883,7 +900,7 @@ impl Connection {
         let (user, seat, follows) = {
             let mut state = self.state();
             state.phase = Phase::Dead;
-            wake(&state.drained);
+            state.wake_drained();
             (state.user, state.seat.take(), std::mem::take(&mut state.follows))
         };
         for followed in follows {
@@ -908,10 +925,8 @@ impl Connection {
                     Poll::Ready(_) => return Poll::Ready(()),
                 }
             }
-            if state.outbound.bytes() < PIPELINE_BYTES / 2
-                && let Some(waiting) = state.drained.take()
-            {
-                waiting.wake();
+            if state.outbound.bytes() < PIPELINE_BYTES / 2 {
+                state.wake_drained();
             }
             if matches!(state.phase, Phase::Dead) || (state.goodbye && self.has_sent(&state)) {
                 return Poll::Ready(());

@@ -1223,6 +1223,12 @@ pub async fn an_account_is_marked_for_deletion_and_may_be_kept(bench: &mut impl 
         account: marked,
     };
     assert_eq!(due(&accounts, 1_000, &all).await, [expected]);
+    // Later, after all.
+    assert_eq!(set(Some(1_000), Some(3_000)).await, Ok(true));
+    assert_eq!(due(&accounts, 2_999, &all).await, []);
+    assert_eq!(due(&accounts, 3_000, &all).await.len(), 1);
+    assert_eq!(set(Some(3_000), Some(1_000)).await, Ok(true));
+    assert_eq!(due(&accounts, 1_000, &all).await.len(), 1);
     // One that is to be deleted keeps its address.
     let moved = accounts.change_email(email.clone(), ada.password_hash.clone(), "new@example.org".to_owned());
     assert_eq!(moved.await, Ok(false));

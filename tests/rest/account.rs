@@ -5,7 +5,7 @@ use std::path::Path;
 use taskflow_actors::ports::Clock as _;
 
 use crate::support::ENCODINGS;
-use crate::support::http::{self, Response};
+use crate::support::http::{self, Connection, Response};
 use crate::support::server::{Account, PASSWORD, Server};
 use crate::support::ws::{Client, operation, task};
 use crate::support::{Encoding, Value, eventually, id, json};
@@ -519,4 +519,29 @@ fn the_history_says_who_did_what_from_where() {
             "{query}"
         );
     }
+}
+
+#[test]
+fn whoever_is_signed_out_while_making_a_token_makes_none() {
+    let server = Server::start(&[]);
+    let ada = server.register();
+    let body = json!({ "name": "n", "scopes": ["tasks:write"], "expires_in_days": 366 }).to_string();
+    let mut thief = Connection::open(server.address);
+    // The server has seen whose it is, and waits for the rest.
+    let head = format!(
+        "POST /api/v1/tokens HTTP/1.1\r\nhost: {}\r\n{}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         expect: 100-continue\r\n\r\n",
+        server.address,
+        ada.bearer(),
+        body.len()
+    );
+    thief.send_raw(head.as_bytes());
+    assert_eq!(thief.head().map(|head| head.status), Some(100));
+    let out = json!({ "refresh_token": ada.refresh, "everywhere": true });
+    assert_eq!(auth(&server, "logout", &out).status, 204);
+    thief.send_raw(body.as_bytes());
+    assert_eq!(name(&thief.response()), refused(401, "signed_out"));
+    let login = json!({ "email": ada.email, "password": PASSWORD });
+    let again = Account::of(&auth(&server, "login", &login), ada.email);
+    assert_eq!(server.get("/api/v1/tokens", &again).json()["items"], json!([]));
 }

@@ -165,8 +165,13 @@ fn over_tls_the_cookie_is_bound_to_this_host() {
     let (cookie, attributes) = set(&sign_in(&server, &ada.email));
     assert!(cookie.starts_with("__Host-taskflow_refresh="), "{cookie}");
     assert_eq!(attributes, "Path=/; Max-Age=2592000; HttpOnly; SameSite=Strict; Secure");
-    let own = own_page(&server);
+    let own = format!("origin: https://{}", server.address);
     assert_eq!(browse(&server, "refresh", &[&own], &cookie).status, 200);
+    // A page of this name that came without TLS may be anybody's.
+    assert_eq!(
+        name(&browse(&server, "refresh", &[&own_page(&server)], &cookie)),
+        refused(403, "origin_refused")
+    );
     // The name that any host of the domain may plant is not looked at.
     let planted = cookie.replace("__Host-", "");
     assert_eq!(

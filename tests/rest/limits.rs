@@ -126,6 +126,11 @@ fn strangers_share_what_their_address_may_ask_for() {
     };
     assert!((0..50).any(|_| with("eyJhbGciOiJub25lIn0.e30.") == 429));
     assert_eq!(with(&ada.token), 200);
+    // Nor does one that nobody reads.
+    let open = |path: &str| http::request(server.address, "GET", path, &[&here, "authorization: x"], b"").status;
+    for path in ["/openapi.json", "/docs", "/nothing"] {
+        assert!((0..50).any(|_| open(path) == 429), "{path}");
+    }
     // Handshakes are of strangers, too.
     let upgrade = |from: &str| {
         let mut socket = crate::support::Raw::connect(server.address);
@@ -297,6 +302,27 @@ fn a_socket_sends_at_the_rate_and_what_is_more_waits_and_is_not_lost() {
     assert!(seqs.is_sorted(), "{seqs:?}");
     assert!(server.metric("taskflow_limited_total{what=\"bytes\"}") >= 1.0);
     other.accept(&task("of another connection")["command"]);
+}
+
+#[test]
+fn statistics_that_are_asked_for_again_and_again_are_reads() {
+    let server = limited(&["--reads-a-second-max=1"]);
+    let ada = server.register();
+    let mut client = Client::open(&server, Encoding::Json, &ada);
+    let refused = eventually("it is too much", || {
+        client.send(&json!({ "follow": { "statistics": true } }));
+        let answer = client.wait("an answer", |message| {
+            let is_answer = message.get("following").or(message.get("error")).is_some();
+            is_answer.then(|| message.clone())
+        });
+        client.send(&json!({ "unfollow": {} }));
+        answer.get("error").cloned()
+    });
+    assert_eq!(
+        (&refused["name"], &refused["feed"]),
+        (&json!("rate_limited"), &json!(ada.user))
+    );
+    assert!(refused["retry_after_ms"].as_u64().is_some_and(|ms| ms > 0), "{refused}");
 }
 
 #[test]

@@ -504,6 +504,8 @@ fn the_public_key_verifies_what_the_server_signs() {
     let decoding = jsonwebtoken::DecodingKey::from_ed_components(key["x"].as_str().unwrap()).expect("a key");
     let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::EdDSA);
     validation.set_issuer(&["taskflow"]);
+    validation.set_audience(&["taskflow"]);
+    validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
     let claims = jsonwebtoken::decode::<Value>(&account.token, &decoding, &validation)
         .expect("it verifies")
         .claims;

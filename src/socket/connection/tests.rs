@@ -112,6 +112,52 @@ async fn a_sign_in_that_ends_after_its_token_was_checked_ends_the_connection_tha
     assert_eq!(first_of(&mut client, &words).await, "signed_out");
 }
 
+#[actix_web::test]
+async fn all_who_wait_for_room_go_on_when_there_is_some_or_when_they_need_not_wait() {
+    let bench = ApiBench::new(Config::default());
+    let user = UserId(Uuid::from_u128(1));
+    let worker = worker(&bench, Arc::new(Hub::new(1)), bench.api.router.clone());
+    let token = bench.api.tokens.mint(user, Uuid::from_u128(2));
+    let (mut client, connection) = open(&worker, token).await;
+    connection.follow(&worker, Follow::default());
+    let id = FollowId { feed: user, number: 1 };
+    // More than the network takes.
+    let piece = frame::message(Encoding::Json, &vec![b' '; PIPELINE_BYTES]);
+    while connection.state().outbound.bytes() <= PIPELINE_BYTES {
+        connection.send(&worker, &piece);
+    }
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let connection = connection.clone();
+            actix_rt::spawn(async move { connection.has_room(id, 1).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    assert_eq!(connection.state().drained.len(), 3);
+    let read = actix_rt::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await });
+    for waiting in waiting {
+        assert!(
+            tokio::time::timeout(Duration::from_secs(10), waiting)
+                .await
+                .expect("woken")
+                .expect("no panic")
+        );
+    }
+    read.abort();
+
+    while connection.state().outbound.bytes() <= PIPELINE_BYTES {
+        connection.send(&worker, &piece);
+    }
+    let waits = connection.clone();
+    let waiting = actix_rt::spawn(async move { waits.has_room(id, 1).await });
+    tokio::task::yield_now().await;
+    connection.stop_following(&worker, user);
+    let went_on = tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .expect("woken");
+    assert!(!went_on.expect("no panic"), "it is not followed any more");
+}
+
 /// A clock that panics when it is told to: nothing that a client or a store does makes a feed panic.
 struct Bomb {
     clock: Arc<dyn Clock>,

@@ -1,7 +1,7 @@
 //! Accounts and sign-ins, in their tables.
 
 use rusqlite::{Connection, OptionalExtension as _};
-use taskflow_actors::ports::{Access, Account, Deletion, Device, HISTORY_KEPT_MS, Note, SignIn};
+use taskflow_actors::ports::{Access, Account, DELETING, Deletion, Device, HISTORY_KEPT_MS, Note, SignIn};
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::UnixMs;
 use uuid::Uuid;
@@ -178,7 +178,9 @@ pub(super) fn set_deletion(
         forget_deletion(connection, user)?;
         return Ok(true);
     };
-    let marked = deletion(connection, user)?.map_or(deletes_at, |(at, _)| at);
+    // Who claims it may crash: it stays due.
+    let before = deletion(connection, user)?.filter(|_| deletes_at == DELETING);
+    let marked = before.map_or(deletes_at, |(at, _)| at);
     let mut value = Vec::new();
     codec::begin(&mut value);
     value.extend_from_slice(&marked.to_be_bytes());
