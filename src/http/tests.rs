@@ -1265,6 +1265,7 @@ async fn the_key_set_is_what_the_tokens_are_signed_with() {
     let key = jsonwebtoken::DecodingKey::from_jwk(&jwk).expect("an Ed25519 key");
     let mut validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::EdDSA);
     validation.validate_exp = false;
+    validation.set_audience(&["taskflow"]);
     let token = client.token.as_deref().expect("a token");
     let decoded = jsonwebtoken::decode::<Value>(token, &key, &validation).expect("anyone can check it");
     assert_eq!(decoded.header.kid, jwk.common.key_id);
