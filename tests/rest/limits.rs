@@ -1,8 +1,10 @@
 //! How much may be asked for, and what answers cost on the wire.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::support::http::{self, Connection, Response};
 use crate::support::server::Server;
@@ -387,7 +389,12 @@ fn ten_thousand_who_are_slow_keep_nobody_else_waiting() {
     );
     let slow: Vec<TcpStream> = (0..10_000)
         .map(|n| {
-            let mut stream = TcpStream::connect(host).expect("the server accepts");
+            // From an address of their own: the ports of ours are those that other tests listen on.
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            let from = SocketAddr::from(([127, 0, 0, 2], 0));
+            socket.bind(&from.into()).expect("a free port");
+            socket.connect(&host.into()).expect("the server accepts");
+            let mut stream = TcpStream::from(socket);
             let sent = stream.write_all(if n % 2 == 0 { &head } else { &bodiless }.as_bytes());
             drop(sent);
             stream

@@ -292,7 +292,7 @@ impl Server {
         self.exit_status()
     }
 
-    /// Starts it again: same folder, same addresses, same flags.
+    /// Starts it again: same folder, same address for clients, same flags.
     pub fn restart(&mut self) {
         if let Err((status, log)) = self.try_restart() {
             panic!("the server did not start again: {status:?}\n{log}");
@@ -303,7 +303,9 @@ impl Server {
     pub fn try_restart(&mut self) -> Result<(), (ExitStatus, String)> {
         self.kill();
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        *self = Self::try_start_as(&self.program, self.data.clone(), self.address, self.operator, &flags)?;
+        // Nobody comes back to the operator's port: another process may have it by now.
+        let operator = SocketAddr::from(([127, 0, 0, 1], 0));
+        *self = Self::try_start_as(&self.program, self.data.clone(), self.address, operator, &flags)?;
         Ok(())
     }
 
