@@ -895,16 +895,19 @@ impl Loaded {
         text
     }
 
+    /// A value that cannot be, and where it came from.
+    fn refused(&self, key: &'static str, cause: String) -> ConfigError {
+        ConfigError::Value {
+            key,
+            source_text: self.source(key).to_string(),
+            cause,
+        }
+    }
+
     /// Refuses values with which the server could not work.
     fn check(&self) -> Result<(), ConfigError> {
         let config = &self.config;
-        let refuse = |key: &'static str, cause: String| {
-            Err(ConfigError::Value {
-                key,
-                source_text: self.source(key).to_string(),
-                cause,
-            })
-        };
+        let refuse = |key, cause| Err(self.refused(key, cause));
         let ranges: [(&'static str, u64, u64, u64); 13] = [
             ("account_grace_days", u64::from(config.account_grace_days), 0, 365),
             (
@@ -1041,13 +1044,7 @@ impl Loaded {
     /// Letters that could not be sent, or whose links would lead nowhere.
     fn check_letters(&self) -> Result<(), ConfigError> {
         let config = &self.config;
-        let refuse = |key: &'static str, cause: String| {
-            Err(ConfigError::Value {
-                key,
-                source_text: self.source(key).to_string(),
-                cause,
-            })
-        };
+        let refuse = |key, cause| Err(self.refused(key, cause));
         if let Some(url) = config.public_url.get()
             && !url.starts_with("https://")
             && !url.starts_with("http://")
@@ -1076,12 +1073,9 @@ impl Loaded {
         if config.environment == Environment::Dev {
             return Ok(());
         }
-        let refuse = |key: &'static str, cause: &str| {
-            Err(ConfigError::Value {
-                key,
-                source_text: self.source(key).to_string(),
-                cause: format!("not for environment = {}: {cause}", toml_text(&config.environment)),
-            })
+        let refuse = |key, cause: &str| {
+            let cause = format!("not for environment = {}: {cause}", toml_text(&config.environment));
+            Err(self.refused(key, cause))
         };
         if !config.has_tls() && !config.behind_proxy {
             let cause =
@@ -1432,6 +1426,10 @@ mod tests {
                  trying limits out",
             ),
             (
+                ("TASKFLOW_REGISTRATION", "verified"),
+                "registration (TASKFLOW_REGISTRATION): verified needs letters: set smtp, mail_from and public_url",
+            ),
+            (
                 ("TASKFLOW_HOSTS", ""),
                 "hosts (TASKFLOW_HOSTS): not for environment = \"prod\": name those by which clients reach this server",
             ),
@@ -1442,6 +1440,22 @@ mod tests {
         ] {
             assert_eq!(with(more), expected);
         }
+        let letters = |smtp, url| {
+            let letters = [
+                ("TASKFLOW_SMTP", smtp),
+                ("TASKFLOW_MAIL_FROM", "a@b.example"),
+                ("TASKFLOW_PUBLIC_URL", url),
+            ];
+            load("", &[&good[..], &letters].concat(), Layer::default())
+                .err()
+                .map(|error| error.to_string())
+        };
+        let (safe, here) = ("smtps://mail.example", "https://tasks.example");
+        assert_eq!(letters(safe, here), None);
+        assert!(letters(safe, "http://tasks.example").is_some_and(|said| said.contains("let it begin with https://")));
+        assert!(
+            letters("smtp://mail.example", here).is_some_and(|said| said.contains("cross the network in the clear"))
+        );
         let staging = [("TASKFLOW_ENVIRONMENT", "staging")];
         assert!(refusal("", &staging).contains("in the clear"));
         let staging = [staging[0], good[1], good[2], ("TASKFLOW_RATE_LIMITS", "count")];
@@ -1468,9 +1482,84 @@ mod tests {
                 &[("TASKFLOW_HOSTS", "https://tasks.example")],
                 "hosts (TASKFLOW_HOSTS): \"https://tasks.example\" is no name of a host; write tasks.example",
             ),
+            (
+                &[("TASKFLOW_PUBLIC_URL", "tasks.example")],
+                "public_url (TASKFLOW_PUBLIC_URL): \"tasks.example\" does not begin with https:// or http://",
+            ),
+            (
+                &[
+                    ("TASKFLOW_SMTP", "smtp://localhost"),
+                    ("TASKFLOW_MAIL_FROM", "a@tasks.example"),
+                ],
+                "public_url (default): the links in letters begin with it: set it",
+            ),
+            (
+                &[("TASKFLOW_SMTP", "smtp://localhost")],
+                "mail_from (default): it is no address of mail; write TaskFlow <tasks@tasks.example>",
+            ),
+            (
+                &[("TASKFLOW_SMTP", "localhost")],
+                "smtp (TASKFLOW_SMTP): it does not begin with smtp:// or smtps://",
+            ),
         ] {
             assert_eq!(refusal("", variables), expected);
         }
+    }
+
+    #[test]
+    fn issuers_are_a_table_in_the_file_and_the_same_in_a_variable() {
+        let file = "[[issuers]]\nissuer = \"https://id.example/\"\naudience = \"taskflow\"\n";
+        let variable = r#"[{ issuer = "https://id.example/", audience = "taskflow" }]"#;
+        let of_file = load(file, &[], Layer::default()).expect("good").config.issuers;
+        let of_variable = load("", &[("TASKFLOW_ISSUERS", variable)], Layer::default());
+        let [issuer] = &of_file.0[..] else {
+            panic!("one: {of_file:?}");
+        };
+        assert_eq!(
+            (issuer.jwks().as_str(), issuer.user_claim.as_str()),
+            ("https://id.example/.well-known/jwks.json", "sub")
+        );
+        assert_eq!(of_variable.expect("good").config.issuers, of_file);
+
+        let with = |text: &str| refusal("", &[("TASKFLOW_ISSUERS", text)]);
+        let issuer = |issuer: &str, more: &str| format!(r#"{{ issuer = "{issuer}", audience = "taskflow"{more} }}"#);
+        for (wrong, part) in [
+            (
+                issuer("ftp://id.example", ""),
+                "\"ftp://id.example/.well-known/jwks.json\" does not begin with https://",
+            ),
+            (
+                issuer("taskflow", ", jwks = \"https://id.example/keys\""),
+                "something else than this server",
+            ),
+            (issuer("", ", jwks = \"https://id.example/keys\""), "must say something"),
+            (
+                r#"{ issuer = "https://id.example" }"#.to_owned(),
+                "missing field `audience`",
+            ),
+            (issuer("https://id.example", ", jwk = \"x\""), "unknown field `jwk`"),
+            (
+                format!("{0}, {0}", issuer("https://id.example", "")),
+                "\"https://id.example\" is there twice",
+            ),
+            ("https://id.example".to_owned(), "write [{ issuer = "),
+        ] {
+            let said = with(&format!("[{wrong}]"));
+            assert!(
+                said.contains("TASKFLOW_ISSUERS") && said.contains(part),
+                "{wrong}: {said}"
+            );
+        }
+        // On one's own machine without TLS, elsewhere not.
+        let plain = format!("[{}]", issuer("http://127.0.0.1:1", ""));
+        assert!(load("", &[("TASKFLOW_ISSUERS", &plain)], Layer::default()).is_ok());
+        let staging = [
+            ("TASKFLOW_ENVIRONMENT", "staging"),
+            ("TASKFLOW_BEHIND_PROXY", "true"),
+            ("TASKFLOW_TRUSTED_PROXIES", "10.0.0.0/8"),
+            ("TASKFLOW_ISSUERS", &plain),
+        ];
+        assert!(refusal("", &staging).contains("does not begin with https://"));
     }
 
     #[test]

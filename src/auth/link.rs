@@ -10,7 +10,6 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest, Sha256};
 use taskflow_actors::ports::{Account, AccountError, DELETING};
 use taskflow_protocol::Code;
 use taskflow_protocol::values::UnixMs;
@@ -20,6 +19,9 @@ use super::Event;
 use super::password::Passwords;
 use super::sign_in::{Asker, SignIns, code_of, new_id, normalise_email};
 use super::token::Tokens;
+
+/// What the code of a link is derived for.
+const SECRET: &str = "link";
 
 /// Stands before the hash of the password of an account whose address nobody has shown to be theirs.
 const UNPROVEN: &str = "unproven:";
@@ -46,14 +48,26 @@ pub(super) fn bare(hash: &str) -> (&str, bool) {
 
 /// What a link is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Purpose {
     /// To show that the address of a new account is theirs.
-    Prove = 1,
+    Prove,
     /// To choose a new password.
-    Reset = 2,
+    Reset,
     /// To move an account to this address.
-    Move = 3,
+    Move,
+}
+
+impl Purpose {
+    const ALL: [Self; 3] = [Self::Prove, Self::Reset, Self::Move];
+
+    /// As it stands in a link.
+    fn bytes(self) -> &'static [u8; 1] {
+        match self {
+            Self::Prove => &[1],
+            Self::Reset => &[2],
+            Self::Move => &[3],
+        }
+    }
 }
 
 /// A link's token, taken apart. It is worth nothing until [`Link::is_of`] has said so.
@@ -78,23 +92,23 @@ impl Link {
             made_at: now,
             code: [0; 32],
         };
-        link.code = link.code_for(tokens, account);
+        link.code = tokens.derive(now, SECRET, &link.parts(&now.to_be_bytes(), account));
         link
     }
 
-    fn code_for(&self, tokens: &Tokens, account: &Account) -> [u8; 32] {
-        let parts: [&[u8]; 5] = [
-            &[self.purpose as u8],
-            &self.made_at.to_be_bytes(),
+    /// What its code is computed from.
+    fn parts<'a>(&'a self, made_at: &'a [u8; 8], account: &'a Account) -> [&'a [u8]; 5] {
+        [
+            self.purpose.bytes(),
+            made_at,
             self.email.as_bytes(),
             self.new_email.as_bytes(),
             account.password_hash.as_bytes(),
-        ];
-        tokens.derive(self.made_at, "link", &parts)
+        ]
     }
 
     fn text(&self) -> String {
-        let mut bytes = vec![self.purpose as u8];
+        let mut bytes = self.purpose.bytes().to_vec();
         bytes.extend_from_slice(&self.made_at.to_be_bytes());
         bytes.extend_from_slice(&self.code);
         bytes.extend_from_slice(self.email.as_bytes());
@@ -106,13 +120,12 @@ impl Link {
     /// `None`: it does not look like one.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(text.trim()).ok()?;
-        let (purpose, rest) = bytes.split_first()?;
+        let (purpose, rest) = bytes.split_first_chunk::<1>()?;
         let (made_at, rest) = rest.split_first_chunk::<8>()?;
         let (code, rest) = rest.split_first_chunk::<32>()?;
         let (email, new_email) = std::str::from_utf8(rest).ok()?.split_once('\0')?;
-        let purposes = [Purpose::Prove, Purpose::Reset, Purpose::Move];
         Some(Self {
-            purpose: purposes.into_iter().find(|known| *known as u8 == *purpose)?,
+            purpose: Purpose::ALL.into_iter().find(|known| known.bytes() == purpose)?,
             email: email.to_owned(),
             new_email: new_email.to_owned(),
             made_at: UnixMs::from_be_bytes(*made_at),
@@ -127,8 +140,8 @@ impl Link {
             Purpose::Prove | Purpose::Move => PROOF_MS,
         };
         let age = now.saturating_sub(self.made_at);
-        // Hashed once more: how much of it was right, the time does not tell.
-        let is_ours = Sha256::digest(self.code) == Sha256::digest(self.code_for(tokens, account));
+        let made_at = self.made_at.to_be_bytes();
+        let is_ours = tokens.has_derived(SECRET, &self.parts(&made_at, account), &self.code);
         is_ours && age <= life_ms && age >= -LEEWAY_MS
     }
 }
@@ -161,7 +174,7 @@ pub struct Shown {
 
 impl SignIns {
     /// Makes an account that opens nothing until the link was opened. Whoever asks learns the same for an address that has
-    /// one, in as long a time: a hash and a write.
+    /// one, after the same hash.
     pub async fn register_unproven(&self, email: &str, password: String, asker: &Asker) -> Result<News, Code> {
         let email = normalise_email(email).ok_or(Code::EmailInvalid)?;
         Passwords::check_length(&password)?;

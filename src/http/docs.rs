@@ -5,26 +5,14 @@
 
 use actix_web::web;
 
-use crate::http::pages::{self, File, HTML, SCRIPT, STYLE};
+use crate::http::pages;
 
 /// `/docs`, and what it loads.
 pub(super) fn page(cfg: &mut web::ServiceConfig) {
     let files = [
-        File {
-            path: "/docs",
-            media_type: HTML,
-            text: include_str!("docs/page.html"),
-        },
-        File {
-            path: "/docs/page.js",
-            media_type: SCRIPT,
-            text: include_str!("docs/page.js"),
-        },
-        File {
-            path: "/docs/page.css",
-            media_type: STYLE,
-            text: include_str!("docs/page.css"),
-        },
+        ("/docs", include_str!("docs/page.html")),
+        ("/docs/page.js", include_str!("docs/page.js")),
+        ("/docs/page.css", include_str!("docs/page.css")),
     ];
     pages::serve(cfg, &files);
 }

@@ -146,8 +146,8 @@ impl Connection {
     }
 
     fn rests(&self) {
-        // A body may be read by more than one piece of code that says so.
-        self.busy.set(self.busy.get().saturating_sub(1));
+        // Only what was busy rests: [`Waits`] stands within a [`Busy`], and is dropped before it.
+        self.busy.set(self.busy.get() - 1);
         self.since.set(Instant::now());
     }
 }

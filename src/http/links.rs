@@ -9,9 +9,9 @@ use crate::auth::password::Passwords;
 use crate::auth::sign_in::normalise_email;
 use crate::auth::{Link, News};
 use crate::http::cookie::Kept;
-use crate::http::pages::{self, File, HTML, SCRIPT, STYLE};
+use crate::http::pages;
 use crate::http::problem::Problem;
-use crate::http::sign_in::{LOCALE, TIME_ZONE, answer, asker, attempt, failed, opened, staying};
+use crate::http::sign_in::{answer, asker, attempt, failed, first_settings, opened, staying};
 use crate::http::{Api, request};
 use crate::mail::{Letter, letters};
 
@@ -104,6 +104,7 @@ pub async fn reset(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resul
 pub async fn verify(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: Verify = request::sign_in_document(&http, payload).await?;
     let asker = asker(&api, &http, body.device)?;
+    let (zone, locale) = first_settings(body.time_zone, body.locale)?;
     let link = link(&api, &http, &body.token)?;
     let shown = api.sign_ins.prove(&link, body.password, &asker).await;
     let shown = shown.map_err(|code| failed(&api, code))?;
@@ -113,11 +114,7 @@ pub async fn verify(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
             let letter = letters::email_changed(old, &api.letters.base, &account.email);
             api.letters.post(letter);
         }
-        None => {
-            let zone = body.time_zone.unwrap_or_else(|| TIME_ZONE.to_owned());
-            let locale = body.locale.unwrap_or_else(|| LOCALE.to_owned());
-            api.router.birth(account.user, zone, locale).await?;
-        }
+        None => api.router.birth(account.user, zone, locale).await?,
     }
     let opened = opened(&api, &account, asker).await?;
     Ok(answer(&api, HttpResponse::Ok(), opened, Kept::as_asked(body.cookie)))
@@ -127,26 +124,10 @@ pub async fn verify(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
 pub(super) fn page(cfg: &mut web::ServiceConfig) {
     let html = include_str!("links/page.html");
     let files = [
-        File {
-            path: "/account/verify",
-            media_type: HTML,
-            text: html,
-        },
-        File {
-            path: "/account/reset",
-            media_type: HTML,
-            text: html,
-        },
-        File {
-            path: "/account/page.js",
-            media_type: SCRIPT,
-            text: include_str!("links/page.js"),
-        },
-        File {
-            path: "/account/page.css",
-            media_type: STYLE,
-            text: include_str!("links/page.css"),
-        },
+        ("/account/verify", html),
+        ("/account/reset", html),
+        ("/account/page.js", include_str!("links/page.js")),
+        ("/account/page.css", include_str!("links/page.css")),
     ];
     pages::serve(cfg, &files);
 }

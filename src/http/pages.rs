@@ -8,27 +8,21 @@ use sha2::{Digest, Sha256};
 use crate::http::method_not_allowed;
 use crate::http::request::Had;
 
-pub(super) const HTML: &str = "text/html; charset=utf-8";
-pub(super) const SCRIPT: &str = "text/javascript; charset=utf-8";
-pub(super) const STYLE: &str = "text/css; charset=utf-8";
-
 /// What a page may do: run its own script, and ask this server.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// A file of a page, built into the binary.
-pub(super) struct File {
-    /// Its address.
-    pub path: &'static str,
-    /// One of [`HTML`], [`SCRIPT`] and [`STYLE`].
-    pub media_type: &'static str,
-    /// What is in it.
-    pub text: &'static str,
+fn media_type(path: &str) -> &'static str {
+    match path.rsplit_once('.') {
+        Some((_, "js")) => "text/javascript; charset=utf-8",
+        Some((_, "css")) => "text/css; charset=utf-8",
+        _ => "text/html; charset=utf-8",
+    }
 }
 
-/// Serves these. A browser asks each time whether there is another build, and gets the file again only then.
-pub(super) fn serve(cfg: &mut web::ServiceConfig, files: &[File]) {
-    for &File { path, media_type, text } in files {
+/// Serves these texts at these addresses. A browser asks each time whether there is another build, and gets the file again only then.
+pub(super) fn serve(cfg: &mut web::ServiceConfig, files: &[(&'static str, &'static str)]) {
+    for &(path, text) in files {
         let tag = tag_of(text);
         let file = move |http: HttpRequest| {
             let has_it = Had::of(&http).has(&tag);
@@ -45,7 +39,7 @@ pub(super) fn serve(cfg: &mut web::ServiceConfig, files: &[File]) {
             let response = if has_it {
                 response.finish()
             } else {
-                response.content_type(media_type).body(text)
+                response.content_type(media_type(path)).body(text)
             };
             async { response }
         };

@@ -7,9 +7,11 @@ use actix_web::http::header;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, ResponseError as _};
 use serde::{Deserialize, Serialize};
+use taskflow_actors::domain::birth;
 use taskflow_actors::ports::Account;
 use taskflow_protocol::codes::Action;
 use taskflow_protocol::limits::DEVICE_NAME_BYTES_MAX;
+use taskflow_protocol::message::Outcome;
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, UserId};
 use uuid::Uuid;
@@ -223,8 +225,18 @@ pub(super) async fn opened(api: &Api, account: &Account, asker: Asker) -> Result
 }
 
 /// What a feed is born with where the client does not say.
-pub(super) const TIME_ZONE: &str = "UTC";
-pub(super) const LOCALE: &str = "en";
+const TIME_ZONE: &str = "UTC";
+const LOCALE: &str = "en";
+
+/// The zone and the locale that a feed is born with. To be asked before anything is made that would stay, or used up.
+pub(super) fn first_settings(zone: Option<String>, locale: Option<String>) -> Result<(String, String), Problem> {
+    let zone = zone.unwrap_or_else(|| TIME_ZONE.to_owned());
+    let locale = locale.unwrap_or_else(|| LOCALE.to_owned());
+    match birth(UserId(Uuid::nil()), 0, &zone, &locale).map_err(|refusal| refusal.outcome()) {
+        Err(Outcome::Refused(error)) => Err(error.into()),
+        _ => Ok((zone, locale)),
+    }
+}
 
 /// `POST /api/v1/auth/register`
 pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
@@ -234,6 +246,7 @@ pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
     }
     let body: Register = request::sign_in_document(&http, payload).await?;
     let asker = asker(&api, &http, body.device)?;
+    let (zone, locale) = first_settings(body.time_zone, body.locale)?;
     attempt(&api, &http, &body.email)?;
     if registration == Registration::Verified {
         links::needs_letters(&api)?;
@@ -243,8 +256,6 @@ pub async fn register(api: Data<Api>, http: HttpRequest, payload: Payload) -> Re
     }
     let made = async {
         let user = api.sign_ins.register(&body.email, body.password).await?;
-        let zone = body.time_zone.unwrap_or_else(|| TIME_ZONE.to_owned());
-        let locale = body.locale.unwrap_or_else(|| LOCALE.to_owned());
         // A crash before this leaves an account without a feed: the next sign-in makes up for it.
         api.router.birth(user, zone, locale).await?;
         api.sign_ins.open(user, asker.clone()).await

@@ -1145,10 +1145,13 @@ async fn sign_in_says_what_is_wrong_and_not_more() {
         .problem(Code::PasswordInvalid);
     register("ann@example.org", "correct horse").await.ok(201);
     let zone = json!({ "email": "bob@example.org", "password": "correct horse", "time_zone": "Mars/Base" });
-    client
+    let problem = client
         .post("/api/v1/auth/register", zone)
         .await
         .problem(Code::ValueInvalid);
+    assert_eq!(problem["field"], "time_zone");
+    // It has made nothing that would be in the way of the next try.
+    register("bob@example.org", "correct horse").await.ok(201);
     let login = async |email: &str, password: &str| {
         client
             .post("/api/v1/auth/login", json!({ "email": email, "password": password }))
@@ -1254,6 +1257,23 @@ async fn a_closed_server_takes_no_new_accounts() {
         .await
         .problem(Code::RegistrationClosed);
     assert_eq!(problem["status"], 403);
+}
+
+#[actix_web::test]
+async fn where_letters_are_needed_and_none_go_out_nobody_waits_for_one() {
+    let config = Config {
+        registration: Registration::Verified,
+        ..Config::default()
+    };
+    let bench = ApiBench::new(config);
+    let mut client = client!(bench);
+    client.token = None;
+    let body = json!({ "email": "ada@example.org", "password": "correct horse" });
+    let answer = client.ask("POST", "/api/v1/auth/register").json(&body).send().await;
+    answer.problem(Code::NoLetters);
+    let forgot = json!({ "email": "ada@example.org" });
+    let answer = client.ask("POST", "/api/v1/auth/forgot").json(&forgot).send().await;
+    answer.problem(Code::NoLetters);
 }
 
 #[actix_web::test]

@@ -75,9 +75,20 @@ fn an_account_opens_once_its_owner_has_followed_the_link() {
         name(&verify(&server, &link, "not my password")),
         refused(401, "credentials_wrong")
     );
-    let opened = verify(&server, &link, MINE);
+    // What is wrong uses nothing up.
+    let in_zone = |zone: &str| {
+        let body = json!({ "token": link, "password": MINE, "time_zone": zone });
+        auth(&server, "verify", &body)
+    };
+    let wrong = in_zone("Mars/Base");
+    assert_eq!(
+        (name(&wrong), &wrong.json()["field"]),
+        (refused(422, "value_invalid"), &json!("time_zone"))
+    );
+    let opened = in_zone("Asia/Tokyo");
     assert_eq!(opened.status, 200, "{opened:?}");
     let ada = Account::of(&opened, email.to_owned());
+    assert_eq!(server.get("/api/v1/settings", &ada).json()["time_zone"], "Asia/Tokyo");
     assert_eq!(server.post("/api/v1/tasks", &ada, &json!({ "title": "t" })).status, 201);
     assert_eq!(
         name(&verify(&server, &link, MINE)),

@@ -367,7 +367,7 @@ fn raise_file_limit() {
 }
 
 #[test]
-fn ten_thousand_who_are_slow_keep_nobody_else_waiting() {
+fn ten_thousand_who_are_slow_make_room_for_others() {
     raise_file_limit();
     let server = Server::start(&[]);
     let ada = server.register();

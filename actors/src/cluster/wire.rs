@@ -277,6 +277,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_notice_is_read_as_it_was_told_and_its_bytes_stay() {
+        let (user, sign_in) = (UserId(Uuid::from_u128(7)), Uuid::from_u128(8));
+        let told = [
+            Notice::SignedOut { user, sign_in },
+            Notice::Tried { node: 1, keys: vec![2] },
+            Notice::Spent {
+                node: 1,
+                spent: vec![Spent(1, 2, 3)],
+            },
+        ];
+        let two = r"\0".repeat(15) + r"\x02";
+        let number = |low: u8| format!(r"\xc4\x10{}\x{low:02x}", r"\0".repeat(15));
+        for (notice, bytes) in told.into_iter().zip([
+            format!(r"\x01\x81\xa1o\x82\xa1u{}\xa1s{}", number(7), number(8)),
+            format!(r"\x01\x81\xa1t\x82\xa1n\x01\xa1k\x91\xc4\x10{two}"),
+            format!(r"\x01\x81\xa1r\x82\xa1n\x01\xa1s\x91\x93\x01\xc4\x10{two}\x03"),
+        ]) {
+            let encoded = notice.encode();
+            assert_eq!(
+                encoded.escape_ascii().to_string().replace(r"\x00", r"\0"),
+                bytes,
+                "{notice:?}"
+            );
+            assert_eq!(Notice::decode(&encoded), Some(notice));
+        }
+    }
+
+    #[test]
     fn what_is_sent_is_what_is_read() {
         let feed = UserId(Uuid::from_u128(7));
         let operation = Operation {

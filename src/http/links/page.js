@@ -52,7 +52,12 @@ const send = async (event) => {
   say("");
   try {
     const body = isReset ? { token, new_password: password } : { token, password };
-    const answer = await post(isReset ? "reset" : "verify", body);
+    const { timeZone, locale } = Intl.DateTimeFormat().resolvedOptions();
+    let answer = isReset ? await post("reset", body) : await post("verify", { ...body, time_zone: timeZone, locale });
+    if (!isReset && answer.status === 422) {
+      // A browser may know a zone that the server does not: the user says another one later.
+      answer = await post("verify", body);
+    }
     if (answer.ok) {
       await done(answer);
     } else {
