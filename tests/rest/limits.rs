@@ -204,6 +204,9 @@ fn plain(answer: &Response) -> Vec<u8> {
         Some("br") => brotli::Decompressor::new(&*answer.body, 4_096)
             .read_to_end(&mut bytes)
             .unwrap(),
+        Some("zstd") => zstd::Decoder::new(&*answer.body)
+            .and_then(|mut decoder| decoder.read_to_end(&mut bytes))
+            .unwrap(),
         Some("gzip") => flate2::read::GzDecoder::new(&*answer.body)
             .read_to_end(&mut bytes)
             .unwrap(),
@@ -230,7 +233,11 @@ fn answers_are_compressed_for_who_takes_that() {
     for path in ["/api/v1/tasks", "/api/v1/snapshot", "/api/v1/export", "/openapi.json"] {
         let whole = ask(path, &[]);
         assert_eq!((whole.status, whole.header("content-encoding")), (200, None), "{path}");
-        for (accept, coding) in [("accept-encoding: gzip, br", "br"), ("accept-encoding: gzip", "gzip")] {
+        for (accept, coding) in [
+            ("accept-encoding: gzip, br, zstd", "zstd"),
+            ("accept-encoding: gzip, br", "br"),
+            ("accept-encoding: gzip", "gzip"),
+        ] {
             let small = ask(path, &[accept]);
             assert_eq!(
                 (small.status, small.header("content-encoding")),

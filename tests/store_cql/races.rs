@@ -92,12 +92,21 @@ async fn two_nodes_on_one_feed_write_each_append_once() {
 
 #[tokio::test]
 async fn an_append_whose_answer_does_not_come_in_time_is_written_once_or_not_at_all() {
-    let options = Options {
-        append_timeout: Duration::from_millis(2),
-        ..migrated().await
-    };
-    let unknown = race(vec![options; 3], 40).await;
-    assert!(unknown > 10, "only {unknown} outcomes were unknown: this showed little");
+    let options = migrated().await;
+    let mut unknown = 0;
+    // However fast this machine is, one of these is too short for some answers and long enough for others.
+    for micros in [2_000, 1_000, 500, 250] {
+        let append_timeout = Duration::from_micros(micros);
+        let short = Options {
+            append_timeout,
+            ..options.clone()
+        };
+        unknown += race(vec![short; 3], 40).await;
+        if unknown > 10 {
+            return;
+        }
+    }
+    panic!("only {unknown} outcomes were unknown: this showed little");
 }
 
 #[tokio::test]
