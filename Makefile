@@ -92,7 +92,7 @@ deny: setup ## Licences, advisories, sources and layering by cargo-deny (asks th
 	cargo deny check
 
 .PHONY: docs-tables
-docs-tables: setup ## Write the generated tables into docs/protocol.md and docs/operations.md
+docs-tables: setup ## Write the generated tables into docs/protocol.md, docs/operations.md and docs/metrics.md
 	UPDATE_DOCS=1 cargo test --locked -p taskflow-protocol --test docs -- --ignored
 	UPDATE_DOCS=1 cargo test --locked --test operations_page -- --ignored
 

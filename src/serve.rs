@@ -22,11 +22,13 @@ use socket2::{Domain, Socket, Type};
 use taskflow_actors::cluster::node::Report;
 use taskflow_actors::cluster::shell::{Everywhere, Inbox};
 use taskflow_actors::cluster::{self, Cluster, Member};
+use taskflow_actors::domain::{Activity, Entry};
 use taskflow_actors::feed::Writers;
 use taskflow_actors::ports::{Accounts, AppendError, BoxFuture, Clock, Epoch, NodeId, Notices, Push, Spent, Store};
 use taskflow_actors::session::{Event, Sessions};
 use taskflow_actors::supervisor::{Observer, Ports, Router, Supervisor};
 use taskflow_protocol::message::OperationResult;
+use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, UserId, limits};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -47,12 +49,12 @@ use crate::http::request::own_head;
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
 use crate::mail::{Letters, Logged, Mail, Smtp};
-use crate::socket::{Gateway, Hub, Wire, Worker, upgrade};
+use crate::socket::{self, Gateway, Hub, Wire, Worker, upgrade};
 use crate::store::cql::{self, Cql, CqlObserver};
 use crate::store::embedded::{self, Embedded, StoreObserver};
-use crate::telemetry::metrics::{CqlError, CqlRequest};
+use crate::telemetry::metrics::{CqlError, CqlRequest, Thread};
 use crate::telemetry::operator::{self, Operator, Readiness};
-use crate::telemetry::{Metrics, Telemetry};
+use crate::telemetry::{Metrics, Telemetry, thread_delay};
 
 /// Connections that wait to be accepted: 10,000 clients that come back at once find room while the workers catch up.
 const BACKLOG: i32 = 4096;
@@ -113,36 +115,52 @@ impl Notices for Told {
     }
     fn tried(&self, keys: &[u128]) {
         self.attempts.heard(keys, self.clock.now_ms());
-        self.metrics.sign_in_attempts_heard.increment(1);
+        self.metrics.sign_in_attempts_heard.inc();
     }
     fn spent(&self, spent: &[Spent]) {
         self.rates.heard(spent);
     }
 }
 
+/// Milliseconds of a day.
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
 struct Counted(Arc<Metrics>);
 
 impl Observer for Counted {
     fn feed_started(&self) {
-        self.0.feed_starts.increment(1);
-        self.0.feeds_running.increment(1.0);
+        self.0.feed_starts.inc();
+        self.0.feeds_running.inc();
     }
     fn feed_stopped(&self) {
-        self.0.feed_stops.increment(1);
-        self.0.feeds_running.decrement(1.0);
+        self.0.feed_stops.inc();
+        self.0.feeds_running.dec();
     }
     fn feed_panicked(&self) {
-        self.0.feed_panics.increment(1);
+        self.0.feed_panics.inc();
     }
     fn appended(&self, took: Duration, result: &Result<(), AppendError>) {
-        self.0.append_duration.record(took.as_secs_f64());
+        self.0.append_duration.observe(took);
         if matches!(result, Err(AppendError::Conflict(_))) {
-            self.0.append_conflicts.increment(1);
+            self.0.append_conflicts.inc();
         }
     }
-    fn settled(&self, results: &[OperationResult]) {
+    fn settled(&self, results: &[OperationResult], took: Duration) {
+        self.0.operation_duration.observe_many(took, results.len() as u64);
         for result in results {
-            self.0.operations.of((&result.outcome).into()).increment(1);
+            self.0.operations.of((&result.outcome).into()).inc();
+        }
+    }
+    fn committed(&self, entries: &[Entry], before: UnixMs) {
+        let done = entries.iter().filter_map(Activity::of);
+        let (created, completed) = done.fold((0, 0), |(created, completed), done| {
+            (created + u64::from(done.created), completed + u64::from(done.completed))
+        });
+        self.0.tasks_created.inc_by(created);
+        self.0.tasks_completed.inc_by(completed);
+        let is_later_day = |last: &Entry| last.time.div_euclid(DAY_MS) > before.div_euclid(DAY_MS);
+        if entries.last().is_some_and(is_later_day) {
+            self.0.users_active.inc();
         }
     }
 }
@@ -167,6 +185,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         arbiters.iter().map(Arbiter::handle).collect()
     };
     for handle in &handles {
+        handle.spawn(thread_delay(metrics.thread_delay.of(Thread::Feeds).clone()));
         handle.spawn(async {
             let mut tick = tokio::time::interval(allocator::COLLECT_EVERY);
             loop {
@@ -215,12 +234,13 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         }
         _ => None,
     };
-    let tokens = Arc::new(Tokens::new(
+    let tokens = Tokens::new(
         keys.clone(),
         config.access_token_seconds,
         clock.clone(),
         stored.accounts.clone(),
-    ));
+    );
+    let tokens = Arc::new(tokens.counted(metrics.token_lookups.clone()));
     let over_http = Arc::new(OverHttp::new(config.environment));
     tokens.trust(Issuers::new(&config.issuers.0, over_http, clock.clone()));
     if config.signing_key.0.is_empty() {
@@ -281,7 +301,12 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         let others = cluster.clone();
         spawn(rates.clone().share(move |spent| others.spent(spent)));
         let (heard, rounds) = (cluster.clone(), metrics.sign_in_rounds.clone());
-        let (is_heard, looked) = (move || heard.status().0, move || rounds.increment(1));
+        let (is_heard, looked) = (
+            move || heard.status().0,
+            move || {
+                rounds.inc();
+            },
+        );
         spawn(revocation.run(gateway.sessions.clone(), is_heard, looked));
     }
 
@@ -294,7 +319,19 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         now: Notify::new(),
     });
     let deleted = metrics.accounts_deleted.clone();
-    spawn(deletions.clone().run(move || deleted.increment(1)));
+    spawn(deletions.clone().run(move || {
+        deleted.inc();
+    }));
+    let (followed, hashing, making) = (hub.clone(), sign_ins.clone(), gateway.snapshots.clone());
+    telemetry.at_scrape(move |metrics| {
+        metrics.feeds_followed.set(followed.feeds_followed() as f64);
+        metrics.queue_bytes.set(socket::queue_bytes() as f64);
+        let (running, waiting) = hashing.passwords();
+        metrics.passwords_running.set(running as f64);
+        metrics.passwords_waiting.set(waiting as f64);
+        let snapshots = SNAPSHOTS_MAX - making.available_permits();
+        metrics.snapshots_running.set(snapshots as f64);
+    });
     let letters = Arc::new(Letters::new(mail(&config)?, config.public_url(), metrics.clone()));
     let (closing, closing_seen) = watch::channel(false);
     let api = web::Data::new(Api {
@@ -359,13 +396,6 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         spawn(clients);
     }
     spawn(operators);
-    spawn(async move {
-        let mut tick = tokio::time::interval(Duration::from_secs(5));
-        loop {
-            tick.tick().await;
-            telemetry.upkeep();
-        }
-    });
     let cluster_readiness = cluster.as_ref().map(|(cluster, _)| cluster.clone());
     operator.started(Arc::new(NodeReadiness(stored.readiness, cluster_readiness)));
     Ok(Running {
@@ -948,20 +978,26 @@ struct StoreFigures(Arc<Metrics>);
 
 impl StoreObserver for StoreFigures {
     fn fsync(&self, took: Duration) {
-        self.0.fsyncs.increment(1);
-        self.0.fsync_duration.record(took.as_secs_f64());
+        self.0.fsyncs.inc();
+        self.0.fsync_duration.observe(took);
     }
     fn group(&self, appends: usize, _bytes: usize) {
-        self.0.appends.increment(appends as u64);
+        self.0.appends.inc_by(appends as u64);
     }
     fn full(&self) {
-        self.0.store_errors.increment(1);
+        self.0.store_errors.inc();
     }
     fn error(&self) {
-        self.0.store_errors.increment(1);
+        self.0.store_errors.inc();
     }
     fn damage(&self) {
-        self.0.store_errors.increment(1);
+        self.0.store_errors.inc();
+    }
+    fn wal_bytes(&self, bytes: u64) {
+        self.0.store_wal_bytes.set(bytes as f64);
+    }
+    fn tail_bytes(&self, bytes: usize) {
+        self.0.store_tail_bytes.set(bytes as f64);
     }
     fn bytes_free(&self, bytes: u64) {
         self.0.store_bytes_free.set(bytes as f64);
@@ -973,15 +1009,14 @@ struct CqlFigures(Arc<Metrics>);
 
 impl CqlObserver for CqlFigures {
     fn request(&self, which: CqlRequest, took: Duration) {
-        self.0.cql_requests.of(which).increment(1);
-        self.0.cql_request_duration.record(took.as_secs_f64());
+        self.0.cql_request_duration.of(which).observe(took);
     }
     fn speculated(&self) {
-        self.0.cql_speculations.increment(1);
+        self.0.cql_speculations.inc();
     }
     fn error(&self, class: CqlError) {
-        self.0.cql_errors.of(class).increment(1);
-        self.0.store_errors.increment(1);
+        self.0.cql_errors.of(class).inc();
+        self.0.store_errors.inc();
     }
     fn retry(&self, may: bool) {
         let counted = if may {
@@ -989,13 +1024,13 @@ impl CqlObserver for CqlFigures {
         } else {
             &self.0.cql_retries_refused
         };
-        counted.increment(1);
+        counted.inc();
     }
     fn unknown(&self) {
-        self.0.cql_unknown.increment(1);
+        self.0.cql_unknown.inc();
     }
     fn damage(&self) {
-        self.0.store_errors.increment(1);
+        self.0.store_errors.inc();
     }
 }
 
@@ -1012,22 +1047,22 @@ struct BusFigures {
 
 impl RedisObserver for BusFigures {
     fn sent(&self, messages: usize) {
-        self.metrics.bus_sent.increment(messages as u64);
+        self.metrics.bus_sent.inc_by(messages as u64);
     }
     fn received(&self, _bytes: usize) {
-        self.metrics.bus_received.increment(1);
+        self.metrics.bus_received.inc();
     }
     fn lag(&self, lag: Duration) {
-        self.metrics.bus_lag.record(lag.as_secs_f64());
+        self.metrics.bus_lag.observe(lag);
     }
     fn dropped(&self) {
-        self.metrics.bus_dropped.increment(1);
+        self.metrics.bus_dropped.inc();
     }
     fn connected(&self) {
-        self.metrics.bus_connects.increment(1);
+        self.metrics.bus_connects.inc();
     }
     fn canary(&self, took: Duration) {
-        self.metrics.bus_canary.record(took.as_secs_f64());
+        self.metrics.bus_canary.observe(took);
     }
     fn clock_ahead(&self, ms: i64) {
         self.metrics.clock_ahead.set(ms as f64 / 1000.0);
@@ -1049,25 +1084,31 @@ struct ClusterFigures(Arc<Metrics>);
 
 impl cluster::shell::Observer for ClusterFigures {
     fn forwarded(&self) {
-        self.0.cluster_forwards.increment(1);
+        self.0.cluster_forwards.inc();
     }
     fn taken(&self) {
-        self.0.cluster_requests.increment(1);
+        self.0.cluster_requests.inc();
     }
     fn head_read(&self) {
-        self.0.cluster_head_reads.increment(1);
+        self.0.cluster_head_reads.inc();
     }
     fn reported(&self, report: &Report) {
         match report {
             Report::Members(names) => {
                 self.0.cluster_members.set(names.len() as f64);
-                self.0.cluster_changes.increment(1);
+                self.0.cluster_changes.inc();
                 tracing::info!(members = names.join(", "), "the cluster has other members");
             }
-            Report::Up => self.0.bus_up.set(1.0),
-            Report::Down(_) => self.0.bus_up.set(0.0),
+            Report::Up => {
+                self.0.bus_up.set(1.0);
+            }
+            Report::Down(_) => {
+                self.0.bus_up.set(0.0);
+            }
             Report::Clash(problem) => tracing::error!(problem, "the cluster is set up wrongly"),
-            Report::Garbled => self.0.cluster_garbled.increment(1),
+            Report::Garbled => {
+                self.0.cluster_garbled.inc();
+            }
             Report::Stale => {
                 self.0.stale.set(1.0);
                 tracing::error!(

@@ -1,15 +1,16 @@
-//! `docs/operations.md` lists every setting and every metric: an operator need not read the source.
+//! `docs/operations.md` lists every setting, and `docs/metrics.md` every metric: an operator need not read the source.
 
 use std::fmt::Write as _;
 use std::ops::Range;
 
 use taskflow::config::KEYS;
-use taskflow::telemetry::metrics;
+use taskflow::telemetry::metrics::{self, Described};
 
-const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+const SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+const METRICS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
 
-fn page() -> String {
-    std::fs::read_to_string(PATH).expect("docs/operations.md is there")
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).expect("the page is there")
 }
 
 fn between(page: &str, name: &str) -> Range<usize> {
@@ -32,43 +33,57 @@ fn settings_table() -> String {
     table
 }
 
+/// Each metric with its kind, its help, and the values of its labels.
 fn metrics_table() -> String {
-    let mut table = "| metric | |\n| --- | --- |\n".to_owned();
-    for (name, help) in metrics::ALL {
-        writeln!(table, "| `{name}` | {} |", help.trim()).expect("writing into memory");
+    let mut table = "| metric | kind | |\n| --- | --- | --- |\n".to_owned();
+    for Described {
+        name,
+        help,
+        kind,
+        labels,
+    } in metrics::ALL
+    {
+        write!(table, "| `{name}` | {kind} | {help}").expect("writing into memory");
+        for (label, values) in *labels {
+            write!(table, " `{label}`: {}.", values.join(", ")).expect("writing into memory");
+        }
+        table += " |\n";
     }
     table
 }
 
+fn is_current(path: &str, name: &str, want: &str) {
+    let page = read(path);
+    assert!(
+        page[between(&page, name)] == *want,
+        "the table in {path} must be:\n\n{want}"
+    );
+}
+
 #[test]
 fn the_page_lists_every_setting() {
-    let (page, want) = (page(), settings_table());
-    assert!(
-        page[between(&page, "settings")] == want,
-        "the table in {PATH} must be:\n\n{want}"
-    );
+    is_current(SETTINGS, "settings", &settings_table());
 }
 
 #[test]
 fn the_page_lists_every_metric() {
-    let (page, want) = (page(), metrics_table());
-    assert!(
-        page[between(&page, "metrics")] == want,
-        "the table in {PATH} must be:\n\n{want}"
-    );
+    is_current(METRICS, "metrics", &metrics_table());
 }
 
-/// Not a test: writes the tables into the page. Asked for by hand only.
+/// Not a test: writes the tables into the pages. Asked for by hand only.
 #[test]
-#[ignore = "writes docs/operations.md; UPDATE_DOCS=1 asks for it"]
+#[ignore = "writes docs/operations.md and docs/metrics.md; UPDATE_DOCS=1 asks for it"]
 fn write_the_tables() {
     if std::env::var_os("UPDATE_DOCS").is_none() {
         return;
     }
-    let mut page = page();
-    for (name, table) in [("settings", settings_table()), ("metrics", metrics_table())] {
+    for (path, name, table) in [
+        (SETTINGS, "settings", settings_table()),
+        (METRICS, "metrics", metrics_table()),
+    ] {
+        let mut page = read(path);
         let range = between(&page, name);
         page.replace_range(range, &table);
+        std::fs::write(path, page).expect("the page can be written");
     }
-    std::fs::write(PATH, page).expect("docs/operations.md can be written");
 }

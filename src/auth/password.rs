@@ -45,6 +45,7 @@ struct Inner {
     /// To the threads that hash: as many as hashes may run, so that none waits there.
     jobs: mpsc::Sender<Job>,
     running: Arc<Semaphore>,
+    running_max: usize,
     waiting: AtomicUsize,
     waiting_max: usize,
 }
@@ -84,6 +85,7 @@ impl Passwords {
             jobs,
             argon2: Argon2::new(Algorithm::Argon2id, Version::V0x13, params),
             running: Arc::new(Semaphore::new(running_max)),
+            running_max,
             waiting: AtomicUsize::new(0),
             waiting_max,
         }))
@@ -134,6 +136,12 @@ impl Passwords {
             Ok(argon2.verify_password(password.as_bytes(), &parsed).is_ok() && known)
         })
         .await?
+    }
+
+    /// How many are under way, and how many wait.
+    pub fn load(&self) -> (usize, usize) {
+        let running = self.0.running_max - self.0.running.available_permits();
+        (running, self.0.waiting.load(Ordering::Relaxed))
     }
 
     async fn run<T: Send + 'static>(

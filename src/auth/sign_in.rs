@@ -92,6 +92,11 @@ impl SignIns {
         }
     }
 
+    /// Passwords that are being hashed or checked, and those that wait.
+    pub fn passwords(&self) -> (usize, usize) {
+        self.passwords.load()
+    }
+
     /// Is told of every sign-in that is ended through this node, so that the other nodes hear of it. Must not wait. To be
     /// set once.
     pub fn on_end(&self, callback: impl Fn(SignedOut) + Send + Sync + 'static) {

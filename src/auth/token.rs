@@ -17,6 +17,8 @@ use uuid::Uuid;
 use crate::auth::issuers::Issuers;
 use crate::auth::key::{Key, Keys};
 use crate::auth::personal;
+use crate::telemetry::instruments::Family;
+use crate::telemetry::metrics::Lookup;
 
 /// Who signs: the claim `iss`.
 pub const ISSUER: &str = "taskflow";
@@ -99,6 +101,7 @@ pub struct Tokens {
     ended: RwLock<Ended>,
     on_sign_out: OnceLock<Box<dyn Fn(SignedOut) + Send + Sync>>,
     watched: Arc<Watched>,
+    lookups: Family<Lookup>,
 }
 
 /// Tokens whose signature was checked, by SHA-256 of the whole token. Two generations: what was not used while the young
@@ -170,7 +173,14 @@ impl Tokens {
             ended: RwLock::default(),
             on_sign_out: OnceLock::new(),
             watched: Arc::default(),
+            lookups: Family::default(),
         }
+    }
+
+    /// Counts here what was in memory.
+    pub fn counted(mut self, lookups: Family<Lookup>) -> Self {
+        self.lookups = lookups;
+        self
     }
 
     /// Takes tokens of these, too. To be set once, before the server takes requests.
@@ -239,11 +249,11 @@ impl Tokens {
             return Some(Err(Code::TokenInvalid));
         }
         let hash = hash(token);
-        let known = lock(self.shard(&hash)).get(&hash)?;
-        if known.until <= self.clock.now_ms() {
-            return None;
-        }
-        Some(self.still_good(known.claims))
+        let known = lock(self.shard(&hash)).get(&hash);
+        let known = known.filter(|known| known.until > self.clock.now_ms());
+        let outcome = if known.is_some() { Lookup::Hit } else { Lookup::Miss };
+        self.lookups.of(outcome).inc();
+        Some(self.still_good(known?.claims))
     }
 
     /// Checks a token: signature, issuer, time, and that its sign-in was not ended, here or before a restart; or that it is

@@ -150,7 +150,7 @@ async fn a_while_in_doubt(stale: &mut watch::Receiver<Option<Instant>>) {
 }
 
 fn reset_to_snapshot(api: &Api, feed: UserId, reason: ResetReason, head: Seq) -> Changes {
-    api.metrics.resets.of(reason.into()).increment(1);
+    api.metrics.resets.of(reason.into()).inc();
     Changes {
         following: Following {
             feed,
@@ -241,7 +241,7 @@ pub async fn load(api: &Api, feed: UserId) -> Result<(Pieces, Cursor), Code> {
         report(problem);
         Code::FeedDamaged
     })?;
-    api.metrics.snapshots.increment(1);
+    api.metrics.snapshots.inc();
     let head = loaded.head;
     let cursor = Cursor {
         epoch: head.epoch,
@@ -362,7 +362,7 @@ impl Events {
         match self.cursor {
             None => self.reset(ResetReason::NoCursor).await,
             Some(_) => {
-                self.api.metrics.catch_ups.increment(1);
+                self.api.metrics.catch_ups.inc();
                 // So that a client sees at once that it is connected.
                 self.ready.push_back(Bytes::from_static(b":\n\n"));
                 self.advance().await
@@ -488,7 +488,7 @@ impl Events {
     }
 
     async fn reset(&mut self, reason: ResetReason) -> Result<(), Code> {
-        self.api.metrics.resets.of(reason.into()).increment(1);
+        self.api.metrics.resets.of(reason.into()).inc();
         let (pieces, cursor) = load(&self.api, self.caller.user).await?;
         let following = Following {
             feed: self.caller.user,

@@ -63,7 +63,7 @@ impl Idle {
             let Some(this) = this.upgrade() else { return };
             metrics
                 .http_idle_closed
-                .increment(this.close_beyond(Instant::now()) as u64);
+                .inc_by(this.close_beyond(Instant::now()) as u64);
         }
     }
 

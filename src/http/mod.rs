@@ -54,7 +54,7 @@ use crate::http::rates::Rates;
 use crate::http::seats::Seats;
 use crate::mail::Letters;
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::StatusClass;
+use crate::telemetry::metrics::{Route, StatusClass};
 
 /// Tells when a feed has something new, so that streams and long-polls need not ask.
 pub trait Changes: Send + Sync + 'static {
@@ -205,6 +205,7 @@ async fn front(
 ) -> Result<ServiceResponse, actix_web::Error> {
     let api = request.app_data::<web::Data<Api>>().cloned();
     let api = api.ok_or_else(|| actix_web::Error::from(Problem::new(Code::Internal)))?;
+    let (route, begun) = (Route::of(request.path()), Instant::now());
     let config = api.config.now();
     let origin = request.headers().get(header::ORIGIN).cloned();
     let response = match answered_here(&api, &config, &request, origin.as_ref()) {
@@ -234,10 +235,9 @@ async fn front(
         response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, value);
     }
     let status = response.status();
-    api.metrics
-        .http_requests
-        .of(StatusClass::of(status.as_u16()))
-        .increment(1);
+    let class = StatusClass::of(status.as_u16());
+    api.metrics.http_requests.of(route, class).inc();
+    api.metrics.http_request_duration.of(route).observe(begun.elapsed());
     if status == StatusCode::INTERNAL_SERVER_ERROR {
         tracing::error!(path = response.request().path(), "a request failed");
     }

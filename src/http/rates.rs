@@ -305,7 +305,7 @@ impl Rates {
                 Ok(Some(quota(state.remaining_burst_capacity())))
             }
             Ok(Err(not_until)) => {
-                self.metrics.limited.of(asked.into()).increment(1);
+                self.metrics.limited.of(asked.into()).inc();
                 if self.live.now().rate_limits == RateLimits::Count {
                     return Ok(None);
                 }

@@ -8,6 +8,7 @@ use taskflow_protocol::{Code, UserId};
 
 use crate::config::Config;
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::ConnectionKind;
 
 /// Counts what stays open.
 pub struct Seats {
@@ -77,7 +78,7 @@ impl Seats {
         *count += 1;
         if is_request {
             self.total.fetch_add(1, Ordering::Relaxed);
-            self.metrics.connections.increment(1.0);
+            self.metrics.connections.of(ConnectionKind::Request).inc();
         }
         Ok(Seat {
             seats: Arc::clone(self),
@@ -98,7 +99,7 @@ impl Drop for Seat {
         }
         if self.is_request {
             self.seats.total.fetch_sub(1, Ordering::Relaxed);
-            self.seats.metrics.connections.decrement(1.0);
+            self.seats.metrics.connections.of(ConnectionKind::Request).dec();
         }
     }
 }

@@ -174,7 +174,7 @@ pub(super) fn attempt(api: &Api, http: &HttpRequest, email: &str) -> Result<(), 
         Verdict::Free => return Ok(()),
         Verdict::Passed(quota) => quota,
         Verdict::Refused(quota) => {
-            api.metrics.sign_ins.of(SignInOutcome::Limited).increment(1);
+            api.metrics.sign_ins.of(SignInOutcome::Limited).inc();
             if api.config.now().rate_limits == RateLimits::Enforce {
                 http.extensions_mut().insert(quota);
                 let wait = u32::try_from(quota.more_in_ms).unwrap_or(u32::MAX);
@@ -409,7 +409,7 @@ pub async fn jwks(api: Data<Api>) -> HttpResponse {
 
 fn counted(api: &Api, success: SignInOutcome, result: Result<Opened, Code>) -> Result<Opened, Problem> {
     let opened = result.map_err(|code| failed(api, code))?;
-    api.metrics.sign_ins.of(success).increment(1);
+    api.metrics.sign_ins.of(success).inc();
     Ok(opened)
 }
 
@@ -419,6 +419,6 @@ pub(super) fn failed(api: &Api, code: Code) -> Problem {
         code if code.http_status() < 500 => SignInOutcome::Refused,
         _ => SignInOutcome::Failed,
     };
-    api.metrics.sign_ins.of(outcome).increment(1);
+    api.metrics.sign_ins.of(outcome).inc();
     code.into()
 }

@@ -109,7 +109,7 @@ impl Letters {
     pub fn post(&self, letter: Letter) {
         let Some(mail) = self.mail.clone() else { return };
         let drop_it = |why: &'static str| {
-            self.metrics.letters.of(LetterOutcome::Dropped).increment(1);
+            self.metrics.letters.of(LetterOutcome::Dropped).inc();
             tracing::warn!(subject = letter.subject, why, "a letter was dropped");
         };
         self.rate.retain_recent();
@@ -128,7 +128,7 @@ impl Letters {
                     LetterOutcome::Failed
                 }
             };
-            metrics.letters.of(outcome).increment(1);
+            metrics.letters.of(outcome).inc();
             drop(place);
         });
     }

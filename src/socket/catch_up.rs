@@ -79,7 +79,7 @@ async fn from_cursor(connection: &Connection, worker: &Worker, id: FollowId) -> 
     match decision {
         Decision::Reset(reason) => return reset(connection, worker, id, reason).await,
         Decision::UpToDate | Decision::Entries(_) => {
-            worker.gateway.metrics.catch_ups.increment(1);
+            worker.gateway.metrics.catch_ups.inc();
             let following = Following {
                 feed,
                 mode,
@@ -97,8 +97,8 @@ async fn from_cursor(connection: &Connection, worker: &Worker, id: FollowId) -> 
 /// Sends the whole state, then what was committed meanwhile.
 async fn reset(connection: &Connection, worker: &Worker, id: FollowId, reason: ResetReason) -> Result<(), End> {
     let feed = id.feed;
-    worker.gateway.metrics.resets.of(reason.into()).increment(1);
-    worker.gateway.metrics.snapshots.increment(1);
+    worker.gateway.metrics.resets.of(reason.into()).inc();
+    worker.gateway.metrics.snapshots.inc();
     let gateway = &worker.gateway;
     // A load holds a feed in memory: the others wait here, in order, with nothing but their place. The permit is given back
     // when the rows are taken: eight clients that read slowly, or whose feed changes faster than it is read, are not all.

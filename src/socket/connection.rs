@@ -43,7 +43,7 @@ use crate::auth::Claims;
 use crate::config::RateLimits;
 use crate::http::rates::{Asked, BURST_SECONDS};
 use crate::http::seats::Seat;
-use crate::telemetry::metrics::{Eviction, Limited};
+use crate::telemetry::metrics::{Eviction, Limited, MessageKind};
 
 /// Messages handled in one turn of a connection, so that a flooding client leaves its neighbours their turns.
 const MESSAGES_A_TURN_MAX: usize = 32;
@@ -347,7 +347,7 @@ impl Connection {
             }
             Ok(Err(Full)) => {
                 drop(state);
-                worker.gateway.metrics.evictions.of(Eviction::TooSlow).increment(1);
+                worker.gateway.metrics.evictions.of(Eviction::TooSlow).inc();
                 self.close(worker, Code::TooSlow);
             }
             Err(_) => {
@@ -544,8 +544,9 @@ impl Connection {
     // ------------------------------------------------------------------------------------------------------ messages
 
     fn take(self: &Rc<Self>, worker: &Rc<Worker>, message: &[u8]) {
-        worker.gateway.metrics.messages_received.increment(1);
         let decoded = self.encoding.decode_client(message);
+        let kind = decoded.as_ref().map_or(MessageKind::Invalid, Into::into);
+        worker.gateway.metrics.messages_received.of(kind).inc();
         let in_hello = matches!(self.state.borrow().phase, Phase::Hello { .. });
         match decoded {
             Ok(Decoded::Message(ClientMessage::Hello(hello))) if in_hello => self.hello(worker, hello),
@@ -833,7 +834,7 @@ impl Connection {
     /// Its token has expired.
     pub fn expire(&self, worker: &Worker) {
         if !self.is_ending() {
-            worker.gateway.metrics.evictions.of(Eviction::SignedOut).increment(1);
+            worker.gateway.metrics.evictions.of(Eviction::SignedOut).inc();
             self.close(worker, Code::TokenExpired);
         }
     }
@@ -845,12 +846,7 @@ impl Connection {
         let expired = state.seat.is_some() && worker.gateway.clock.now_ms() >= state.expires_at;
         drop(state);
         if silent_s > worker.gateway.heartbeat_timeout_s {
-            worker
-                .gateway
-                .metrics
-                .evictions
-                .of(Eviction::HeartbeatMissed)
-                .increment(1);
+            worker.gateway.metrics.evictions.of(Eviction::HeartbeatMissed).inc();
             self.close(worker, Code::HeartbeatMissed);
         } else if expired {
             self.expire(worker);
@@ -885,7 +881,7 @@ impl Connection {
         match waiting_for_hello {
             None => self.cut(),
             Some(true) => {
-                worker.gateway.metrics.evictions.of(Eviction::HelloTimeout).increment(1);
+                worker.gateway.metrics.evictions.of(Eviction::HelloTimeout).inc();
                 self.close(worker, Code::HelloTimeout);
             }
             Some(false) => {}
@@ -996,7 +992,7 @@ impl Connection {
         allowance.bytes = allowance.bytes.saturating_add(grown).min(burst);
         allowance.grew_at_s = now_s;
         if allowance.bytes <= 0 && !allowance.is_waiting {
-            worker.gateway.metrics.limited.of(Limited::Bytes).increment(1);
+            worker.gateway.metrics.limited.of(Limited::Bytes).inc();
             if worker.gateway.live.now().rate_limits == RateLimits::Count {
                 allowance.bytes = burst;
             } else {
@@ -1061,7 +1057,7 @@ impl Connection {
                 // The stream of frames is broken: nothing after this can be read.
                 Err(_) if closing => return Err(Ended),
                 Err(code) => {
-                    worker.gateway.metrics.evictions.of(Eviction::Protocol).increment(1);
+                    worker.gateway.metrics.evictions.of(Eviction::Protocol).inc();
                     self.close(worker, code);
                     bytes.clear();
                     return Ok(());

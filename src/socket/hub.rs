@@ -36,6 +36,8 @@ const SHARDS: usize = 64;
 pub struct Delivery {
     /// What was committed. Its answers are with the workers whose connections they are for.
     pub publication: Publication,
+    /// When this node knew of it.
+    pub known_at: Instant,
     json: OnceLock<Bytes>,
     msgpack: OnceLock<Bytes>,
 }
@@ -244,6 +246,11 @@ impl Hub {
         })
     }
 
+    /// Feeds that somebody here wants to hear of.
+    pub fn feeds_followed(&self) -> usize {
+        self.interests.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
     /// From now on the worker gets the feed's publications.
     pub fn follow(&self, worker: u16, feed: UserId) {
         self.interests.begin(feed, |interest| interest.workers |= 1 << worker);
@@ -346,6 +353,7 @@ impl Push for Hub {
         }
         let delivery = Arc::new(Delivery {
             publication,
+            known_at: Instant::now(),
             json: OnceLock::new(),
             msgpack: OnceLock::new(),
         });

@@ -13,3 +13,8 @@ pub mod worker;
 pub use hub::Hub;
 pub use wire::Wire;
 pub use worker::{Gateway, Worker};
+
+/// Bytes that wait in the queues of all connections.
+pub fn queue_bytes() -> usize {
+    outbound::TOTAL_BYTES.load(std::sync::atomic::Ordering::Relaxed)
+}

@@ -75,7 +75,7 @@ pub async fn accept<IO: Into<Wire>>(
             } else {
                 Handshake::Refused
             };
-            worker.gateway.metrics.handshakes.of(outcome).increment(1);
+            worker.gateway.metrics.handshakes.of(outcome).inc();
             return refuse(&stream, &error).await;
         }
     };
@@ -99,7 +99,7 @@ pub async fn accept<IO: Into<Wire>>(
          sec-websocket-accept: {accept}\r\n{protocol}\r\n"
     );
     if stream.write_all(response.as_bytes()).await.is_ok() {
-        worker.gateway.metrics.handshakes.of(Handshake::Accepted).increment(1);
+        worker.gateway.metrics.handshakes.of(Handshake::Accepted).inc();
         counted.hand_over();
         worker.adopt(stream, agreed.encoding, agreed.token, &parts.read_buf);
     }
@@ -113,7 +113,7 @@ struct Pending<'a> {
 
 impl<'a> Pending<'a> {
     fn more(worker: &'a Worker) -> Self {
-        worker.gateway.metrics.handshakes_pending.increment(1.0);
+        worker.gateway.metrics.handshakes_pending.inc();
         let before = worker.gateway.hub.handshakes.fetch_add(1, Ordering::Relaxed);
         Self { worker, before }
     }
@@ -122,7 +122,7 @@ impl<'a> Pending<'a> {
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.worker.gateway.hub.handshakes.fetch_sub(1, Ordering::Relaxed);
-        self.worker.gateway.metrics.handshakes_pending.decrement(1.0);
+        self.worker.gateway.metrics.handshakes_pending.dec();
     }
 }
 

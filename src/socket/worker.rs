@@ -30,8 +30,11 @@ use crate::auth::{Claims, Tokens};
 use crate::config::Live;
 use crate::http::rates::Rates;
 use crate::http::seats::Seats;
-use crate::telemetry::Metrics;
-use crate::telemetry::metrics::Eviction;
+use crate::telemetry::metrics::{ConnectionKind, Eviction, Thread};
+use crate::telemetry::{Metrics, thread_delay};
+
+/// Pushes after which the clock is looked at: eight writes take less than the finest bucket is wide.
+const PUSHES_A_LOOK: u64 = 8;
 
 /// What connections need from the rest of the server.
 pub struct Gateway {
@@ -133,6 +136,9 @@ impl Worker {
         });
         spawn(worker.clone().deliver_all(inbox));
         spawn(worker.clone().turn_wheel());
+        spawn(thread_delay(
+            worker.gateway.metrics.thread_delay.of(Thread::Worker).clone(),
+        ));
         Some(worker)
     }
 
@@ -164,7 +170,7 @@ impl Worker {
         if let Some(slot) = self.slots.borrow_mut().get_mut(slot as usize) {
             slot.connection = Some(connection.clone());
         }
-        self.gateway.metrics.connections.increment(1.0);
+        self.gateway.metrics.connections.of(ConnectionKind::WebSocket).inc();
         self.watch(slot);
         spawn(Run {
             connection,
@@ -181,7 +187,7 @@ impl Worker {
         {
             slots.remove(id.slot as usize);
             self.gateway.hub.connections.fetch_sub(1, Ordering::Relaxed);
-            self.gateway.metrics.connections.decrement(1.0);
+            self.gateway.metrics.connections.of(ConnectionKind::WebSocket).dec();
         }
     }
 
@@ -284,10 +290,13 @@ impl Worker {
         while inbox.receive(&hub, &mut batch).await {
             // Several frames for one connection go in one write; a single push goes out without the detour.
             let joined = batch.len() > 1;
-            let mut touched = Vec::new();
+            let (mut touched, mut waiting) = (Vec::new(), Vec::new());
             for message in batch.drain(..) {
                 match message {
-                    ToWorker::Deliver(delivery, answers) => self.deliver(&delivery, answers, joined, &mut touched),
+                    ToWorker::Deliver(delivery, answers) => {
+                        let pushes = self.deliver(&delivery, answers, joined, &mut touched);
+                        waiting.push((delivery.known_at, pushes));
+                    }
                     ToWorker::Answer(to, results) => {
                         if let Some(connection) = self.connection(to) {
                             connection.answer(&self, results);
@@ -303,6 +312,9 @@ impl Worker {
             for connection in touched {
                 connection.flush();
             }
+            for (known_at, pushes) in waiting.into_iter().filter(|(_, pushes)| *pushes > 0) {
+                self.pushed(known_at, pushes);
+            }
             if hub.take_missed(self.index) {
                 self.read_all_again();
             }
@@ -310,13 +322,20 @@ impl Worker {
         }
     }
 
+    /// So many frames of one publication have just been written.
+    fn pushed(&self, known_at: std::time::Instant, pushes: u64) {
+        let metrics = &self.gateway.metrics;
+        metrics.push_duration.observe_many(known_at.elapsed(), pushes);
+    }
+
+    /// How many pushes wait for a flush, or were written since the last look at the clock.
     fn deliver(
         self: &Rc<Self>,
         delivery: &Arc<Delivery>,
         answers: Answers,
         joined: bool,
         touched: &mut Vec<Rc<Connection>>,
-    ) {
+    ) -> u64 {
         // The author's answer and the push of its entry go in one write.
         let joined = joined || !answers.is_empty();
         for (to, results) in answers {
@@ -329,7 +348,7 @@ impl Worker {
         let followers = self.followers.borrow();
         let slots = followers.get(&feed).map_or(&[][..], Followers::as_slice);
         let mut behind = Vec::new();
-        let (mut pushes, mut push_bytes) = (0, 0);
+        let (mut pushes, mut push_bytes, mut timed) = (0, 0, 0);
         for connection in slots.iter().filter_map(|slot| self.in_slot(*slot)) {
             match connection.deliver(self, delivery, joined) {
                 Delivered::Pushed(bytes) => {
@@ -341,14 +360,18 @@ impl Worker {
             }
             if joined {
                 touched.push(connection);
+            } else if pushes - timed == PUSHES_A_LOOK {
+                self.pushed(delivery.known_at, PUSHES_A_LOOK);
+                timed = pushes;
             }
         }
         drop(followers);
-        self.gateway.metrics.pushes.increment(pushes);
-        self.gateway.metrics.push_bytes.increment(push_bytes);
+        self.gateway.metrics.pushes.inc_by(pushes);
+        self.gateway.metrics.push_bytes.inc_by(push_bytes);
         for (connection, id) in behind {
             spawn(catch_up::resume(connection, self.clone(), id));
         }
+        pushes - timed
     }
 
     fn announce(self: &Rc<Self>, feed: UserId, head: Head) {
@@ -411,7 +434,7 @@ impl Worker {
             .max_by_key(|connection| connection.outbound_bytes());
         drop(slots);
         if let Some(connection) = fullest.filter(|connection| connection.outbound_bytes() >= average) {
-            self.gateway.metrics.evictions.of(Eviction::QueuesFull).increment(1);
+            self.gateway.metrics.evictions.of(Eviction::QueuesFull).inc();
             connection.close(self, Code::TooSlow);
         }
     }
@@ -438,8 +461,6 @@ impl Worker {
         loop {
             tick.tick().await;
             self.now_s.set(self.begun.elapsed().as_secs() as u32);
-            let waiting = TOTAL_BYTES.load(Ordering::Relaxed);
-            self.gateway.metrics.queue_bytes.set(waiting as f64);
             // Queues also grow by what their clients ask for, and then nothing comes through the loop.
             self.make_room();
             self.close_expired();

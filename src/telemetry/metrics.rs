@@ -1,40 +1,16 @@
 //! Every metric, once: a field whose doc comment is its help text.
 //!
-//! All of them are described and registered at start, so the first scrape has them, at zero. A field holds the handle: to
-//! count costs one atomic operation. Labels are finite and listed here; never a user, a list, a token or an address.
+//! All of them are registered at start, so the first scrape has them, at zero. A field holds the handle: to count costs one
+//! atomic operation. Labels are finite and listed here; never a user, a list, a token or an address.
 
-use std::sync::Arc;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use prometheus_client::encoding::prometheus_text;
+use prometheus_client::registry::Registry;
 
-/// Buckets of durations, in seconds. A durable append is 0.1 to 10 ms on the disks we know; above a second somebody waits.
-const DURATION_BUCKETS: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
-];
-
-/// A finite label.
-pub trait Labelled: Copy + 'static {
-    /// The label's name.
-    const NAME: &'static str;
-    /// Every value, in the order of [`Labelled::index`].
-    const ALL: &'static [&'static str];
-    /// Which value it is.
-    fn index(self) -> usize;
-}
-
-/// One counter for each value of a label.
-pub struct Family<L> {
-    counters: Vec<Counter>,
-    label: std::marker::PhantomData<fn(L)>,
-}
-
-impl<L: Labelled> Family<L> {
-    /// The counter of a value.
-    pub fn of(&self, value: L) -> &Counter {
-        &self.counters[value.index()]
-    }
-}
+use super::instruments::{Counter, Family, Gauge, Histogram, Instrument, Labelled, Table};
+use super::process::Process;
 
 macro_rules! labels {
     ($($(#[$doc:meta])* $name:ident = $label:literal { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ })+) => {$(
@@ -151,6 +127,78 @@ labels! {
         Other = "other",
     }
 
+    /// What an HTTP request is for: the first part of its path.
+    Route = "route" {
+        /// /api/v1/auth/…
+        Auth = "auth",
+        /// /api/v1/tasks/…
+        Tasks = "tasks",
+        /// /api/v1/lists/…
+        Lists = "lists",
+        /// /api/v1/labels/…
+        Labels = "labels",
+        /// /api/v1/settings
+        Settings = "settings",
+        /// /api/v1/operations
+        Operations = "operations",
+        /// /api/v1/changes: long-polls, too, which wait for something to change.
+        Changes = "changes",
+        /// /api/v1/events: until the stream begins.
+        Events = "events",
+        /// /api/v1/snapshot, until it begins.
+        Snapshot = "snapshot",
+        /// /api/v1/statistics and /api/v1/activity
+        Statistics = "statistics",
+        /// /api/v1/export, until it begins.
+        Export = "export",
+        /// /api/v1/sessions, /api/v1/tokens and /api/v1/history
+        Account = "account",
+        /// Anything else: pages, the description, keys, and what is not there.
+        Other = "other",
+    }
+
+    /// What a message on a WebSocket is.
+    MessageKind = "kind" {
+        /// The first one.
+        Hello = "hello",
+        /// Changes.
+        Operations = "operations",
+        /// To follow something.
+        Follow = "follow",
+        /// To follow it no longer.
+        Unfollow = "unfollow",
+        /// A new token.
+        Refresh = "refresh",
+        /// That the client is there.
+        Heartbeat = "heartbeat",
+        /// None of these.
+        Invalid = "invalid",
+    }
+
+    /// What a client is connected by.
+    ConnectionKind = "kind" {
+        /// A WebSocket.
+        WebSocket = "websocket",
+        /// An event stream or a long-poll.
+        Request = "request",
+    }
+
+    /// What a thread does.
+    Thread = "thread" {
+        /// Serves connections.
+        Worker = "worker",
+        /// Runs feeds.
+        Feeds = "feeds",
+    }
+
+    /// Whether something was in memory.
+    Lookup = "outcome" {
+        /// It was.
+        Hit = "hit",
+        /// It had to be found out.
+        Miss = "miss",
+    }
+
     /// Class of an HTTP status.
     StatusClass = "class" {
         /// 1xx.
@@ -219,6 +267,21 @@ impl From<taskflow_protocol::message::ResetReason> for Reset {
     }
 }
 
+impl From<&taskflow_protocol::codec::Decoded> for MessageKind {
+    fn from(decoded: &taskflow_protocol::codec::Decoded) -> Self {
+        use taskflow_protocol::codec::Decoded;
+        use taskflow_protocol::message::ClientMessage as C;
+        match decoded {
+            Decoded::Partly(..) | Decoded::Message(C::Operations(_)) => Self::Operations,
+            Decoded::Message(C::Hello(_)) => Self::Hello,
+            Decoded::Message(C::Follow(_)) => Self::Follow,
+            Decoded::Message(C::Unfollow(_)) => Self::Unfollow,
+            Decoded::Message(C::Refresh(_)) => Self::Refresh,
+            Decoded::Message(C::Heartbeat(_)) => Self::Heartbeat,
+        }
+    }
+}
+
 impl From<&taskflow_protocol::message::Outcome> for OperationOutcome {
     fn from(outcome: &taskflow_protocol::message::Outcome) -> Self {
         use taskflow_protocol::message::Outcome as O;
@@ -231,46 +294,17 @@ impl From<&taskflow_protocol::message::Outcome> for OperationOutcome {
     }
 }
 
-/// What a field can be.
-trait Registered: Sized {
-    fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self;
-}
-
-const METADATA: Metadata<'static> = Metadata::new("taskflow", Level::INFO, None);
-
-impl Registered for Counter {
-    fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self {
-        recorder.describe_counter(name.into(), None, help.into());
-        recorder.register_counter(&Key::from_static_name(name), &METADATA)
-    }
-}
-
-impl Registered for Gauge {
-    fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self {
-        recorder.describe_gauge(name.into(), None, help.into());
-        recorder.register_gauge(&Key::from_static_name(name), &METADATA)
-    }
-}
-
-impl Registered for Histogram {
-    fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self {
-        recorder.describe_histogram(name.into(), None, help.into());
-        recorder.register_histogram(&Key::from_static_name(name), &METADATA)
-    }
-}
-
-impl<L: Labelled> Registered for Family<L> {
-    fn register(recorder: &dyn Recorder, name: &'static str, help: &'static str) -> Self {
-        recorder.describe_counter(name.into(), None, help.into());
-        let counter = |value: &&'static str| {
-            let label = Label::from_static_parts(L::NAME, value);
-            recorder.register_counter(&Key::from_parts(name, vec![label]), &METADATA)
-        };
-        Self {
-            counters: L::ALL.iter().map(counter).collect(),
-            label: std::marker::PhantomData,
-        }
-    }
+/// A line of the inventory.
+#[derive(Clone, Copy, Debug)]
+pub struct Described {
+    /// Its name, as it is scraped.
+    pub name: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// counter, gauge or histogram.
+    pub kind: &'static str,
+    /// Its labels, from the outermost, each with every value.
+    pub labels: &'static [(&'static str, &'static [&'static str])],
 }
 
 macro_rules! metrics {
@@ -280,23 +314,37 @@ macro_rules! metrics {
             $($(#[doc = $doc])+ pub $field: $kind,)+
         }
 
-        /// Name and help text of every metric.
-        pub const ALL: &[(&str, &str)] = &[$(($name, concat!($($doc),+)),)+];
+        /// The inventory.
+        pub const ALL: &[Described] = &[$(Described {
+            name: $name,
+            help: concat!($($doc),+).trim_ascii(),
+            kind: <$kind as Instrument>::KIND,
+            labels: <$kind as Instrument>::LABELS,
+        },)+];
 
         impl Metrics {
-            /// Describes and registers all of them.
-            pub fn register(recorder: &dyn Recorder) -> Self {
-                Self {
-                    $($field: <$kind>::register(recorder, $name, concat!($($doc),+).trim_start()),)+
-                }
+            fn register(registry: &mut Registry) -> Self {
+                let all = Self { $($field: <$kind>::default(),)+ };
+                $(register(registry, $name, concat!($($doc),+), all.$field.clone());)+
+                all
             }
         }
     };
 }
 
+/// The library writes the end of a counter's name, and the full stop behind the help, by itself.
+fn register(registry: &mut Registry, name: &str, help: &str, metric: impl Instrument) {
+    let name = name.strip_suffix("_total").unwrap_or(name);
+    registry.register(name, help.trim().trim_end_matches('.'), metric);
+}
+
 metrics! {
-    /// Connections that are open: WebSockets, event streams and long-polls.
-    connections: Gauge = "taskflow_connections";
+    /// Whether this node takes clients, as /health/ready says: 1 or 0.
+    ready: Gauge = "taskflow_ready";
+    /// Connections that are open, by kind: WebSockets; event streams and long-polls.
+    connections: Family<ConnectionKind, Gauge> = "taskflow_connections";
+    /// Feeds that are followed here: one for each user with a connection, nearly always.
+    feeds_followed: Gauge = "taskflow_feeds_followed";
     /// Handshakes under way.
     handshakes_pending: Gauge = "taskflow_handshakes_pending";
     /// WebSocket handshakes, by outcome.
@@ -305,8 +353,10 @@ metrics! {
     pushes: Counter = "taskflow_pushes_total";
     /// Bytes of those frames.
     push_bytes: Counter = "taskflow_push_bytes_total";
-    /// Messages that came from clients over WebSockets.
-    messages_received: Counter = "taskflow_messages_received_total";
+    /// Seconds from when this node knew of a commit until its frame was given to the kernel, or put into the queue of a client that reads slowly; one for each push.
+    push_duration: Histogram = "taskflow_push_duration_seconds";
+    /// Messages that came from clients over WebSockets, by kind.
+    messages_received: Family<MessageKind> = "taskflow_messages_received_total";
     /// Bytes that wait in the queues of all connections.
     queue_bytes: Gauge = "taskflow_queue_bytes";
     /// Connections that the server cut, by reason.
@@ -320,6 +370,10 @@ metrics! {
     fsyncs: Counter = "taskflow_fsyncs_total";
     /// Seconds that an fsync took.
     fsync_duration: Histogram = "taskflow_fsync_duration_seconds";
+    /// Bytes of commits that are durable and not yet in their place; a start after a crash reads them back.
+    store_tail_bytes: Gauge = "taskflow_store_tail_bytes";
+    /// Bytes of the embedded store's write-ahead log.
+    store_wal_bytes: Gauge = "taskflow_store_wal_bytes";
     /// Bytes that are free where the store is.
     store_bytes_free: Gauge = "taskflow_store_bytes_free";
     /// Reads, appends and writes that the store failed.
@@ -333,6 +387,8 @@ metrics! {
     feed_stops: Counter = "taskflow_feed_stops_total";
     /// Feeds that failed and were started again.
     feed_panics: Counter = "taskflow_feed_panics_total";
+    /// Seconds from when a feed was given operations until it had their results.
+    operation_duration: Histogram = "taskflow_operation_duration_seconds";
     /// Accounts that were deleted, with everything that was theirs.
     accounts_deleted: Counter = "taskflow_accounts_deleted_total";
     /// HTTP connections that were closed because they had kept the server waiting while there were too many of them.
@@ -342,12 +398,10 @@ metrics! {
 
     /// Appends that found another head: another node had written to the feed.
     append_conflicts: Counter = "taskflow_append_conflicts_total";
-    /// Requests to the database that have ended, by what was asked.
-    cql_requests: Family<CqlRequest> = "taskflow_cql_requests_total";
     /// Reads that were sent to another replica as well, because no answer came.
     cql_speculations: Counter = "taskflow_cql_speculations_total";
-    /// Seconds that a request to the database took.
-    cql_request_duration: Histogram = "taskflow_cql_request_duration_seconds";
+    /// Seconds that a request to the database took, by what was asked.
+    cql_request_duration: Family<CqlRequest, Histogram> = "taskflow_cql_request_duration_seconds";
     /// Requests to the database that failed, by class.
     cql_errors: Family<CqlError> = "taskflow_cql_errors_total";
     /// Appends of which the database did not say what became of them; they were read back.
@@ -400,15 +454,58 @@ metrics! {
     resets: Family<Reset> = "taskflow_resets_total";
     /// Snapshots that were begun.
     snapshots: Counter = "taskflow_snapshots_total";
+    /// Snapshots and exports under way; 8 at most, the others wait.
+    snapshots_running: Gauge = "taskflow_snapshots_running";
 
-    /// HTTP requests, by class of the answer's status.
-    http_requests: Family<StatusClass> = "taskflow_http_requests_total";
+    /// HTTP requests, by the first part of the path and by class of the answer's status.
+    http_requests: Table<Route, StatusClass> = "taskflow_http_requests_total";
+    /// Seconds from the head of an HTTP request to the head of its answer, by the first part of the path.
+    http_request_duration: Family<Route, Histogram> = "taskflow_http_request_duration_seconds";
+    /// Seconds by which a timer of a thread rang too late: for so long the thread had been busy with something else.
+    thread_delay: Family<Thread, Histogram> = "taskflow_thread_delay_duration_seconds";
+    /// Tokens that came with requests and handshakes, by whether they had been checked before.
+    token_lookups: Family<Lookup> = "taskflow_token_lookups_total";
+    /// Passwords that are being hashed or checked; 2 at most, each on a core.
+    passwords_running: Gauge = "taskflow_passwords_running";
+    /// Passwords that wait for that; 64 at most.
+    passwords_waiting: Gauge = "taskflow_passwords_waiting";
     /// Requests, handshakes and operations beyond a limit, by what is limited. With rate_limits = count they went on.
     limited: Family<Limited> = "taskflow_limited_total";
     /// Attempts to register, sign in or refresh, by outcome.
     sign_ins: Family<SignInOutcome> = "taskflow_sign_ins_total";
     /// Letters to the owners of accounts, by what became of them.
     letters: Family<LetterOutcome> = "taskflow_letters_total";
+
+    /// Users who changed something for the first time on a day (UTC): its increase over a day is how many were active.
+    users_active: Counter = "taskflow_users_active_total";
+    /// Tasks that were made.
+    tasks_created: Counter = "taskflow_tasks_created_total";
+    /// Tasks that became done.
+    tasks_completed: Counter = "taskflow_tasks_completed_total";
+}
+
+impl Route {
+    /// Whose path this is.
+    pub fn of(path: &str) -> Self {
+        let Some(rest) = path.strip_prefix("/api/v1/") else {
+            return Self::Other;
+        };
+        match rest.split('/').next().unwrap_or_default() {
+            "auth" => Self::Auth,
+            "tasks" => Self::Tasks,
+            "lists" => Self::Lists,
+            "labels" => Self::Labels,
+            "settings" => Self::Settings,
+            "operations" => Self::Operations,
+            "changes" => Self::Changes,
+            "events" => Self::Events,
+            "snapshot" => Self::Snapshot,
+            "statistics" | "activity" => Self::Statistics,
+            "export" => Self::Export,
+            "sessions" | "tokens" | "history" => Self::Account,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl StatusClass {
@@ -429,8 +526,12 @@ impl StatusClass {
 pub struct Telemetry {
     /// The handles.
     pub metrics: Arc<Metrics>,
-    handle: PrometheusHandle,
+    registry: Arc<Registry>,
+    looks: Arc<Mutex<Vec<Look>>>,
 }
+
+/// Sets gauges.
+type Look = Box<dyn Fn(&Metrics) + Send + Sync>;
 
 impl Default for Telemetry {
     fn default() -> Self {
@@ -439,54 +540,58 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
-    /// Registers every metric with a recorder of its own: nothing global, so tests do not see each other's figures.
+    /// Registers every metric in a registry of its own: nothing global, so tests do not see each other's figures.
     pub fn new() -> Self {
-        let builder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), DURATION_BUCKETS)
-            .expect("the buckets are not empty");
-        let recorder = builder.build_recorder();
+        let mut registry = Registry::default();
+        let metrics = Arc::new(Metrics::register(&mut registry));
+        registry.register_collector(Box::new(Process));
         Self {
-            metrics: Arc::new(Metrics::register(&recorder)),
-            handle: recorder.handle(),
+            metrics,
+            registry: Arc::new(registry),
+            looks: Arc::default(),
         }
     }
 
-    /// All metrics in the Prometheus text format.
-    pub fn render(&self) -> String {
-        self.handle.render()
+    /// Has gauges set at each scrape, and never else.
+    pub fn at_scrape(&self, look: impl Fn(&Metrics) + Send + Sync + 'static) {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        looks.push(Box::new(look));
     }
 
-    /// Folds what histograms have collected into their buckets. Without a scrape they would grow: call it every few
-    /// seconds.
-    pub fn upkeep(&self) {
-        self.handle.run_upkeep();
+    /// All metrics in the Prometheus text format (0.0.4).
+    pub fn render(&self) -> String {
+        for look in &*self.looks.lock().unwrap_or_else(PoisonError::into_inner) {
+            look(&self.metrics);
+        }
+        let mut text = String::new();
+        if let Err(error) = prometheus_text::encode(&mut text, &self.registry) {
+            // A collector cannot fail, nor can writing into memory; what is there is better than nothing.
+            let _ = writeln!(text, "# {error}");
+        }
+        text
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn the_first_scrape_has_every_metric_at_zero_with_its_help() {
         let scrape = Telemetry::new().render();
-        for (name, help) in ALL {
-            assert!(
-                scrape.contains(&format!("# HELP {name} {}\n", help.trim())),
-                "{name}: {scrape}"
-            );
-            assert!(scrape.contains(&format!("# TYPE {name} ")), "{name}");
+        for Described { name, help, kind, .. } in ALL {
+            assert!(scrape.contains(&format!("# HELP {name} {help}\n")), "{name}: {scrape}");
+            assert!(scrape.contains(&format!("# TYPE {name} {kind}\n")), "{name}: {scrape}");
         }
-        let samples: Vec<&str> = scrape
-            .lines()
-            .filter(|line| !line.is_empty() && !line.starts_with('#'))
-            .collect();
+        let samples: Vec<&str> = scrape.lines().filter(|line| line.starts_with("taskflow_")).collect();
         for sample in &samples {
-            assert!(sample.ends_with(" 0"), "{sample}");
+            assert!(sample.ends_with(" 0") || sample.ends_with(" 0.0"), "{sample}");
         }
         for expected in [
             "taskflow_evictions_total{reason=\"too_slow\"} 0",
-            "taskflow_http_requests_total{class=\"5xx\"} 0",
+            "taskflow_http_requests_total{route=\"tasks\",class=\"5xx\"} 0",
             "taskflow_fsync_duration_seconds_bucket{le=\"0.001\"} 0",
             "taskflow_fsync_duration_seconds_count 0",
         ] {
@@ -496,7 +601,7 @@ mod tests {
 
     #[test]
     fn names_follow_the_rule_and_occur_once() {
-        let mut names: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();
+        let mut names: Vec<&str> = ALL.iter().map(|metric| metric.name).collect();
         for name in &names {
             assert!(name.starts_with("taskflow_"), "{name}");
             assert!(
@@ -513,16 +618,19 @@ mod tests {
     #[test]
     fn what_is_counted_is_scraped() {
         let telemetry = Telemetry::new();
-        telemetry.metrics.operations.of(OperationOutcome::Conflict).increment(2);
-        telemetry.metrics.fsync_duration.record(0.0007);
-        telemetry.metrics.http_requests.of(StatusClass::of(404)).increment(1);
-        telemetry.upkeep();
+        telemetry.metrics.operations.of(OperationOutcome::Conflict).inc_by(2);
+        telemetry.metrics.fsync_duration.observe(Duration::from_micros(700));
+        telemetry
+            .metrics
+            .http_requests
+            .of(Route::of("/api/v1/tasks/1"), StatusClass::of(404))
+            .inc();
         let scrape = telemetry.render();
         for expected in [
             "taskflow_operations_total{outcome=\"conflict\"} 2\n",
             "taskflow_fsync_duration_seconds_bucket{le=\"0.0005\"} 0\n",
             "taskflow_fsync_duration_seconds_bucket{le=\"0.001\"} 1\n",
-            "taskflow_http_requests_total{class=\"4xx\"} 1\n",
+            "taskflow_http_requests_total{route=\"tasks\",class=\"4xx\"} 1\n",
         ] {
             assert!(scrape.contains(expected), "{expected} is not in {scrape}");
         }

@@ -66,6 +66,8 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
 }
 
 async fn metrics(operator: web::Data<Operator>) -> HttpResponse {
+    let is_ready = operator.ready().is_ok();
+    operator.telemetry.metrics.ready.set(f64::from(is_ready));
     HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
         .body(operator.telemetry.render())
@@ -154,6 +156,8 @@ mod tests {
 
         let (code, scrape) = status("/metrics").await;
         assert_eq!(code, 200);
-        assert!(scrape.contains("taskflow_connections 0"), "{scrape}");
+        let connections = "taskflow_connections{kind=\"websocket\"} 0.0\n";
+        assert!(scrape.contains(connections), "{scrape}");
+        assert!(scrape.contains("taskflow_ready 0.0\n"), "{scrape}");
     }
 }

@@ -27,7 +27,7 @@ fn every_figure_moves_with_what_it_counts() {
     let account = server.register();
     assert_eq!(metric("sign_ins_total{outcome=\"registered\"}"), 1.0);
     assert_eq!(metric("feed_starts_total"), 1.0);
-    assert_eq!(metric("http_requests_total{class=\"2xx\"}"), 1.0);
+    assert_eq!(metric("http_requests_total{route=\"auth\",class=\"2xx\"}"), 1.0);
 
     let mut follower = Follower::start(&server, Encoding::Json, &account);
     assert_eq!(metric("connections"), 1.0);
@@ -43,7 +43,18 @@ fn every_figure_moves_with_what_it_counts() {
     assert_eq!(metric("pushes_total"), 1.0);
     assert!(metric("push_bytes_total") > 300.0, "{}", metric("push_bytes_total"));
     assert_eq!(metric("operations_total{outcome=\"accepted\"}"), 1.0);
+    assert_eq!(metric("operation_duration_seconds_count"), 1.0);
+    assert_eq!(metric("push_duration_seconds_count"), 1.0);
+    assert_eq!(metric("tasks_created_total"), 1.0);
+    assert_eq!(metric("users_active_total"), 1.0, "born and changed on one day");
     assert_eq!(metric("feeds_running"), 1.0);
+    assert_eq!(metric("feeds_followed"), 1.0);
+    assert_eq!(metric("ready"), 1.0);
+    assert!(metric("thread_delay_duration_seconds_count") > 0.0);
+    assert!(metric("messages_received_total{kind=\"hello\"}") == 1.0);
+    assert!(metric("messages_received_total{kind=\"operations\"}") == 1.0);
+    assert!(metric("token_lookups_total{outcome=\"hit\"}") >= 1.0);
+    assert!(metric("http_request_duration_seconds_count{route=\"auth\"}") >= 1.0);
 
     let mut stale = operation(&json!({ "settings_patch": { "week_start": "sunday" } }));
     stale["base"] = json!(99);
@@ -73,7 +84,7 @@ fn every_figure_moves_with_what_it_counts() {
     let body = json!({ "email": account.email, "password": "not the password" });
     assert_eq!(http::post(server.address, "/api/v1/auth/login", &[], &body).status, 401);
     assert_eq!(metric("sign_ins_total{outcome=\"refused\"}"), 1.0);
-    assert!(metric("http_requests_total{class=\"4xx\"}") >= 1.0);
+    assert!(metric("http_requests_total{route=\"auth\",class=\"4xx\"}") >= 1.0);
 
     let stream = EventStream::open(server.address, "/api/v1/events", &[&account.bearer()]).unwrap();
     server.wait_for_metric("taskflow_connections", |count| count == 2.0);
@@ -91,7 +102,7 @@ fn every_figure_moves_with_what_it_counts() {
 
 #[test]
 fn what_waits_for_a_client_that_does_not_read_is_shown() {
-    // The gauge is set once a second: the queue must not be full before.
+    // The queue must not be full before it is looked at.
     let server = Server::start(&["--outbound-bytes-max=536870912"]);
     let account = server.user();
     let mut author = Follower::start(&server, Encoding::Json, &account);
@@ -164,4 +175,42 @@ fn no_metric_names_a_user_a_list_or_a_token() {
     ] {
         assert!(!log.contains(secret), "{secret} in {log}");
     }
+}
+
+/// A label that could have any value would fill whoever scrapes.
+#[test]
+fn ten_thousand_users_have_as_many_series_as_a_thousand() {
+    let server = Server::start(&["--feed-idle-seconds=1"]);
+    let tokens = server.mint_many(10_000);
+    let series = || {
+        let scrape = http::request(server.operator, "GET", "/metrics", &[], b"");
+        let text = String::from_utf8(scrape.body).expect("UTF-8");
+        assert!(text.len() < 100_000, "{} bytes", text.len());
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    };
+    let come = |tokens: &[String]| {
+        let mut connection = http::Connection::open(server.address);
+        for token in tokens {
+            let bearer = format!("connection: keep-alive\r\nauthorization: Bearer {token}");
+            connection.send(
+                "POST",
+                "/api/v1/tasks",
+                &[&bearer, "content-type: application/json"],
+                br#"{"title":"one"}"#,
+            );
+            assert_eq!(connection.response().status, 201);
+            connection.send("GET", &format!("/api/v1/nothing/{}", id()), &[&bearer], b"");
+            assert_eq!(connection.response().status, 404);
+        }
+    };
+    let before = series();
+    come(&tokens[..1_000]);
+    let of_a_thousand = series();
+    std::thread::scope(|scope| {
+        for tokens in tokens[1_000..].chunks(1_500) {
+            scope.spawn(move || come(tokens));
+        }
+    });
+    assert_eq!((before, of_a_thousand), (series(), series()));
+    assert_eq!(server.metric("taskflow_users_active_total"), 10_000.0);
 }

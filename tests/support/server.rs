@@ -333,6 +333,18 @@ impl Server {
         account
     }
 
+    /// Tokens for so many made-up users.
+    pub fn mint_many(&self, count: usize) -> Vec<String> {
+        let folder = format!("--data-dir={}", self.data.path.display());
+        let output = binary()
+            .args(["token", &folder, &format!("--count={count}")])
+            .output()
+            .expect("the server's binary runs");
+        let lines = String::from_utf8(output.stdout).expect("UTF-8");
+        let tokens = lines.lines().filter_map(|line| line.split(' ').nth(1));
+        tokens.map(str::to_owned).collect()
+    }
+
     /// A token as `taskflow token` makes it.
     pub fn mint(&self, user: &str, flags: &[&str]) -> String {
         let mut command = binary();
@@ -385,14 +397,18 @@ impl Server {
     pub fn metric(&self, name: &str) -> f64 {
         let response = http::request(self.operator, "GET", "/metrics", &[], b"");
         let text = String::from_utf8(response.body).expect("UTF-8");
-        let line = text
+        let values: Vec<f64> = text
             .lines()
-            .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-        let line = line.unwrap_or_else(|| panic!("{name} is not in {text}"));
-        line.rsplit(' ')
-            .next()
-            .and_then(|value| value.parse().ok())
-            .expect("a number")
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])))
+            .map(|line| {
+                line.rsplit(' ')
+                    .next()
+                    .and_then(|value| value.parse().ok())
+                    .expect("a number")
+            })
+            .collect();
+        assert!(!values.is_empty(), "{name} is not in {text}");
+        values.iter().sum()
     }
 
     /// Waits until a metric has reached a value.

@@ -43,6 +43,7 @@ pub type Look = Box<dyn FnOnce(Result<&State, Code>) + Send>;
 struct Asked {
     reply: ReplyTo,
     ids: Vec<OperationId>,
+    begun: Instant,
     _permit: Permit,
 }
 
@@ -104,6 +105,7 @@ impl FeedActor {
             Asked {
                 reply,
                 ids,
+                begun: Instant::now(),
                 _permit: permit,
             },
         );
@@ -180,12 +182,13 @@ impl FeedActor {
             Effect::Publish {
                 epoch,
                 entries,
+                before,
                 settled,
             } => {
+                self.ports.observer.committed(&entries, before);
                 let mut answers = Vec::new();
                 for (submission, results) in settled {
-                    self.ports.observer.settled(&results);
-                    match self.asked.remove(&submission).map(|asked| asked.reply) {
+                    match self.settled(submission, &results) {
                         Some(ReplyTo::Connection(connection)) => answers.push((connection, results)),
                         Some(ReplyTo::Waiter(waiter)) => {
                             let entries = Some(entries.clone());
@@ -202,9 +205,8 @@ impl FeedActor {
                 });
             }
             Effect::Settled(submission, results) => {
-                self.ports.observer.settled(&results);
                 // The permit is given back first: who hears the answer may ask again at once.
-                if let Some(reply) = self.asked.remove(&submission).map(|asked| asked.reply) {
+                if let Some(reply) = self.settled(submission, &results) {
                     self.answer(reply, results);
                 }
             }
@@ -227,6 +229,13 @@ impl FeedActor {
                 tracing::error!(user.id = %self.user, problem = what, "stored feed needs attention");
             }
         }
+    }
+
+    /// Who waits for these results.
+    fn settled(&mut self, submission: SubmissionId, results: &[OperationResult]) -> Option<ReplyTo> {
+        let asked = self.asked.remove(&submission)?;
+        self.ports.observer.settled(results, asked.begun.elapsed());
+        Some(asked.reply)
     }
 
     fn answer(&self, reply: ReplyTo, results: Vec<OperationResult>) {

@@ -160,6 +160,8 @@ pub enum Effect {
         epoch: Epoch,
         /// Durable.
         entries: Arc<[Entry]>,
+        /// When the entry before them was committed; 0 if there was none.
+        before: UnixMs,
         /// Whose submissions these entries complete.
         settled: Vec<(SubmissionId, Vec<OperationResult>)>,
     },
@@ -684,6 +686,7 @@ impl Feed {
             effects.push(Effect::Publish {
                 epoch,
                 entries: entries.clone().into(),
+                before: self.last_time,
                 settled: Vec::new(),
             });
         }
@@ -978,7 +981,7 @@ impl Feed {
         };
         self.head = Some(head);
         self.phase = Phase::Ready;
-        self.last_time = append.time;
+        let before = std::mem::replace(&mut self.last_time, append.time);
         for entry in &entries {
             self.state.apply(entry);
             self.answers.insert(entry);
@@ -991,6 +994,7 @@ impl Feed {
         effects.push(Effect::Publish {
             epoch: append.epoch,
             entries: entries.into(),
+            before,
             settled,
         });
         self.flush_due = true;

@@ -1126,6 +1126,7 @@ impl World {
                 epoch,
                 entries,
                 settled,
+                ..
             } => {
                 for (submission, results) in settled {
                     self.settled(index, feed, submission, results);

@@ -6,8 +6,10 @@ use std::time::Duration;
 use actix::prelude::*;
 use taskflow_protocol::UserId;
 use taskflow_protocol::message::OperationResult;
+use taskflow_protocol::values::UnixMs;
 
 use super::router::{Router, Table};
+use crate::domain::Entry;
 use crate::feed::Writers;
 use crate::feed::actor::FeedActor;
 use crate::ports::{AppendError, Clock, Epoch, Push, Store};
@@ -40,8 +42,10 @@ pub trait Observer: Send + Sync + 'static {
     fn feed_panicked(&self) {}
     /// An append was answered.
     fn appended(&self, _took: Duration, _result: &Result<(), AppendError>) {}
-    /// Operations got their results.
-    fn settled(&self, _results: &[OperationResult]) {}
+    /// Operations got their results, so long after they had come to the feed.
+    fn settled(&self, _results: &[OperationResult], _took: Duration) {}
+    /// Entries are durable; the one before them is of this time, 0 if there was none.
+    fn committed(&self, _entries: &[Entry], _before: UnixMs) {}
 }
 
 /// Counts nothing.
