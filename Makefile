@@ -36,6 +36,7 @@ test: setup ## Everything that must pass before a change lands
 	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --workspace --locked --no-fail-fast
 	cargo test --locked -p taskflow-actors --features simulation --test simulation
 	scripts/openapi-check
+	scripts/chart-check
 
 .PHONY: check
 check: setup ## The quick loop: format, lints, layering, unit tests; no server
@@ -92,9 +93,10 @@ deny: setup ## Licences, advisories, sources and layering by cargo-deny (asks th
 	cargo deny check
 
 .PHONY: docs-tables
-docs-tables: setup ## Write the generated tables into docs/protocol.md, docs/operations.md and docs/metrics.md
+docs-tables: setup ## Write the generated tables into the docs (settings, metrics, codes) and the chart
 	UPDATE_DOCS=1 cargo test --locked -p taskflow-protocol --test docs -- --ignored
 	UPDATE_DOCS=1 cargo test --locked --test operations_page -- --ignored
+	scripts/chart-check --write
 
 .PHONY: golden
 golden: setup ## Write the golden files of new variants; what is there stays as it is

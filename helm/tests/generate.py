@@ -1,0 +1,122 @@
+"""What is made from something else: the chart's table of values, the settings that its schema knows, and its copies of
+dashboards and rules.
+
+    generate.py          say which of them are not as they should be; exit 1 if any
+    generate.py --write  make them so
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm/taskflow"
+BEGIN, END = "<!-- values: begin. Generated from values.yaml: scripts/chart-check --write -->\n", "<!-- values: end -->"
+
+# Settings that the chart gives and the server is about to take. Once docs/operations.md has them a test asks to remove
+# them here.
+COMING = ["drain_wait_seconds", "drain_clients_a_second", "drain_seconds_max"]
+
+
+def settings():
+    """The keys in docs/operations.md, and those that come."""
+    page = (ROOT / "docs/operations.md").read_text()
+    table = page.split("<!-- settings: begin", 1)[1].split("<!-- settings: end", 1)[0]
+    return re.findall(r"^\| `(\w+)` \|", table, re.M)
+
+
+def schema():
+    """values.schema.json, with every setting under `config`: those that the chart looks at have a type there already."""
+    document = json.loads((CHART / "values.schema.json").read_text())
+    config = document["properties"]["config"]
+    known = {key: what for key, what in config["properties"].items() if what is not True}
+    config["properties"] = known | {key: True for key in settings() if key not in known}
+    return json.dumps(document, indent=2) + "\n"
+
+
+def rows(lines):
+    """Of values.yaml: (path, comment, default) of each value that has a comment; the default of a section is `None`."""
+    found, path, comment = [], [], []
+    for line in lines:
+        text = line.strip()
+        if text.startswith("# "):
+            comment.append(text[2:])
+        elif match := re.match(r"^( *)([\w.-]+):", line):
+            depth = len(match[1]) // 2
+            path[depth:] = [match[2]]
+            if comment:
+                found.append((".".join(path), " ".join(comment)))
+            comment = []
+        else:
+            comment = []
+    values = yaml.safe_load("".join(lines))
+
+    def default(path):
+        value = values
+        for key in path.split("."):
+            value = value[key]
+        return value
+
+    sections = {path for path, _ in found if any(other.startswith(path + ".") for other, _ in found)}
+    return [(path, text, None if path in sections else json.dumps(default(path))) for path, text in found]
+
+
+def uncommented(lines):
+    """Paths of values without a comment of their own, or of what they are part of."""
+    commented = {path: default for path, _, default in rows(lines)}
+
+    def walk(value, path):
+        if path and path not in commented:
+            return [path]
+        if path and commented[path] is not None or not isinstance(value, dict):
+            return []
+        return [bad for key, inner in value.items() for bad in walk(inner, f"{path}.{key}" if path else key)]
+
+    return walk(yaml.safe_load("".join(lines)), "")
+
+
+def readme():
+    lines = (CHART / "values.yaml").read_text().splitlines(keepends=True)
+    # The comment at the top is about the file.
+    table = "| value | default | |\n| --- | --- | --- |\n"
+    for path, text, default in rows(lines[lines.index("\n") + 1 :]):
+        shown = "" if default is None else f"`{default}`"
+        table += f"| `{path}` | {shown} | {text} |\n".replace("|  |", "| |")
+    page = (CHART / "README.md").read_text()
+    before, rest = page.split(BEGIN, 1)
+    return before + BEGIN + table + END + rest.split(END, 1)[1]
+
+
+def copies():
+    """Dashboards and rules: where each comes from, by where it goes. None while there is no grafana/."""
+    wanted = {}
+    for path in sorted((ROOT / "grafana/dashboards").glob("*.json")):
+        wanted[CHART / "files/dashboards" / path.name] = path.read_text()
+    for path in sorted((ROOT / "grafana/rules").glob("*.yaml")):
+        text = path.read_text()
+        # Not the tests of rules.
+        if "groups" in (yaml.safe_load(text) or {}):
+            wanted[CHART / "files/rules" / path.name] = text
+    return wanted
+
+
+def main(is_to_write):
+    wanted = {CHART / "README.md": readme(), CHART / "values.schema.json": schema()} | copies()
+    extra = {path for path in (CHART / "files").rglob("*") if path.is_file()} - set(wanted)
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    if is_to_write:
+        for path in stale:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(wanted[path])
+        for path in extra:
+            path.unlink()
+        return []
+    return [str(path.relative_to(ROOT)) for path in [*stale, *sorted(extra)]]
+
+
+if __name__ == "__main__":
+    if wrong := main("--write" in sys.argv):
+        sys.exit(f"not as made from their sources: {', '.join(wrong)}; scripts/chart-check --write")
