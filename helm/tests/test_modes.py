@@ -265,7 +265,7 @@ def test_what_is_zero_is_not_looked_at():
 
 
 def test_the_metric_of_connections_is_one_that_the_server_has():
-    page = (CHART.parents[1] / "docs/operations.md").read_text()
+    page = (CHART.parents[1] / "docs/metrics.md").read_text()
     assert "| `taskflow_connections` |" in page
 
 
