@@ -186,6 +186,15 @@ settings! {
     /// Handshakes under way at once. Each holds about 16 KiB until it is done.
     handshakes_max: usize = limits::HANDSHAKES_MAX;
 
+    /// Seconds for which the server goes on as before when it is told to stop, but for /health/ready, which says that it is not ready: what a balancer needs to notice. 0: no balancer.
+    drain_wait_seconds: u64 = 0;
+
+    /// Clients a second that are then sent to other nodes: as many as those, or this one when it is back, take well. More, if all of them would not be gone in drain_seconds_max.
+    drain_clients_a_second: u32 = 1_000;
+
+    /// Seconds from being told to stop until the server has ended. Clients that are still there after them are cut; nothing that was confirmed is lost.
+    drain_seconds_max: u64 = 30;
+
     /// Milliseconds between heartbeats. Many proxies cut what is silent for 30 s.
     heartbeat_ms: u64 = limits::HEARTBEAT_MS;
 
@@ -908,7 +917,7 @@ impl Loaded {
     fn check(&self) -> Result<(), ConfigError> {
         let config = &self.config;
         let refuse = |key, cause| Err(self.refused(key, cause));
-        let ranges: [(&'static str, u64, u64, u64); 13] = [
+        let ranges: [(&'static str, u64, u64, u64); 15] = [
             ("account_grace_days", u64::from(config.account_grace_days), 0, 365),
             (
                 "connections_a_user_max",
@@ -940,6 +949,14 @@ impl Loaded {
                 86_400,
             ),
             ("refresh_token_days", u64::from(config.refresh_token_days), 1, 3_650),
+            (
+                "drain_clients_a_second",
+                u64::from(config.drain_clients_a_second),
+                1,
+                1_000_000,
+            ),
+            // Two seconds are kept for the end: see `serve`.
+            ("drain_seconds_max", config.drain_seconds_max, 5, 3_600),
             ("feed_idle_seconds", config.feed_idle_seconds, 1, 86_400),
             ("workers", config.workers as u64, 0, 1_024),
             ("cql_replication", u64::from(config.cql_replication), 1, 9),
@@ -955,6 +972,10 @@ impl Loaded {
                 "feed_arbiters",
                 format!("{} is not between 0 and 1024", config.feed_arbiters),
             );
+        }
+        if config.drain_wait_seconds + 4 > config.drain_seconds_max {
+            let cause = "nothing of drain_seconds_max would be left for the clients: it must be at least 4 more than drain_wait_seconds";
+            return refuse("drain_wait_seconds", cause.to_owned());
         }
         self.check_environment()?;
         if config.tls_certificate.as_os_str().is_empty() != config.tls_key.as_os_str().is_empty() {

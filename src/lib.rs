@@ -7,6 +7,7 @@ pub mod bus;
 pub mod client;
 pub mod clock;
 pub mod config;
+mod drain;
 pub mod http;
 pub mod keys;
 pub mod mail;

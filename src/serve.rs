@@ -42,6 +42,7 @@ use crate::auth::{Deletions, Issuers, Keys, Revocation, SignIns, SignedOut, Toke
 use crate::bus::redis::{self, RedisBus, RedisObserver};
 use crate::clock::SystemClock;
 use crate::config::{Config, Environment, Live, Loaded, StoreKind};
+use crate::drain::{self, Drain};
 use crate::http::attempts::Attempts;
 use crate::http::idle::{Answering, Connection, Idle, Watched};
 use crate::http::rates::Rates;
@@ -66,9 +67,6 @@ const SNAPSHOTS_MAX: usize = 8;
 /// (the storm scenario of the load tests); more would wait in the backlog.
 const RECONNECT_WINDOW_MS: u32 = 1_000;
 
-/// How long a stop waits for its connections to be told and closed.
-const DRAIN: Duration = Duration::from_secs(5);
-
 /// What a server stores in, and how it tells that it is well.
 pub struct Stored {
     /// The log and the rows.
@@ -87,9 +85,8 @@ pub struct Running {
     pub address: Option<SocketAddr>,
     /// Where operators look.
     pub operator_address: SocketAddr,
-    hub: Arc<Hub>,
+    drain: Drain,
     operator: web::Data<Operator>,
-    closing: watch::Sender<bool>,
     servers: Vec<actix_server::ServerHandle>,
     arbiters: Vec<Arbiter>,
     cluster: Option<(Arc<Cluster>, RedisBus)>,
@@ -333,7 +330,15 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         metrics.snapshots_running.set(snapshots as f64);
     });
     let letters = Arc::new(Letters::new(mail(&config)?, config.public_url(), metrics.clone()));
-    let (closing, closing_seen) = watch::channel(false);
+    let (leaving, leaving_seen) = watch::channel(None);
+    let drain = Drain {
+        hub: hub.clone(),
+        seats: seats.clone(),
+        leaving,
+        cluster: cluster.as_ref().map(|(cluster, _)| cluster.clone()),
+        stopping: Arc::default(),
+        metrics: metrics.clone(),
+    };
     let api = web::Data::new(Api {
         seats,
         snapshots: gateway.snapshots.clone(),
@@ -349,7 +354,8 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         clock,
         config: live.clone(),
         metrics,
-        closing: closing_seen,
+        leaving: leaving_seen,
+        stopping: drain.stopping.clone(),
     });
 
     let clients = if config.roles.gateway {
@@ -401,9 +407,8 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
     Ok(Running {
         address,
         operator_address,
-        hub,
+        drain,
         operator,
-        closing,
         servers,
         arbiters,
         cluster,
@@ -544,7 +549,7 @@ fn serve_clients(
     let server = actix_server::Server::build()
         .workers(workers)
         .max_concurrent_connections(accepted_max / workers)
-        .shutdown_timeout(DRAIN.as_secs())
+        .shutdown_timeout(live.now().drain_seconds_max)
         .disable_signals();
     // Called by each worker, on its thread.
     let idle = {
@@ -692,26 +697,13 @@ impl Running {
         }
     }
 
-    /// Takes the server down: no new clients; everyone is told to come back; what is under way is finished.
-    pub async fn stop(self) {
+    /// Takes the server down: see [`Drain`]. `hurry` says that whoever told it to stop does not want to wait.
+    pub async fn stop(self, hurry: impl Future<Output = ()>) {
         self.operator.drain();
-        let _ = self.closing.send(true);
-        self.hub.drain();
-        let deadline = tokio::time::Instant::now() + DRAIN;
-        let clients = async {
-            while self.hub.connections.load(Ordering::Relaxed) > 0 && tokio::time::Instant::now() < deadline {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            self.hub.drain();
-        };
-        let others = async {
-            if let Some((cluster, _)) = &self.cluster {
-                cluster.leave(deadline).await;
-            }
-        };
-        tokio::join!(clients, others);
+        let deadline = self.drain.run(&self.live.now(), hurry).await;
+        // The operator's last: a scrape during the drain says how it goes.
         for server in &self.servers {
-            server.stop(true).await;
+            drain::until(deadline, server.stop(true)).await;
         }
         if let Some((_, bus)) = &self.cluster {
             bus.stop().await;
@@ -748,13 +740,27 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     }
     let telemetry = Telemetry::new();
     let system = actix_rt::System::new();
+    // From here on: whoever is told to stop while it opens the store stops as soon as that is open.
+    let mut stop = system.block_on(async { Stop::listen() })?;
     let opened = match config.store {
         StoreKind::Embedded => open_embedded(&config, &telemetry)?,
-        StoreKind::Cql => system.block_on(open_cql(&config, &telemetry))?,
+        StoreKind::Cql => {
+            let opening = async {
+                tokio::select! {
+                    opened = open_cql(&config, &telemetry) => opened.map(Some),
+                    () = stop.told() => Ok(None),
+                }
+            };
+            let Some(opened) = system.block_on(opening)? else {
+                tracing::info!("told to stop before the database had answered");
+                return Ok(());
+            };
+            opened
+        }
     };
     let closing = opened.clone();
     let served = system.block_on(async move {
-        let stop = Stop::listen()?;
+        let mut stop = stop;
         let readiness = Arc::new(StoreReadiness(Mutex::new((Instant::now(), Ok(())))));
         spawn(readiness.clone().watch(opened.clone()));
         let running = start(config, opened.stored(readiness), keys, telemetry).await?;
@@ -769,11 +775,11 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
             greet(address);
         }
         tokio::select! {
-            () = stop.wait() => {}
+            () = stop.told() => {}
             error = reload(&loaded, &running) => return Err(error),
         }
         tracing::info!("stopping");
-        running.stop().await;
+        running.stop(stop.told()).await;
         anyhow::Ok(())
     });
     closing.close();
@@ -919,7 +925,8 @@ impl Stop {
         Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
     }
 
-    async fn wait(mut self) {
+    /// Cancel safety: what came while nobody waited is said the next time.
+    async fn told(&mut self) {
         tokio::select! {
             _ = self.0.recv() => {}
             _ = self.1.recv() => {}

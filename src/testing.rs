@@ -20,10 +20,10 @@ use uuid::Uuid;
 
 use crate::auth::{Deletions, Key, Keys, SignIns, Tokens};
 use crate::config::{Config, Live};
-use crate::http::Api;
 use crate::http::attempts::Attempts;
 use crate::http::rates::Rates;
 use crate::http::seats::Seats;
+use crate::http::{Api, Leaving};
 use crate::mail::Letters;
 use crate::socket::Hub;
 use crate::telemetry::Telemetry;
@@ -216,8 +216,8 @@ pub struct ApiBench {
     pub store: Arc<MemoryStore>,
     /// What feeds push to.
     pub hub: Arc<Hub>,
-    /// Turns true when the server shuts down.
-    pub closing: watch::Sender<bool>,
+    /// Says that the server stops.
+    pub leaving: watch::Sender<Option<Leaving>>,
     arbiter: Arbiter,
 }
 
@@ -238,7 +238,7 @@ impl ApiBench {
             feed_idle: Duration::from_secs(60),
         };
         let router = Supervisor::start(ports, &[arbiter.handle()], rand::random);
-        let (closing, closing_seen) = watch::channel(false);
+        let (leaving, leaving_seen) = watch::channel(None);
         let metrics = Telemetry::new().metrics;
         let sign_ins = auth.sign_ins();
         let api = web::Data::new(Api {
@@ -263,16 +263,26 @@ impl ApiBench {
             config: Arc::new(Live::new(config)),
             metrics,
             snapshots: Arc::new(Semaphore::new(2)),
-            closing: closing_seen,
+            leaving: leaving_seen,
+            stopping: Arc::default(),
         });
         Self {
             api,
             auth,
             store,
             hub,
-            closing,
+            leaving,
             arbiter,
         }
+    }
+
+    /// The server stops: event streams and long-polls end now.
+    pub fn leave(&self) {
+        let now = Leaving {
+            from: tokio::time::Instant::now(),
+            over: Duration::ZERO,
+        };
+        self.leaving.send_replace(Some(now));
     }
 
     /// A user with a feed, and a token of the user's.

@@ -16,13 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm/taskflow"
 BEGIN, END = "<!-- values: begin. Generated from values.yaml: scripts/chart-check --write -->\n", "<!-- values: end -->"
 
-# Settings that the chart gives and the server is about to take. Once docs/operations.md has them a test asks to remove
-# them here.
-COMING = ["drain_wait_seconds", "drain_clients_a_second", "drain_seconds_max"]
-
 
 def settings():
-    """The keys in docs/operations.md, and those that come."""
+    """The keys in docs/operations.md."""
     page = (ROOT / "docs/operations.md").read_text()
     table = page.split("<!-- settings: begin", 1)[1].split("<!-- settings: end", 1)[0]
     return re.findall(r"^\| `(\w+)` \|", table, re.M)

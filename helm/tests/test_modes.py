@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 from chart import CHART, EXAMPLES, of_kind, one, pods, render, rendered, selects, values, workloads
-from generate import COMING, settings
+from generate import settings
 
 SECRET = {"signing_key", "redis", "smtp", "cql_password_file", "cql_tls_ca", "tls_certificate", "tls_key"}
 
@@ -76,7 +76,7 @@ def test_embedded_has_nothing_of_a_cluster(kind):
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_setting_is_one_of_docs_operations(example):
-    assert set(settings_file(rendered(example))) <= {*settings(), *COMING}
+    assert set(settings_file(rendered(example))) <= set(settings())
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from chart import CHART, EXAMPLES, ROOT, render, rendered, values
 from custom import KINDS
-from generate import COMING, main, settings, uncommented
+from generate import main, settings, uncommented
 from test_modes import with_files  # noqa: F401
 
 # The oldest that the chart takes, and some up to the newest that there are schemas for.
@@ -85,11 +85,7 @@ def test_every_value_is_used_by_a_template():
 
 def test_the_schema_knows_the_settings_of_docs_operations_and_no_other():
     schema = yaml.safe_load((CHART / "values.schema.json").read_text())
-    assert set(schema["properties"]["config"]["properties"]) == {*settings(), *COMING}
-
-
-def test_settings_that_were_to_come_are_still_to_come():
-    assert set(COMING) & set(settings()) == set(), "docs/operations.md has them: take them off COMING in generate.py"
+    assert set(schema["properties"]["config"]["properties"]) == set(settings())
 
 
 def test_the_chart_is_for_the_version_in_cargo_toml():

@@ -28,7 +28,7 @@ use crate::auth::Claims;
 use crate::auth::token::SignInWatch;
 use crate::http::problem::Problem;
 use crate::http::seats::Seat;
-use crate::http::{Api, compress, operations, read_code, request, statistics};
+use crate::http::{Api, Leaving, compress, leave, operations, read_code, request, statistics};
 use crate::snapshot;
 use taskflow_actors::follow::{self, Decision};
 
@@ -111,7 +111,7 @@ async fn long_poll(
 ) -> Result<Changes, Problem> {
     let _seat = api.seats.take(caller.user)?;
     let watched = api.tokens.watch(caller.user, caller.sign_in);
-    let mut closing = api.closing.clone();
+    let (mut leaving, share) = (api.leaving.clone(), rand::random());
     let mut stale = api.changes.stale();
     let over = tokio::time::sleep(wait);
     tokio::pin!(over);
@@ -137,7 +137,7 @@ async fn long_poll(
             () = a_while_in_doubt(&mut stale) => {}
             () = &mut over => last = true,
             // The last word before the server goes: what there is now.
-            _ = closing.wait_for(|closing| *closing) => last = true,
+            () = leave(&mut leaving, share) => last = true,
         }
     }
 }
@@ -284,7 +284,7 @@ pub async fn events(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, P
     // The header is the later word: the browser sets it when it reconnects to the same address.
     let cursor = last_id.filter(|id| !id.is_empty()).or(query.cursor.as_deref());
     let cursor = cursor.map(parse_cursor).transpose()?;
-    if *api.closing.borrow() {
+    if api.leaving.borrow().is_some() {
         return Err(Code::ShuttingDown.into());
     }
     let seat = api.seats.take(caller.user)?;
@@ -326,7 +326,9 @@ struct Events {
     /// The wait that began before the last read.
     changed: Option<BoxFuture<()>>,
     watched: SignInWatch,
-    closing: watch::Receiver<bool>,
+    leaving: watch::Receiver<Option<Leaving>>,
+    /// When it ends among all that end with the server, from 0 to 1.
+    share: f64,
     stale: watch::Receiver<Option<Instant>>,
     /// The client asked for statistics.
     with_statistics: bool,
@@ -345,7 +347,8 @@ impl Events {
             pieces: None,
             changed: None,
             watched: api.tokens.watch(caller.user, caller.sign_in),
-            closing: api.closing.clone(),
+            leaving: api.leaving.clone(),
+            share: rand::random(),
             stale: api.changes.stale(),
             with_statistics: false,
             statistics_at: None,
@@ -428,7 +431,7 @@ impl Events {
             () = tokio::time::sleep(quiet) => Happened::Quiet,
             () = ended => Happened::Leave(Code::SignedOut),
             () = tokio::time::sleep(expires_in) => Happened::Leave(Code::TokenExpired),
-            _ = self.closing.wait_for(|closing| *closing) => Happened::Leave(Code::ShuttingDown),
+            () = leave(&mut self.leaving, self.share) => Happened::Leave(Code::ShuttingDown),
             _ = self.stale.changed() => Happened::Stale,
         };
         match happened {

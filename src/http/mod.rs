@@ -32,12 +32,13 @@ pub mod tokens;
 mod wire_tests;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{HttpMessage as _, HttpResponse, ResponseError as _, web};
 use taskflow_actors::ports::{BoxFuture, Clock, ReadError, Store};
@@ -101,8 +102,10 @@ pub struct Api {
     pub seats: Arc<Seats>,
     /// Snapshots that are being loaded at once: each holds a feed in memory.
     pub snapshots: Arc<Semaphore>,
-    /// Turns true when the server shuts down: streams and long-polls end then.
-    pub closing: watch::Receiver<bool>,
+    /// When streams and long-polls end, once the server stops.
+    pub leaving: watch::Receiver<Option<Leaving>>,
+    /// The server has been told to stop: an answer is the last of its connection, so that the next request goes elsewhere.
+    pub stopping: Arc<AtomicBool>,
 }
 
 macro_rules! resources {
@@ -166,6 +169,27 @@ resources! {
     "/api/v1/history" { GET account::history }
     "/.well-known/jwks.json" { GET sign_in::jwks }
     "/openapi.json" { GET openapi }
+}
+
+/// Event streams and long-polls end within this time, each at a moment of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaving {
+    /// From then on.
+    pub from: tokio::time::Instant,
+    /// So long.
+    pub over: Duration,
+}
+
+/// Waits until the server ends what is at this share, from 0 to 1, of all that it ends.
+///
+/// # Cancel safety
+///
+/// Dropping the future changes nothing.
+async fn leave(leaving: &mut watch::Receiver<Option<Leaving>>, share: f64) {
+    let Ok(Some(Leaving { from, over })) = leaving.wait_for(Option::is_some).await.map(|leaving| *leaving) else {
+        return;
+    };
+    tokio::time::sleep_until(from + over.mul_f64(share)).await;
 }
 
 /// Configures the application of the client port; its data is `web::Data<Api>`.
@@ -233,6 +257,12 @@ async fn front(
     }
     if let Some(value) = strict_transport(&config) {
         response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, value);
+    }
+    if api.stopping.load(Ordering::Acquire) {
+        response
+            .response_mut()
+            .head_mut()
+            .set_connection_type(ConnectionType::Close);
     }
     let status = response.status();
     let class = StatusClass::of(status.as_u16());

@@ -1506,7 +1506,7 @@ async fn a_long_poll_answers_with_the_next_change_or_when_its_time_is_over() {
         while bench.api.seats.open() == 0 {
             actix_rt::task::yield_now().await;
         }
-        bench.closing.send(true).expect("somebody listens");
+        bench.leave();
     });
     assert_eq!(
         answer.ok(200)["following"]["mode"],
@@ -1756,7 +1756,7 @@ async fn an_event_stream_ends_with_its_sign_in_and_with_the_server() {
     let cursor = snapshot_cursor(&client).await;
     let events = format!("/api/v1/events?cursor={cursor}");
     let mut stream = Stream::new(call_service(&client.app, client.ask("GET", &events).request.to_request()).await);
-    bench.closing.send(true).expect("somebody listens");
+    bench.leave();
     let last = stream.event().await;
     assert_eq!(
         (last.name.as_str(), &last.data["code"]),

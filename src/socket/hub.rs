@@ -94,7 +94,9 @@ pub enum ToWorker {
     Stale(Option<Duration>),
     /// What a session decided.
     Decided(Decision),
-    /// The server stops: send everyone away.
+    /// The server stops: send some away, as many as [`Hub::may_leave`] says.
+    Leave,
+    /// The server stops: send away whoever is left.
     Drain,
 }
 
@@ -189,6 +191,8 @@ pub struct Hub {
     pub handshakes: AtomicUsize,
     /// The server stops: new connections go elsewhere.
     pub draining: AtomicBool,
+    /// Connections that may be sent away now.
+    leaving: AtomicUsize,
 }
 
 /// A worker's end of its queue.
@@ -228,6 +232,7 @@ impl Hub {
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            leaving: AtomicUsize::new(0),
         }
     }
 
@@ -294,8 +299,24 @@ impl Changes for Hub {
 }
 
 impl Hub {
-    /// Tells every worker to send its connections away: those with operations under way when they have been answered. The
-    /// second time, all.
+    /// From now on no connection is taken, and so many more than before are sent away, of whichever workers: those with
+    /// operations under way when they have been answered.
+    pub fn leave(&self, more: usize) {
+        self.draining.store(true, Ordering::Release);
+        self.leaving.fetch_add(more, Ordering::AcqRel);
+        for queue in self.queues() {
+            drop(queue.sender.send(ToWorker::Leave));
+        }
+    }
+
+    /// Whether one more connection may be sent away.
+    pub fn may_leave(&self) -> bool {
+        let one_less = |left: usize| left.checked_sub(1);
+        let took = self.leaving.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less);
+        took.is_ok()
+    }
+
+    /// Sends away whoever is left; those who have been sent away already and are not gone are cut.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         for queue in self.queues() {

@@ -110,6 +110,8 @@ pub struct Worker {
     watched: RefCell<Vec<u32>>,
     buffer: RefCell<BytesMut>,
     next_generation: Cell<u32>,
+    /// Connections in slots below this one have been sent away.
+    left_upto: Cell<u32>,
     begun: Instant,
     now_s: Cell<u32>,
     /// The heartbeat, in both encodings, and whether it says more than that.
@@ -129,6 +131,7 @@ impl Worker {
             watched: RefCell::default(),
             buffer: RefCell::default(),
             next_generation: Cell::new(0),
+            left_upto: Cell::new(0),
             begun: Instant::now(),
             now_s: Cell::new(0),
             beats: RefCell::new(beats(Heartbeat::default())),
@@ -306,6 +309,7 @@ impl Worker {
                     ToWorker::Announce(feed, head) => self.announce(feed, head),
                     ToWorker::Stale(since) => self.stale(since),
                     ToWorker::Decided(decision) => self.decided(decision),
+                    ToWorker::Leave => self.send_some_away(),
                     ToWorker::Drain => self.drain(),
                 }
             }
@@ -439,6 +443,27 @@ impl Worker {
         }
     }
 
+    /// As many as may leave now, in the order of the slots: nobody new comes any more.
+    fn send_some_away(&self) {
+        let end = self.slots_end();
+        while self.left_upto.get() < end {
+            let slot = self.left_upto.get();
+            if let Some(connection) = self.in_slot(slot) {
+                if !self.gateway.hub.may_leave() {
+                    return;
+                }
+                self.gateway.metrics.drained.inc();
+                connection.leave(self);
+            }
+            self.left_upto.set(slot + 1);
+        }
+    }
+
+    fn slots_end(&self) -> u32 {
+        let slots = self.slots.borrow();
+        slots.iter().next_back().map_or(0, |(slot, _)| slot as u32 + 1)
+    }
+
     fn drain(&self) {
         let all: Vec<_> = self
             .slots
@@ -501,8 +526,7 @@ impl Worker {
     }
 
     fn beat(&self, group: usize, groups: usize, beat: impl Fn(&Connection, &Self)) {
-        let end = self.slots.borrow().iter().next_back().map_or(0, |(key, _)| key + 1);
-        for slot in (group..end).step_by(groups) {
+        for slot in (group..self.slots_end() as usize).step_by(groups) {
             if let Some(connection) = self.in_slot(slot as u32) {
                 beat(&connection, self);
             }

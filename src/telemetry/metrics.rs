@@ -345,6 +345,10 @@ metrics! {
     connections: Family<ConnectionKind, Gauge> = "taskflow_connections";
     /// Feeds that are followed here: one for each user with a connection, nearly always.
     feeds_followed: Gauge = "taskflow_feeds_followed";
+    /// Whether this node stops: 1 from the signal on, 0 before.
+    draining: Gauge = "taskflow_draining";
+    /// WebSockets that were sent to other nodes because this one stops.
+    drained: Counter = "taskflow_drained_total";
     /// Handshakes under way.
     handshakes_pending: Gauge = "taskflow_handshakes_pending";
     /// WebSocket handshakes, by outcome.

@@ -11,6 +11,7 @@
 mod support;
 
 mod aged;
+mod drain;
 mod following;
 mod framing;
 mod handshake;
