@@ -8,6 +8,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 mod drain;
+pub mod health;
 pub mod http;
 pub mod keys;
 pub mod mail;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use taskflow::client::{self, ClientCommand};
 use taskflow::config::{Layer, Loaded};
-use taskflow::{keys, serve, token};
+use taskflow::{health, keys, serve, token};
 
 /// Idle buffers must not be resident: with this allocator, and its huge pages off, they are given back.
 #[global_allocator]
@@ -32,6 +32,14 @@ enum Command {
     },
     /// Bring the schema of the database to what this build needs (for store = cql)
     Migrate {
+        /// TOML file with settings
+        #[arg(long, env = "TASKFLOW_CONFIG")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        flags: Layer,
+    },
+    /// Ask the server with these settings whether it is ready, and exit with an error if not
+    Health {
         /// TOML file with settings
         #[arg(long, env = "TASKFLOW_CONFIG")]
         config: Option<PathBuf>,
@@ -99,6 +107,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate { config, flags } => {
             let loaded = Loaded::load(config.as_deref(), flags)?;
             print!("{}", serve::migrate(&loaded.config)?);
+        }
+        Command::Health { config, flags } => {
+            let loaded = Loaded::load(config.as_deref(), flags)?;
+            print!("{}", health::run(&loaded.config)?);
         }
         Command::Config {
             action: ConfigAction::Print { config, flags },

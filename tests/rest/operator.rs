@@ -1,5 +1,8 @@
 //! The operator's port: every figure that should move moves, and health means something.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+
 use crate::support::ws::{FIN, TEXT, masked, operation, task};
 use crate::support::{Client, Encoding, EventStream, Follower, Raw, Replica, Server, http, id, json};
 
@@ -142,6 +145,90 @@ fn health_is_on_the_operators_port_and_nothing_of_the_operators_on_the_other() {
         http::request(server.operator, "GET", "/api/v1/tasks", &[], b"").status,
         404
     );
+}
+
+/// `taskflow health` for the server with this operator's port: whether it is ready, and what it says.
+fn health_of(operator: SocketAddr) -> (bool, String) {
+    let output = crate::support::server::binary()
+        .arg("health")
+        .arg(format!("--operator-listen={operator}"))
+        // For other places than this machine.
+        .env("http_proxy", "http://127.0.0.1:9")
+        .output()
+        .expect("the binary runs");
+    let said = if output.status.success() {
+        output.stdout
+    } else {
+        output.stderr
+    };
+    (output.status.success(), String::from_utf8(said).expect("UTF-8"))
+}
+
+#[test]
+fn the_command_health_says_what_the_operators_port_says() {
+    let mut server = Server::start(&[]);
+    assert_eq!(health_of(server.operator), (true, "the server is ready\n".to_owned()));
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], server.operator.port()));
+    assert_eq!(health_of(everywhere), (true, "the server is ready\n".to_owned()));
+    server.kill();
+    let (is_ready, said) = health_of(server.operator);
+    let begins = format!("taskflow: no answer from {} (operator_listen): ", server.operator);
+    assert!(!is_ready && said.starts_with(&begins), "{said}");
+
+    let (any, wrong) = (
+        SocketAddr::from(([127, 0, 0, 1], 0)),
+        "operator_listen has port 0: only the server knows which one it took",
+    );
+    assert_eq!(health_of(any), (false, format!("taskflow: {wrong}\n")));
+}
+
+#[test]
+fn the_command_health_fails_unless_the_answer_is_ready() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let answers = [
+        (
+            "503 Service Unavailable",
+            r#"{"status":"unavailable","reason":"the disk is full"}"#,
+        ),
+        (
+            "200 OK",
+            r#"{"status":"degraded","reason":"Redis does not carry messages"}"#,
+        ),
+        ("404 Not Found", "nothing here"),
+    ];
+    let answering = std::thread::spawn(move || {
+        for (status, body) in answers {
+            let mut stream = listener.accept().expect("a connection").0;
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).expect("a request");
+                head.push(byte[0]);
+            }
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).expect("it is read");
+        }
+    });
+    let said = [(); 3].map(|()| health_of(address));
+    answering.join().expect("it answered");
+    let unknown = format!("taskflow: what listens on {address} (operator_listen) answers 404: is it TaskFlow?\n");
+    assert_eq!(
+        said[0],
+        (
+            false,
+            "taskflow: the server is not ready: the disk is full\n".to_owned()
+        )
+    );
+    assert_eq!(
+        said[1],
+        (
+            true,
+            "the server is ready, but: Redis does not carry messages\n".to_owned()
+        )
+    );
+    assert_eq!(said[2], (false, unknown));
 }
 
 #[test]
