@@ -37,6 +37,7 @@ test: setup ## Everything that must pass before a change lands
 	cargo test --locked -p taskflow-actors --features simulation --test simulation
 	scripts/openapi-check
 	scripts/chart-check
+	scripts/image-check
 
 .PHONY: check
 check: setup ## The quick loop: format, lints, layering, unit tests; no server
@@ -81,6 +82,7 @@ verify: setup ## The slow proofs that `make test` has no time for
 	scripts/fuzz 600
 	$(SIM) 10000 $(SEED)
 	$(SIM) planted 2000 $(SEED)
+	scripts/image-check run
 	$(MAKE) rolling
 	$(MAKE) chaos
 
