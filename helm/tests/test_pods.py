@@ -174,7 +174,7 @@ def test_what_pods_refer_to_is_there_when_they_start(example):
 def test_images_are_the_one_of_this_version_unless_another_is_named(example):
     tag = values(example).get("image", {}).get("tag", "0.1.0")
     for name, (_, spec) in pods(rendered(example)).items():
-        wanted = "busybox:1.37" if name.startswith("Pod") else f"taskflow:{tag}"
+        wanted = "busybox:1.37" if name.startswith("Pod") else f"ghcr.io/taskflow/taskflow:{tag}"
         assert [container["image"] for container in spec["containers"]] == [wanted]
 
 
