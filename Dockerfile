@@ -10,8 +10,8 @@ COPY . .
 # debugger in the image that would look for lines.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target \
-    CARGO_PROFILE_RELEASE_DEBUG=0 cargo build --release --locked --bin taskflow \
-    && deploy/image-root target/release/taskflow /image \
+    CARGO_PROFILE_DIST_DEBUG=0 cargo build --profile dist --locked --bin taskflow \
+    && deploy/image-root target/dist/taskflow /image \
     && cargo cyclonedx --format json --override-filename bom \
     && install -D -m 644 bom.json /image/usr/share/doc/taskflow/sbom.cdx.json \
     && mkdir /data

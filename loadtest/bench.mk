@@ -1,4 +1,4 @@
-# Loads the release build beside the reference servers: a table, JSON in loadtest/results, loadtest/REPORT.md.
+# Loads the build that is published beside the reference servers: a table, JSON in loadtest/results, loadtest/REPORT.md.
 # One scenario: make bench SCENARIO=fanout. A try-out: make bench ARGS=--quick.
 
 SCENARIO ?= all
@@ -6,6 +6,6 @@ SCENARIO ?= all
 .PHONY: bench
 bench:
 	loadtest/setup
-	cargo build --release --locked --package taskflow --package taskflow-loadtest
+	cargo build --profile dist --locked --package taskflow --package taskflow-loadtest
 	cargo build --release --locked --manifest-path loadtest/reference/Cargo.toml --target-dir loadtest/reference/target
-	cargo run --release --locked --quiet --package taskflow-loadtest -- $(SCENARIO) $(ARGS)
+	cargo run --profile dist --locked --quiet --package taskflow-loadtest -- $(SCENARIO) $(ARGS)

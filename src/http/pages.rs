@@ -34,6 +34,8 @@ pub(super) fn serve(cfg: &mut web::ServiceConfig, files: &[(&'static str, &'stat
             // The policy also without the file: a browser takes the headers of this answer for those that it has kept.
             response
                 .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
+                // The same for browsers from before 2015, and for those who look for it.
+                .insert_header((header::X_FRAME_OPTIONS, "DENY"))
                 .insert_header((header::CACHE_CONTROL, "no-cache"))
                 .insert_header((header::ETAG, tag.as_str()));
             let response = if has_it {

@@ -1,4 +1,4 @@
-"""The image as it runs: the Dockerfile's last stage around the binary in target/release, by podman."""
+"""The image as it runs: the Dockerfile's last stage around the binary in target/dist, by podman."""
 
 import json
 import os
@@ -124,7 +124,7 @@ def build(podman):
     last.write_text("FROM " + pathlib.Path("Dockerfile").read_text(encoding="utf-8").rpartition("\nFROM ")[2])
     made = podman.folder / "build"
     (made / "data").mkdir(parents=True)
-    run("deploy/image-root", "target/release/taskflow", made / "image")
+    run("deploy/image-root", "target/dist/taskflow", made / "image")
     image = f"localhost/{podman.mark}"
     podman(
         *("build", "--pull=never", "--no-cache", "--network=none", "--format=docker", f"--build-context=build={made}", f"--tag={image}"),

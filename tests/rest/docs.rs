@@ -46,6 +46,7 @@ fn the_reference_is_for_everybody_and_may_ask_this_server_only() {
             "{path}"
         );
         assert_eq!(answer.header("content-security-policy"), Some(POLICY), "{path}");
+        assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{path}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
         let text = String::from_utf8(answer.body).unwrap();
         assert!(!text.contains("://"), "{path} asks somebody else");
