@@ -186,6 +186,9 @@ settings! {
     /// Handshakes under way at once. Each holds about 16 KiB until it is done.
     handshakes_max: usize = limits::HANDSHAKES_MAX;
 
+    /// Bytes of memory from which the server is full: near it, it does less (docs/operations.md, "More than it can"). 0: what its control group or the machine has.
+    memory_bytes_max: u64 = 0;
+
     /// Seconds for which the server goes on as before when it is told to stop, but for /health/ready, which says that it is not ready: what a balancer needs to notice. 0: no balancer.
     drain_wait_seconds: u64 = 0;
 
@@ -1207,6 +1210,7 @@ pub const RELOADED: &[&str] = &[
     "hosts",
     "hsts_seconds",
     "log_level",
+    "memory_bytes_max",
     "origins_allowed",
     "rate_limits",
     "registration",

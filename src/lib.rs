@@ -12,6 +12,7 @@ pub mod health;
 pub mod http;
 pub mod keys;
 pub mod mail;
+pub mod overload;
 pub mod serve;
 pub mod snapshot;
 pub mod socket;

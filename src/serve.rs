@@ -50,12 +50,13 @@ use crate::http::request::own_head;
 use crate::http::seats::Seats;
 use crate::http::{self, Api};
 use crate::mail::{Letters, Logged, Mail, Smtp};
+use crate::overload::Overload;
 use crate::socket::{self, Gateway, Hub, Wire, Worker, upgrade};
 use crate::store::cql::{self, Cql, CqlObserver};
 use crate::store::embedded::{self, Embedded, StoreObserver};
 use crate::telemetry::metrics::{CqlError, CqlRequest, Thread};
 use crate::telemetry::operator::{self, Operator, Readiness};
-use crate::telemetry::{Metrics, Telemetry, thread_delay};
+use crate::telemetry::{Metrics, Telemetry};
 
 /// Connections that wait to be accepted: 10,000 clients that come back at once find room while the workers catch up.
 const BACKLOG: i32 = 4096;
@@ -181,8 +182,11 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
     } else {
         arbiters.iter().map(Arbiter::handle).collect()
     };
+    let overload = Arc::new(Overload::new(live.clone(), metrics.clone()));
+    spawn(overload.clone().decide());
     for handle in &handles {
-        handle.spawn(thread_delay(metrics.thread_delay.of(Thread::Feeds).clone()));
+        let delays = metrics.thread_delay.of(Thread::Feeds).clone();
+        handle.spawn(overload.clone().watch_thread(delays));
         handle.spawn(async {
             let mut tick = tokio::time::interval(allocator::COLLECT_EVERY);
             loop {
@@ -271,6 +275,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         outbound_bytes_total_max: config.outbound_bytes_total_max,
         reconnect_window_ms: RECONNECT_WINDOW_MS,
         snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
+        overload: overload.clone(),
     });
     let sessions = gateway.clone();
     tokens.on_sign_out(move |SignedOut { user, sign_in }| sessions.sessions.tell(user, Event::SignedOut(sign_in)));
@@ -356,6 +361,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         metrics,
         leaving: leaving_seen,
         stopping: drain.stopping.clone(),
+        overload,
     });
 
     let clients = if config.roles.gateway {

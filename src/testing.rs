@@ -25,6 +25,7 @@ use crate::http::rates::Rates;
 use crate::http::seats::Seats;
 use crate::http::{Api, Leaving};
 use crate::mail::Letters;
+use crate::overload::Overload;
 use crate::socket::Hub;
 use crate::telemetry::Telemetry;
 
@@ -241,6 +242,7 @@ impl ApiBench {
         let (leaving, leaving_seen) = watch::channel(None);
         let metrics = Telemetry::new().metrics;
         let sign_ins = auth.sign_ins();
+        let overload = Arc::new(Overload::new(Arc::new(Live::new(config.clone())), metrics.clone()));
         let api = web::Data::new(Api {
             tokens: auth.tokens.clone(),
             sign_ins: sign_ins.clone(),
@@ -265,6 +267,7 @@ impl ApiBench {
             snapshots: Arc::new(Semaphore::new(2)),
             leaving: leaving_seen,
             stopping: Arc::default(),
+            overload,
         });
         Self {
             api,

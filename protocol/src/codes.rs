@@ -163,6 +163,7 @@ codes! {
     511 FeedDamaged "feed_damaged" http 500 close 0 GiveUp, 0 ms: "The stored feed is damaged and was not touched; the operator finds the file in the log."
     512 TooManyRefreshes "too_many_refreshes" http 429 close 0 Retry, 60000 ms: "The connection has brought too many tokens; it goes on with the one it has, and may bring another in a minute."
     513 RateLimited "rate_limited" http 429 close 0 Retry, 1000 ms: "Too much was asked for in a short time; send the same again after the wait that the answer says."
+    514 Overloaded "overloaded" http 503 close 0 Retry, 2000 ms: "The server has more to do than it can at this moment; send the same again after the wait that the answer says."
 }
 
 impl fmt::Display for Code {

@@ -30,6 +30,7 @@ use crate::http::problem::Problem;
 use crate::http::seats::Seat;
 use crate::http::{Api, Leaving, compress, leave, operations, read_code, request, statistics};
 use crate::snapshot;
+use crate::telemetry::metrics::Shed;
 use taskflow_actors::follow::{self, Decision};
 
 /// Where a client without a usable cursor goes.
@@ -436,6 +437,9 @@ impl Events {
         };
         match happened {
             Happened::Changed => self.advance().await?,
+            Happened::Counted if self.api.overload.may(Shed::Statistics).is_err() => {
+                self.statistics_at = Some(tokio::time::Instant::now() + STATISTICS_WITHIN);
+            }
             Happened::Counted => {
                 let statistics =
                     statistics::of(&self.api.router, &self.api.store, &*self.api.clock, self.caller.user).await?;

@@ -54,8 +54,9 @@ use crate::http::problem::Problem;
 use crate::http::rates::Rates;
 use crate::http::seats::Seats;
 use crate::mail::Letters;
+use crate::overload::Overload;
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::{Route, StatusClass};
+use crate::telemetry::metrics::{Route, Shed, StatusClass};
 
 /// Tells when a feed has something new, so that streams and long-polls need not ask.
 pub trait Changes: Send + Sync + 'static {
@@ -106,6 +107,8 @@ pub struct Api {
     pub leaving: watch::Receiver<Option<Leaving>>,
     /// The server has been told to stop: an answer is the last of its connection, so that the next request goes elsewhere.
     pub stopping: Arc<AtomicBool>,
+    /// What is not done because there is too much to do.
+    pub overload: Arc<Overload>,
 }
 
 macro_rules! resources {
@@ -297,6 +300,13 @@ fn answered_here(
             return Some(answer);
         }
     }
+    if let Err(code) = shed(request).map_or(Ok(()), |what| api.overload.may(what)) {
+        let mut answer = Problem::new(code).error_response();
+        if let Some(origin) = origin {
+            allow_origin(answer.headers_mut(), origin);
+        }
+        return Some(answer);
+    }
     let path = request.path();
     let is_read = path.starts_with("/api/v1/") && !path.starts_with("/api/v1/auth/");
     if is_read && request.headers().contains_key(header::AUTHORIZATION) {
@@ -318,6 +328,23 @@ fn answered_here(
             }
             Some(answer)
         }
+    }
+}
+
+/// What a request is where not everything can be done. Whoever is signed in stays so: refreshes and sign-outs are always done, and
+/// pages, which cost nothing.
+fn shed(request: &ServiceRequest) -> Option<Shed> {
+    let is_read = *request.method() == Method::GET;
+    match Route::of(request.path()) {
+        Route::Auth if request.path().ends_with("/refresh") || request.path().ends_with("/logout") => None,
+        Route::Auth => Some(Shed::SignIns),
+        Route::Statistics | Route::Export => Some(Shed::Statistics),
+        Route::Snapshot => Some(Shed::Snapshots),
+        Route::Events => Some(Shed::Connections),
+        Route::Changes if request.query_string().contains("wait") => Some(Shed::Connections),
+        Route::Other => None,
+        _ if is_read => Some(Shed::Reads),
+        _ => Some(Shed::Operations),
     }
 }
 

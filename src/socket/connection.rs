@@ -43,7 +43,7 @@ use crate::auth::Claims;
 use crate::config::RateLimits;
 use crate::http::rates::{Asked, BURST_SECONDS};
 use crate::http::seats::Seat;
-use crate::telemetry::metrics::{Eviction, Limited, MessageKind};
+use crate::telemetry::metrics::{Eviction, Limited, MessageKind, Shed};
 
 /// Messages handled in one turn of a connection, so that a flooding client leaves its neighbours their turns.
 const MESSAGES_A_TURN_MAX: usize = 32;
@@ -715,10 +715,12 @@ impl Connection {
         }
         state.unanswered += 1;
         drop(state);
-        if let Err(too_much) = worker.gateway.rates.user(Asked::Writes, user, operations.len()) {
+        let may = worker.gateway.overload.may(Shed::Operations).map_err(ErrorBody::new);
+        let rate = || worker.gateway.rates.user(Asked::Writes, user, operations.len());
+        if let Err(error) = may.and_then(|()| rate().map_err(|too_much| too_much.error())) {
             let refused = operations.iter().map(|operation| OperationResult {
                 id: operation.id,
-                outcome: Outcome::Refused(too_much.error()),
+                outcome: Outcome::Refused(error.clone()),
             });
             self.answer(worker, refused.collect());
             return self.flush();

@@ -10,6 +10,7 @@ use super::connection::{Connection, FollowId};
 use super::worker::Worker;
 use crate::http::feed::{STATISTICS_AGAIN, STATISTICS_WITHIN};
 use crate::http::{Changes as _, statistics};
+use crate::telemetry::metrics::Shed;
 
 /// A following's statistics: they end with it.
 #[derive(Debug)]
@@ -33,6 +34,9 @@ async fn count(connection: &Connection, worker: &Worker, id: FollowId) {
     let gateway = &worker.gateway;
     let mut seq = 0;
     loop {
+        while gateway.overload.may(Shed::Statistics).is_err() {
+            tokio::time::sleep(STATISTICS_WITHIN).await;
+        }
         // Before the look: what happens meanwhile ends the wait.
         let changed = gateway.hub.changed(feed, seq);
         gateway.hub.listening(feed).await;

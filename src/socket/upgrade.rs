@@ -18,7 +18,7 @@ use super::worker::Worker;
 use crate::config::{Config, Live};
 use crate::http::address;
 use crate::http::problem::{PROBLEM_JSON, Problem};
-use crate::telemetry::metrics::Handshake;
+use crate::telemetry::metrics::{Handshake, Shed};
 
 /// Where sockets are opened.
 pub const PATH: &str = "/api/v1/socket";
@@ -69,7 +69,10 @@ pub async fn accept<IO: Into<Wire>>(
     let (agreed, counted) = match agreed {
         Ok(agreed) => agreed,
         Err(error) => {
-            let limited = matches!(error.code, Code::ServerBusy | Code::ShuttingDown | Code::RateLimited);
+            let limited = matches!(
+                error.code,
+                Code::ServerBusy | Code::ShuttingDown | Code::RateLimited | Code::Overloaded
+            );
             let outcome = if limited {
                 Handshake::Limited
             } else {
@@ -169,6 +172,8 @@ fn agree(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, 
     if worker.is_draining() {
         return Err(ErrorBody::new(Code::ShuttingDown));
     }
+    let may = worker.gateway.overload.may(Shed::Connections);
+    may.map_err(ErrorBody::new)?;
     ws::verify_handshake(request.head()).map_err(|error| ErrorBody::new(Code::FramingError).because(error))?;
     let headers = request.headers();
     if !config.is_host(headers.get(header::HOST).and_then(|host| host.to_str().ok())) {

@@ -30,8 +30,9 @@ use crate::auth::{Claims, Tokens};
 use crate::config::Live;
 use crate::http::rates::Rates;
 use crate::http::seats::Seats;
+use crate::overload::Overload;
+use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{ConnectionKind, Eviction, Thread};
-use crate::telemetry::{Metrics, thread_delay};
 
 /// Pushes after which the clock is looked at: eight writes take less than the finest bucket is wide.
 const PUSHES_A_LOOK: u64 = 8;
@@ -56,6 +57,8 @@ pub struct Gateway {
     pub clock: Arc<dyn Clock>,
     /// The figures.
     pub metrics: Arc<Metrics>,
+    /// What is not done because there is too much to do.
+    pub overload: Arc<Overload>,
     /// Name and version of the server.
     pub build: String,
     /// See [`taskflow_protocol::limits::HEARTBEAT_MS`].
@@ -139,9 +142,8 @@ impl Worker {
         });
         spawn(worker.clone().deliver_all(inbox));
         spawn(worker.clone().turn_wheel());
-        spawn(thread_delay(
-            worker.gateway.metrics.thread_delay.of(Thread::Worker).clone(),
-        ));
+        let delays = worker.gateway.metrics.thread_delay.of(Thread::Worker).clone();
+        spawn(worker.gateway.overload.clone().watch_thread(delays));
         Some(worker)
     }
 

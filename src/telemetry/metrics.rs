@@ -183,6 +183,22 @@ labels! {
         Request = "request",
     }
 
+    /// What a node no longer does when it has more to do than it can.
+    Shed = "what" {
+        /// To count what a dashboard shows, and to export.
+        Statistics = "statistics",
+        /// To send whole feeds by REST.
+        Snapshots = "snapshots",
+        /// To take WebSockets, event streams and long-polls.
+        Connections = "connections",
+        /// To sign in and register.
+        SignIns = "sign_ins",
+        /// Any other request that changes nothing.
+        Reads = "reads",
+        /// Operations.
+        Operations = "operations",
+    }
+
     /// What a thread does.
     Thread = "thread" {
         /// Serves connections.
@@ -467,6 +483,12 @@ metrics! {
     http_request_duration: Family<Route, Histogram> = "taskflow_http_request_duration_seconds";
     /// Seconds by which a timer of a thread rang too late: for so long the thread had been busy with something else.
     thread_delay: Family<Thread, Histogram> = "taskflow_thread_delay_duration_seconds";
+    /// How hard this node is pressed: 0 not at all; 1 to 3, from which on it does less, as docs/operations.md says.
+    overload: Gauge = "taskflow_overload";
+    /// What was not done because the node was pressed too hard, by what it was.
+    shed: Family<Shed> = "taskflow_shed_total";
+    /// Bytes of memory that this node may have: of memory_bytes_max, its control group or the machine.
+    memory_bytes_max: Gauge = "taskflow_memory_bytes_max";
     /// Tokens that came with requests and handshakes, by whether they had been checked before.
     token_lookups: Family<Lookup> = "taskflow_token_lookups_total";
     /// Passwords that are being hashed or checked; 2 at most, each on a core.

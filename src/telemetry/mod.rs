@@ -4,9 +4,7 @@ pub mod instruments;
 pub mod log;
 pub mod metrics;
 pub mod operator;
-mod process;
-mod threads;
+pub mod process;
 
 pub use metrics::{Metrics, Telemetry};
 pub use operator::{Operator, Readiness};
-pub use threads::thread_delay;

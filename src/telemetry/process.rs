@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use procfs::Current as _;
 use procfs::process::{LimitValue, Process as Proc, Stat};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -72,6 +73,25 @@ fn files_open() -> u64 {
         0 => std::fs::read_dir(folder).map_or(0, |files| files.count() as u64),
         files => files,
     }
+}
+
+/// Bytes of memory that this process has; 0: nobody knows.
+pub fn memory() -> u64 {
+    let statm = Proc::myself().and_then(|myself| myself.statm());
+    statm.map_or(0, |statm| statm.resident * procfs::page_size())
+}
+
+/// Bytes of memory that this process may have: of its control group (version 2 or 1), or else of the machine.
+pub fn memory_max() -> u64 {
+    let groups = [
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    ];
+    let limits = groups.into_iter().filter_map(|file| std::fs::read_to_string(file).ok());
+    // "max" is no number, and no limit.
+    let limits = limits.filter_map(|text| text.trim().parse().ok());
+    let machine = procfs::Meminfo::current().map_or(u64::MAX, |machine| machine.mem_total);
+    limits.chain([machine]).min().unwrap_or(machine)
 }
 
 impl Collector for Process {

@@ -340,6 +340,16 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
                 Seen::Error(refused),
             ]
         }
+        // All of one byte is more than nineteen twentieths of it.
+        Code::Overloaded => {
+            let server = Server::start(&["--memory-bytes-max=1"]);
+            let account = server.user_without_feed();
+            server.wait_for_metric("taskflow_overload", |level| level == 3.0);
+            vec![
+                Seen::Http(server.get("/api/v1/tasks", &account)),
+                Seen::Http(Raw::connect(server.address).upgrade(&[])),
+            ]
+        }
         Code::HostRefused => {
             let server = Server::start(&["--hosts=tasks.example"]);
             vec![Seen::Http(http::request(

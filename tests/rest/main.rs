@@ -18,6 +18,7 @@ mod issuers;
 mod letters;
 mod limits;
 mod operator;
+mod overload;
 mod requests;
 mod sign_in;
 mod strangers;

@@ -320,17 +320,22 @@ impl Server {
 
     /// A user without a password, whose token the operator made: quicker than an account.
     pub fn user(&self) -> Account {
+        let account = self.user_without_feed();
+        // The feed is made by the first look at it.
+        assert_eq!(self.get("/api/v1/snapshot", &account).status, 200);
+        account
+    }
+
+    /// A user of whom the server has not heard.
+    pub fn user_without_feed(&self) -> Account {
         let user = super::id();
         let token = self.mint(&user, &["--seconds=3600"]);
-        let account = Account {
+        Account {
             user,
             token,
             refresh: String::new(),
             email: String::new(),
-        };
-        // The feed is made by the first look at it.
-        assert_eq!(self.get("/api/v1/snapshot", &account).status, 200);
-        account
+        }
     }
 
     /// Tokens for so many made-up users.

@@ -42,6 +42,7 @@ fn worker(bench: &ApiBench, hub: Arc<Hub>, router: Router) -> Rc<Worker> {
         outbound_bytes_total_max: usize::MAX,
         reconnect_window_ms: 0,
         snapshots: Arc::new(Semaphore::new(1)),
+        overload: bench.api.overload.clone(),
     });
     let ended = gateway.clone();
     let end = move |SignedOut { user, sign_in }| ended.sessions.tell(user, Event::SignedOut(sign_in));
