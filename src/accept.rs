@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use x509_cert::der::Decode as _;
 
 use crate::config::{Config, Live};
 
@@ -152,6 +153,14 @@ impl Certificate {
             present,
             look,
         })))
+    }
+
+    /// When the present one ends, in seconds since 1970; `None`: that cannot be read.
+    pub fn expires_s(&self) -> Option<u64> {
+        let present = self.present.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let certificate = x509_cert::Certificate::from_der(present.end_entity_cert().ok()?).ok()?;
+        let end = certificate.tbs_certificate.validity.not_after;
+        Some(end.to_unix_duration().as_secs())
     }
 
     /// Takes what is new in the files, for as long as the node runs. What cannot be used is said once, and the present goes on.

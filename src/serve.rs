@@ -325,7 +325,10 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         deleted.inc();
     }));
     let (followed, hashing, making) = (hub.clone(), sign_ins.clone(), gateway.snapshots.clone());
+    let present = certificate.clone();
     telemetry.at_scrape(move |metrics| {
+        let expires_s = present.as_ref().and_then(|certificate| certificate.expires_s());
+        metrics.certificate_expires.set(expires_s.unwrap_or(0) as f64);
         metrics.feeds_followed.set(followed.feeds_followed() as f64);
         metrics.queue_bytes.set(socket::queue_bytes() as f64);
         let (running, waiting) = hashing.passwords();

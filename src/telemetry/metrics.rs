@@ -477,6 +477,8 @@ metrics! {
     /// Snapshots and exports under way; 8 at most, the others wait.
     snapshots_running: Gauge = "taskflow_snapshots_running";
 
+    /// When the certificate for TLS on this node ends, in seconds since 1970. Without TLS here, 0.
+    certificate_expires: Gauge = "taskflow_certificate_expires_timestamp_seconds";
     /// HTTP requests, by the first part of the path and by class of the answer's status.
     http_requests: Table<Route, StatusClass> = "taskflow_http_requests_total";
     /// Seconds from the head of an HTTP request to the head of its answer, by the first part of the path.

@@ -285,6 +285,19 @@ fn a_new_certificate_is_taken_without_a_restart_and_a_bad_one_is_not() {
     let ada = secure.server.register();
     let mut open = Client::open(&secure.server, ENCODINGS[0], &ada);
     let first = shown(secure.inner, &secure.chain).expect("its own");
+    let ends = |chain: &Path| {
+        let said = Command::new("openssl")
+            .args(["x509", "-noout", "-enddate", "-dateopt", "iso_8601", "-in"])
+            .arg(chain)
+            .output()
+            .unwrap();
+        // notAfter=2026-12-30 16:00:00Z
+        let said = String::from_utf8(said.stdout).unwrap();
+        let date = said.trim().trim_start_matches("notAfter=").replace(' ', "T");
+        date.parse::<jiff::Timestamp>().unwrap().as_second() as f64
+    };
+    let metric = "taskflow_certificate_expires_timestamp_seconds";
+    assert_eq!(secure.server.metric(metric), ends(&secure.chain));
     let folder = tempfile::tempdir().unwrap();
     let (chain, key) = certificate(folder.path(), "second");
     std::fs::write(&secure.chain, b"nonsense").unwrap();
@@ -299,6 +312,7 @@ fn a_new_certificate_is_taken_without_a_restart_and_a_bad_one_is_not() {
     secure.server.signal(Signal::HUP);
     let second = eventually("the new certificate is shown", || shown(secure.inner, &chain));
     assert_ne!(first, second);
+    assert_eq!(secure.server.metric(metric), ends(&chain));
     // Who is there stays.
     open.accept(&task("still here")["command"]);
 }
