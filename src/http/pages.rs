@@ -21,7 +21,7 @@ fn media_type(path: &str) -> &'static str {
 }
 
 /// Serves these texts at these addresses. A browser asks each time whether there is another build, and gets the file again only then.
-pub(super) fn serve(cfg: &mut web::ServiceConfig, files: &[(&'static str, &'static str)]) {
+pub(crate) fn serve(cfg: &mut web::ServiceConfig, files: &[(&'static str, &'static str)]) {
     for &(path, text) in files {
         let tag = tag_of(text);
         let file = move |http: HttpRequest| {

@@ -1,10 +1,11 @@
-//! The operator's port: `/metrics` and `/health/{live,ready,startup}`.
+//! The operator's port: `/metrics`, `/health/{live,ready,startup}`, and a page that shows how the node is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use actix_web::{HttpResponse, web};
 
+use crate::http::pages;
 use crate::telemetry::Telemetry;
 
 /// Whether the server can do its work now.
@@ -59,6 +60,12 @@ impl Operator {
 
 /// Configures the operator's application; its data is `web::Data<Operator>`.
 pub fn routes(cfg: &mut web::ServiceConfig) {
+    let page = [
+        ("/", include_str!("page/page.html")),
+        ("/page.js", include_str!("page/page.js")),
+        ("/page.css", include_str!("page/page.css")),
+    ];
+    pages::serve(cfg, &page);
     cfg.route("/metrics", web::get().to(metrics))
         .route("/health/live", web::get().to(live))
         .route("/health/ready", web::get().to(ready))
@@ -154,6 +161,10 @@ mod tests {
         assert_eq!(status("/health/ready").await.0, 503);
         assert_eq!(status("/health/live").await.0, 200);
 
+        for (path, part) in [("/", "This node"), ("/page.js", "/metrics"), ("/page.css", ".tile")] {
+            let (code, text) = status(path).await;
+            assert!(code == 200 && text.contains(part), "{path}: {code}");
+        }
         let (code, scrape) = status("/metrics").await;
         assert_eq!(code, 200);
         let connections = "taskflow_connections{kind=\"websocket\"} 0.0\n";
