@@ -455,7 +455,7 @@ metrics! {
     sign_in_attempts_heard: Counter = "taskflow_sign_in_attempts_heard_total";
     /// Channels that this node is subscribed to: one for each feed that is followed here, and that of all nodes.
     bus_subscriptions: Gauge = "taskflow_bus_subscriptions";
-    /// Nodes of the cluster that this node knows of, itself included. Without Redis in the settings, 0.
+    /// Nodes of the cluster that this node knows of, itself included. While Redis is away, and without Redis in the settings, 0.
     cluster_members: Gauge = "taskflow_cluster_members";
     /// Changes of the members: nodes that came or went.
     cluster_changes: Counter = "taskflow_cluster_changes_total";
