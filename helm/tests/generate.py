@@ -87,15 +87,12 @@ def readme():
 
 
 def copies():
-    """Dashboards and rules: where each comes from, by where it goes. None while there is no grafana/."""
+    """Dashboards and rules: where each comes from, by where it goes."""
     wanted = {}
     for path in sorted((ROOT / "grafana/dashboards").glob("*.json")):
         wanted[CHART / "files/dashboards" / path.name] = path.read_text()
-    for path in sorted((ROOT / "grafana/rules").glob("*.yaml")):
-        text = path.read_text()
-        # Not the tests of rules.
-        if "groups" in (yaml.safe_load(text) or {}):
-            wanted[CHART / "files/rules" / path.name] = text
+    for path in sorted((ROOT / "grafana/rules").glob("*.yml")):
+        wanted[CHART / "files/rules" / path.name] = path.read_text()
     return wanted
 
 

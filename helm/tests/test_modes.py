@@ -82,6 +82,8 @@ def test_every_setting_is_one_of_docs_operations(example):
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_no_setting_that_is_secret_is_in_a_config_map(example):
     for document in of_kind(rendered(example), "ConfigMap"):
+        if "grafana_dashboard" in document["metadata"]["labels"]:
+            continue
         found = set(tomllib.loads(document["data"]["taskflow.toml"])) & SECRET
         # An address of Redis without a password in it is none.
         assert found <= {"redis"} and "@" not in json.dumps(document["data"]["taskflow.toml"].split("mail_from")[0])
@@ -484,7 +486,7 @@ def with_files(tmp_path_factory):
     """The chart with a dashboard and a file of rules."""
     chart = tmp_path_factory.mktemp("chart") / "taskflow"
     shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("files"))
-    for path, text in [("dashboards/Is_it_well.json", DASHBOARD), ("rules/slo.yaml", RULES)]:
+    for path, text in [("dashboards/Is_it_well.json", DASHBOARD), ("rules/slo.yml", RULES)]:
         (chart / "files" / path).parent.mkdir(parents=True, exist_ok=True)
         (chart / "files" / path).write_text(text)
     return chart
