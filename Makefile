@@ -38,6 +38,8 @@ test: setup ## Everything that must pass before a change lands
 	scripts/openapi-check
 	scripts/chart-check
 	scripts/image-check
+	scripts/grafana-check
+	scripts/grafana-check live
 
 .PHONY: check
 check: setup ## The quick loop: format, lints, layering, unit tests; no server
@@ -83,6 +85,7 @@ verify: setup ## The slow proofs that `make test` has no time for
 	$(SIM) 10000 $(SEED)
 	$(SIM) planted 2000 $(SEED)
 	scripts/image-check run
+	scripts/grafana-check live cluster
 	$(MAKE) rolling
 	$(MAKE) chaos
 
@@ -95,9 +98,10 @@ deny: setup ## Licences, advisories, sources and layering by cargo-deny (asks th
 	cargo deny check
 
 .PHONY: docs-tables
-docs-tables: setup ## Write the generated tables into the docs (settings, metrics, codes) and the chart
+docs-tables: setup ## Write what is generated: tables in the docs (settings, metrics, codes), dashboards, and what the chart has of them
 	UPDATE_DOCS=1 cargo test --locked -p taskflow-protocol --test docs -- --ignored
 	UPDATE_DOCS=1 cargo test --locked --test operations_page -- --ignored
+	grafana/dashboards.py --write
 	scripts/chart-check --write
 
 .PHONY: golden
