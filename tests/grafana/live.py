@@ -4,11 +4,13 @@ import contextlib
 import json
 import math
 import os
+import random
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -27,9 +29,12 @@ SHOWN_SECONDS = 10
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Below those that the system gives to connections: a service takes seconds until it listens."""
+    while True:
+        port = random.randrange(15_000, 22_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def until(what, holds, seconds=60):
@@ -149,18 +154,18 @@ def substituted(expression, variables):
 
 
 def asked(prometheus, dashboard):
-    """(panel, problem) of each panel, with all nodes chosen and with each of them named; variables without values."""
+    """How many queries its panels have, and what is wrong: asked with all nodes chosen, and with each of them named."""
     shown = {"__rate_interval": "4s", "__range": f"{SHOWN_SECONDS}s", "__interval": "1s"}
-    every, chosen, wrong = dict(shown), dict(shown), []
+    every, chosen = dict(shown), dict(shown)
     for variable in dashboard["templating"]["list"]:
         if variable["type"] != "query":
             continue
         found = prometheus.values(substituted(variable["query"]["query"], chosen))
         if not found:
-            wrong.append(f"the variable {variable['name']} has no values")
+            return 0, [f"{dashboard['uid']}: the variable {variable['name']} has no values"]
         every[variable["name"]] = variable["allValue"]
         chosen[variable["name"]] = "(" + "|".join(re.escape(value).replace("\\", "\\\\") for value in found) + ")"
-    count = 0
+    count, wrong = 0, []
     for panel in panels(dashboard):
         for target in panel["targets"]:
             count += 1
@@ -284,6 +289,8 @@ def cluster(checks, folder):
 
 
 def check(checks, arguments):
+    # Told to stop, it ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="taskflow-grafana.", dir=shared if shared.is_dir() else None) as folder:
         os.mkdir(f"{folder}/one")
