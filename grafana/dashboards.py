@@ -58,21 +58,22 @@ def is_bad_from(bound, warn=None):
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
-def targets(queries):
+def targets(queries, is_one_figure=False):
     return [
         {
             "refId": chr(ord("A") + index),
             "datasource": DATASOURCE,
             "expr": expression.replace("$who", WHO),
             "legendFormat": legend,
-            "range": True,
+            "range": not is_one_figure,
+            "instant": is_one_figure,
         }
         for index, (legend, expression) in enumerate(queries)
     ]
 
 
 def number(title, unit, description, expression, thresholds=None):
-    """One figure: the last, or that of the whole range where the expression says `$__range`."""
+    """One figure: that of now, or of the whole range where the expression says `$__range`."""
     return {
         "type": "stat",
         "title": title,
@@ -88,7 +89,7 @@ def number(title, unit, description, expression, thresholds=None):
             "colorMode": "value",
             "graphMode": "none",
         },
-        "targets": targets([("", expression)]),
+        "targets": targets([("", expression)], is_one_figure=True),
     }
 
 
