@@ -311,6 +311,27 @@ WELL = dashboard(
         ("{{instance}}", "process_resident_memory_bytes{$who}"),
     ),
     lines(
+        "Memory, share of the limit",
+        "percentunit",
+        "Normal: below 0.75 (TaskflowMemoryNearLimit). Otherwise: from 0.8 on the node does less; see “Overload”.",
+        ("{{instance}}", "process_resident_memory_bytes{$who} / on (job, instance) taskflow_memory_bytes_max{$who}"),
+        thresholds=is_bad_from(0.8, 0.75),
+    ),
+    lines(
+        "Overload",
+        "none",
+        "Normal: 0. Otherwise (TaskflowOverloaded): 1 no statistics, 2 nobody new, 3 nothing that is asked; its causes are busy threads (“Who is"
+        " slow?”) and memory.",
+        ("{{instance}}", "taskflow_overload{$who}"),
+        thresholds=is_bad_from(2, 1),
+    ),
+    lines(
+        "Not done for overload, by what",
+        "ops",
+        "Normal: nothing. Otherwise: what clients were told to ask for again in two seconds.",
+        ("{{what}}", rate("taskflow_shed_total", ["what"])),
+    ),
+    lines(
         "Open files, share of the limit",
         "percentunit",
         "Normal: below 0.85; each connection is one. Otherwise: raise the limit (`ulimit -Hn`), or add nodes.",
