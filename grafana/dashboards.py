@@ -313,7 +313,7 @@ WELL = dashboard(
     lines(
         "Memory, share of the limit",
         "percentunit",
-        "Normal: below 0.75 (TaskflowMemoryNearLimit). Otherwise: from 0.8 on the node does less; see “Overload”.",
+        "Normal: below 0.75 (TaskflowMemoryNearLimit). Otherwise: from 0.8 on the node does less, as the panel beside this shows.",
         ("{{instance}}", "process_resident_memory_bytes{$who} / on (job, instance) taskflow_memory_bytes_max{$who}"),
         thresholds=is_bad_from(0.8, 0.75),
     ),
