@@ -9,6 +9,7 @@
 
 mod board;
 mod clock;
+mod load;
 mod machine;
 mod net;
 mod process;
@@ -20,10 +21,11 @@ mod server;
 mod stats;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use tokio::task::LocalSet;
 
 use crate::record::Record;
@@ -34,11 +36,19 @@ use crate::server::Bench;
 const REPORT: &str = "loadtest/REPORT.md";
 
 #[derive(Parser)]
-#[command(about = "Load scenarios for TaskFlow, measured beside reference servers")]
+#[command(
+    about = "Load for TaskFlow: on a server that runs already (run), or measured beside reference servers (SCENARIO)",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Load>,
     /// A scenario (idle-memory, fanout, creates, pages, front-door, latency, kill9, cold-snapshot, storm, backlog-memory, slow-reader, cluster), `all`
     /// of them, or `report`: write the report from what was measured.
-    what: What,
+    #[arg(required = true)]
+    what: Option<What>,
     /// The server; absent: the one that was built beside this program.
     #[arg(long, env = "SERVER_BIN")]
     server_bin: Option<PathBuf>,
@@ -73,6 +83,16 @@ struct Arguments {
     subjects: Vec<String>,
 }
 
+/// Load on a server that runs already.
+#[derive(Subcommand)]
+enum Load {
+    Run(load::Run),
+    Merge(load::Merge),
+    /// What `run` starts: one process that makes load
+    #[command(hide = true)]
+    Generate,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum What {
     One(Scenario),
@@ -92,9 +112,33 @@ impl FromStr for What {
     }
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let chosen: &[Scenario] = match &arguments.what {
+fn main() -> ExitCode {
+    let mut arguments = Arguments::parse();
+    let done = match (arguments.command.take(), arguments.what) {
+        (Some(Load::Run(options)), _) => load::run(&options),
+        (Some(Load::Merge(options)), _) => load::merge(&options),
+        (Some(Load::Generate), _) => load::generator::main().map(|()| 0),
+        (None, Some(what)) => match bench(arguments, what) {
+            Ok(()) => Ok(0),
+            Err(error) => {
+                eprintln!("Error: {error:?}");
+                Ok(1)
+            }
+        },
+        (None, None) => unreachable!("clap asks for one of them"),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        // Nothing was measured.
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn bench(arguments: Arguments, what: What) -> Result<()> {
+    let chosen: &[Scenario] = match &what {
         What::One(scenario) => std::slice::from_ref(scenario),
         What::All => Scenario::value_variants(),
         What::Report => &[],
@@ -139,7 +183,7 @@ fn main() -> Result<()> {
             }
         }
     }
-    if !matches!(arguments.what, What::One(_)) {
+    if !matches!(what, What::One(_)) {
         write_report(&results, arguments.quick)?;
     }
     if !failed.is_empty() {

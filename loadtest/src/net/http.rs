@@ -2,14 +2,14 @@
 
 use std::io;
 
+use super::Dial;
+use super::stream::Stream;
 use memchr::memmem;
-use tokio::net::TcpStream;
-
-use super::{Dial, read_some, write_all};
 
 /// A connection that one request at a time uses.
 pub struct Http {
-    stream: TcpStream,
+    stream: Stream,
+    host: String,
     unread: Vec<u8>,
 }
 
@@ -32,10 +32,16 @@ impl Answer {
 impl Http {
     /// Connects.
     pub async fn connect(dial: Dial) -> io::Result<Self> {
-        Ok(Self {
-            stream: dial.connect().await?,
+        Ok(Self::over(Stream::plain(dial.connect().await?), "localhost".to_owned()))
+    }
+
+    /// Over a connection that is there already, to the server of this name.
+    pub fn over(stream: Stream, host: String) -> Self {
+        Self {
+            stream,
+            host,
             unread: Vec::new(),
-        })
+        }
     }
 
     /// Sends a request and waits for its answer.
@@ -58,15 +64,16 @@ impl Http {
         } else {
             format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len())
         };
+        let host = &self.host;
         let request =
-            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}{headers}{content}\r\n{body}");
-        write_all(&self.stream, request.as_bytes()).await?;
+            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{authorization}{headers}{content}\r\n{body}");
+        self.stream.write_all(request.as_bytes()).await?;
         loop {
             if let Some((answer, used)) = parse(&self.unread)? {
                 self.unread.drain(..used);
                 return Ok(answer);
             }
-            if read_some(&self.stream, &mut self.unread).await? == 0 {
+            if self.stream.read_some(&mut self.unread).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }

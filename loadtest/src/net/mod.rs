@@ -2,7 +2,9 @@
 
 pub mod crowd;
 pub mod http;
+pub mod link;
 pub mod socket;
+pub mod stream;
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};

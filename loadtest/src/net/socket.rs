@@ -74,12 +74,7 @@ impl Socket {
     /// Connects and upgrades.
     pub async fn open(dial: Dial, path: &str, subprotocol: Option<&str>) -> io::Result<Self> {
         let stream = dial.connect().await?;
-        let subprotocol = subprotocol.map_or_else(String::new, |name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: localhost:{}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{subprotocol}\r\n",
-            dial.address.port()
-        );
+        let request = upgrade_request(&format!("localhost:{}", dial.address.port()), path, subprotocol);
         write_all(&stream, request.as_bytes()).await?;
         let mut unread = Vec::new();
         let head_end = loop {
@@ -219,6 +214,7 @@ impl Socket {
 }
 
 /// A frame that has not arrived whole. No buffer while there is none.
+#[derive(Default)]
 pub struct Unread(Vec<u8>);
 
 impl Unread {
@@ -251,6 +247,15 @@ fn parse(bytes: &[u8], show: &mut impl FnMut(Seen<'_>)) -> io::Result<(usize, Op
         at += frame.bytes;
     }
     Ok((at, None))
+}
+
+/// What asks for a WebSocket.
+pub fn upgrade_request(host: &str, path: &str, subprotocol: Option<&str>) -> String {
+    let subprotocol = subprotocol.map_or_else(String::new, |name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{subprotocol}\r\n"
+    )
 }
 
 /// A text frame, for whoever writes it without a [`Writer`].

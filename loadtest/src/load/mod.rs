@@ -1,0 +1,24 @@
+//! `run`: puts a server or a cluster that runs already under load. One engine for all scenarios: users who do things at a
+//! rate, and screens that check what comes.
+
+mod acts;
+mod arrivals;
+mod chart;
+mod check;
+pub mod generator;
+mod options;
+mod outcome;
+mod page;
+mod plan;
+mod run;
+mod scenario;
+mod screen;
+mod tally;
+mod target;
+mod threshold;
+mod users;
+mod view;
+mod world;
+
+pub use options::{Merge, Run};
+pub use run::{merge, run};
