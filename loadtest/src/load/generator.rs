@@ -23,8 +23,6 @@ use crate::clock::{self, Pacer};
 
 /// After the ramp, until all screens must be current.
 const CONNECTING_MAX: Duration = Duration::from_secs(30);
-/// After the load, until everything that is under way must have come.
-const SETTLING_MAX: Duration = Duration::from_secs(20);
 /// Then, for what comes though it has come already.
 const DOUBLES_WAIT: Duration = Duration::from_millis(200);
 /// Between two looks at how late the client is.
@@ -215,7 +213,7 @@ fn forget(world: &World, now_ns: u64) {
 
 /// Waits for what is under way; what has not come by then does not come.
 async fn settle(world: &World) {
-    let deadline = clock::now_ns() + SETTLING_MAX.as_nanos() as u64;
+    let deadline = clock::now_ns() + (world.plan.settle * 1e9) as u64;
     for screen in &world.screens {
         screen.read_slowly(false);
     }

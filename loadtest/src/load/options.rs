@@ -40,6 +40,9 @@ pub struct Run {
     /// Seconds in which the connections are made, before the load
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     pub ramp: f64,
+    /// Seconds after the load in which everything that is under way must come
+    #[arg(long, default_value_t = 20.0, value_name = "SECONDS")]
+    pub settle: f64,
     /// Addresses of this machine to connect from, in turn: each has about 28,000 ports
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS,…")]
     pub source: Vec<IpAddr>,
@@ -102,10 +105,10 @@ impl Run {
         }
         shape.rate = self.rate.unwrap_or(shape.rate);
         shape.seconds = self.seconds.unwrap_or(shape.seconds);
-        let times = [shape.rate, shape.seconds, self.ramp, self.late_ms_max];
+        let times = [shape.rate, shape.seconds, self.ramp, self.settle, self.late_ms_max];
         if times.iter().any(|time| !time.is_finite() || *time < 0.0) || shape.seconds < 1.0 {
             return Err(Trouble(
-                "--seconds is at least 1, and --rate, --ramp and --late-ms-max are not below 0.".to_owned(),
+                "--seconds is at least 1, and --rate, --ramp, --settle and --late-ms-max are not below 0.".to_owned(),
             ));
         }
         if let Some(of) = shape.slow_of

@@ -32,6 +32,8 @@ pub struct Plan {
     pub seconds: f64,
     /// How long connecting takes.
     pub ramp: f64,
+    /// How long is waited afterwards for what is under way.
+    pub settle: f64,
     /// What random choices follow from.
     pub seed: u64,
 }

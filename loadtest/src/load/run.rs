@@ -117,6 +117,7 @@ async fn plan(options: &Run) -> Result<(Vec<Plan>, Settings, Welcome)> {
         rate: shape.rate * its_users as f64 / settings.users as f64,
         seconds: shape.seconds,
         ramp: options.ramp,
+        settle: options.settle,
         seed: options.seed.wrapping_add(number as u64),
     });
     Ok((plans.collect(), settings, welcome))
