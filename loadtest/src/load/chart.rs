@@ -8,7 +8,7 @@ const HEIGHT: f64 = 220.0;
 const LEFT: f64 = 64.0;
 const BOTTOM: f64 = 28.0;
 const TOP: f64 = 10.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 30.0;
 
 /// A line. Where there is no value, it is broken.
 pub struct Series {
@@ -37,16 +37,16 @@ pub fn lines(title: &str, unit: &str, ticks: &Ticks, all: Vec<Series>) -> String
     let (first, last) = values().fold((f64::MAX, f64::MIN), |(low, high), (x, _)| (low.min(*x), high.max(*x)));
     let across = |x: f64| LEFT + (x - first) / (last - first).max(1e-9) * (WIDTH - LEFT - RIGHT);
     let down = |y: f64| TOP + (1.0 - y / top) * (HEIGHT - TOP - BOTTOM);
-    let mut svg = format!("<figure><figcaption><b>{title}</b> <span>{unit}</span>");
+    let mut svg = format!("<figure><figcaption><b>{title}</b> {unit}<div>");
     for (index, series) in all.iter().enumerate() {
         add(
             &mut svg,
-            format_args!(" <i class=\"c{}\"></i>{}", index % 4, escape(&series.name)),
+            format_args!("<span><i class=\"c{}\"></i>{}</span> ", index % 4, escape(&series.name)),
         );
     }
     add(
         &mut svg,
-        format_args!("</figcaption><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">"),
+        format_args!("</div></figcaption><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">"),
     );
     let mut at = 0.0;
     while at <= top * 1.0001 {
@@ -77,18 +77,26 @@ pub fn lines(title: &str, unit: &str, ticks: &Ticks, all: Vec<Series>) -> String
     }
     for (index, series) in all.iter().enumerate() {
         let mut path = String::new();
-        let mut pen = 'M';
-        for (x, value) in &series.points {
-            match value {
-                Some(y) => {
-                    add(&mut path, format_args!("{pen}{:.1} {:.1}", across(*x), down(*y)));
-                    // A point alone is a dot.
-                    if pen == 'M' {
-                        path.push_str("h.01");
-                    }
-                    pen = 'L';
+        for run in series.points.split(|(_, value)| value.is_none()) {
+            let at = |(x, value): &(f64, Option<f64>)| (across(*x), down(value.unwrap_or(0.0)));
+            match run {
+                [] => {}
+                [alone] => {
+                    let (x, y) = at(alone);
+                    add(
+                        &mut svg,
+                        format_args!("<circle class=\"c{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>", index % 4),
+                    );
                 }
-                None => pen = 'M',
+                run => {
+                    for (step, point) in run.iter().enumerate() {
+                        let (x, y) = at(point);
+                        add(
+                            &mut path,
+                            format_args!("{}{x:.1} {y:.1}", if step == 0 { 'M' } else { 'L' }),
+                        );
+                    }
+                }
             }
         }
         add(&mut svg, format_args!("<path class=\"c{}\" d=\"{path}\"/>", index % 4));
@@ -152,14 +160,18 @@ mod tests {
 
     #[test]
     fn a_line_is_broken_where_nothing_was_measured() {
-        let values = [Some(1.0), Some(2.0), None, Some(2.0)];
+        let values = [Some(1.0), Some(2.0), None, Some(2.0), None, Some(1.0), Some(1.0)];
         let points = values.into_iter().enumerate().map(|(x, value)| (x as f64, value));
         let series = Series {
             name: "a<b".to_owned(),
             points: points.collect(),
         };
-        let svg = lines("Pushes", "ms", &seconds(4), vec![series]);
-        assert_eq!(svg.matches('M').count(), 2, "{svg}");
+        let svg = lines("Pushes", "ms", &seconds(7), vec![series]);
+        assert_eq!(
+            (svg.matches('M').count(), svg.matches("<circle").count()),
+            (2, 1),
+            "{svg}"
+        );
         assert!(svg.contains("a&lt;b"), "{svg}");
     }
 

@@ -11,11 +11,12 @@ const STYLE: &str = "\
 body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em}
 h1{font-size:1.4em;margin:0}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(500px,100%),1fr));gap:1em 2em}
-figure{margin:1em 0}figcaption span{opacity:.6;margin-right:.6em}
+figure{margin:0}figcaption div{font-size:.85em}figcaption span{white-space:nowrap;margin-right:.8em}
 svg{width:100%;height:auto;font:11px system-ui,sans-serif}svg text{fill:currentColor;opacity:.7}
 svg line{stroke:var(--line)}svg path{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
 path.c0{stroke:var(--c0)}path.c1{stroke:var(--c1)}path.c2{stroke:var(--c2)}path.c3{stroke:var(--c3)}
-i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .3em 0 .6em}
+circle.c0{fill:var(--c0)}circle.c1{fill:var(--c1)}circle.c2{fill:var(--c2)}circle.c3{fill:var(--c3)}
+i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.3em}
 i.c0{background:var(--c0)}i.c1{background:var(--c1)}i.c2{background:var(--c2)}i.c3{background:var(--c3)}
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.15em .9em .15em 0;text-align:right;font-variant-numeric:tabular-nums}
 td:first-child,th:first-child{text-align:left}th{font-weight:600;border-bottom:1px solid var(--line)}
@@ -62,11 +63,17 @@ fn charts(outcome: &Outcome) -> String {
             .collect(),
     };
     let quantile = |timed: Timed, share: f64| {
-        over_time(&format!("{} p{}", timed.name(), share * 100.0), &|second| {
+        over_time(&format!("p{}", share * 100.0), &|second| {
             second.latency_us.get(&timed)?.quantile_of_second_ms(share)
         })
     };
-    let count = |count: Count| over_time(count.name(), &|second| Some(second.count(count) as f64));
+    // What never happened is no line.
+    let count = |count: Count| {
+        let happened = all.iter().any(|second| second.count(count) > 0);
+        over_time(&count.name().replace('_', " "), &|second| {
+            happened.then(|| second.count(count) as f64)
+        })
+    };
     let both = |timed| vec![quantile(timed, 0.5), quantile(timed, 0.99)];
     let mut html = String::new();
     for (title, timed) in [
@@ -137,7 +144,7 @@ fn percentiles(outcome: &Outcome) -> (Ticks, Vec<Series>) {
             (nines, Some(micros as f64 / 1e3))
         });
         Some(Series {
-            name: timed.name().to_owned(),
+            name: timed.name().replace('_', " "),
             points: points.collect(),
         })
     });

@@ -66,7 +66,8 @@ impl View {
         match &self.bar {
             Some(bar) => {
                 bar.set_position(index as u64 + 1);
-                bar.set_message(line);
+                // Two lines fit where one does not.
+                bar.set_message(line.replacen("  push ", "\npush ", 1));
             }
             None if (index + 1).is_multiple_of(EVERY) || index + 1 == self.seconds => {
                 eprintln!("{:>5} s  {line}", index + 1);

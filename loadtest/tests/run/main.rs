@@ -172,9 +172,9 @@ fn the_page_has_its_charts_and_asks_nobody_for_anything() {
         "From change to screen",
         "Latency percentiles",
         "Rate",
+        "Pushes",
         "Connections",
         "Connections made again",
-        "Errors",
     ] {
         assert!(
             ran.html.contains(&format!("<figcaption><b>{chart}")),
