@@ -482,5 +482,10 @@ mod tests {
         assert_eq!(Outcome::load(&folder.path().join("run.json")).unwrap(), outcome);
         let error = Outcome::load(&folder.path().join("run.html")).unwrap_err();
         assert!(error.0.contains("is no file of results"), "{error}");
+        Outcome { form: 2, ..outcome }
+            .save(&folder.path().join("later"))
+            .unwrap();
+        let error = Outcome::load(&folder.path().join("later.json")).unwrap_err();
+        assert!(error.0.contains("is of another version of this program"), "{error}");
     }
 }
