@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::check::Sequence;
 use super::tally::{Count, Timed};
+use super::target::Target;
 use super::world::World;
 use crate::clock;
 use crate::net::link::Link;
@@ -193,6 +194,9 @@ impl Screen {
             Ok(link) => Rc::new(link),
             Err(error) => {
                 world.error(world.target.sentence(&error));
+                if Target::status(&error) == Some(429) {
+                    world.count(Count::Limited);
+                }
                 return End::Failed;
             }
         };

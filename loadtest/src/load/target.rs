@@ -151,6 +151,11 @@ impl Target {
         Ok(Http::over(self.connect(number).await?, self.host.clone()))
     }
 
+    /// What the server said to a handshake, if that is what went wrong.
+    pub fn status(error: &io::Error) -> Option<u16> {
+        error.get_ref()?.downcast_ref::<NotUpgraded>()?.status()
+    }
+
     /// What went wrong, and what to do about it.
     pub fn sentence(&self, error: &io::Error) -> String {
         let host = &self.host;
@@ -168,8 +173,8 @@ impl Target {
             return match answer.status() {
                 Some(421) => format!("The server does not go by the name {host}: add it to its setting hosts."),
                 Some(429) => {
-                    "The server says that too much comes from here (429): raise its limits for the test, or spread \
-                              the load over more --source addresses."
+                    "The server takes no more connections a second from one address (429): give more --ramp or --source \
+                              addresses, or set its strangers_a_second_max to 0 for the test."
                         .to_owned()
                 }
                 Some(503) => "The server takes no more connections (503).".to_owned(),

@@ -165,6 +165,18 @@ fn every_push_is_counted_and_timed_on_every_screen() {
 }
 
 #[test]
+fn a_limit_of_the_server_is_counted_and_said() {
+    // Ten connections may be made at once.
+    let server = Server::start(&["--strangers-a-second-max=1"]);
+    let ran = run_on(&server, &server.url(), &["push"]);
+    ran.expect(
+        0,
+        "The server takes no more connections a second from one address (429): give more --ramp or --source",
+    );
+    assert!(ran.count("limited") > 0, "{}", ran.said);
+}
+
+#[test]
 fn the_page_has_its_charts_and_asks_nobody_for_anything() {
     let server = Server::start(&[]);
     let ran = run_on(&server, &server.url(), &["storm"]);
