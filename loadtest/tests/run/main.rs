@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -328,6 +328,28 @@ fn a_server_that_is_killed_and_comes_back_loses_nothing_that_this_client_would_c
     assert_eq!(ran.count("acknowledged"), ran.count("changes"), "{}", ran.said);
     assert!(ran.count("reconnects") >= 12, "{}", ran.said);
     assert!(ran.timed("catch_up") > 0, "{}", ran.said);
+}
+
+#[test]
+fn what_is_due_while_the_server_stands_still_is_timed_from_when_it_was_due() {
+    let server = Server::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (url, tokens) = (flag("url", server.url()), flag("tokens", server.tokens().display()));
+    let running = Running::start(command(folder.path(), &["push", "--seconds=3", &url, &tokens]));
+    kill(server.pid(), Signal::SIGSTOP).unwrap();
+    std::thread::park_timeout(Duration::from_millis(1_000));
+    kill(server.pid(), Signal::SIGCONT).unwrap();
+    let ran = running.finish(folder.path());
+    ran.expect(0, "OK:");
+    // 40 a second were due: of those in the first half of the stop, each waited for half a second and more. A client that
+    // waits for answers would have three such times, one of each user.
+    let writes = ran.found["tally"]["latency_us"]["write"].as_array().unwrap();
+    let long: u64 = writes
+        .iter()
+        .filter(|pair| pair[0].as_u64().unwrap() > 500_000)
+        .map(|pair| pair[1].as_u64().unwrap())
+        .sum();
+    assert!(long >= 10, "{long} of {}", ran.said);
 }
 
 #[test]
