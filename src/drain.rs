@@ -21,6 +21,9 @@ const EVERY: Duration = Duration::from_millis(20);
 /// Of the whole time, for the last requests, the bus and the store.
 const LAST: Duration = Duration::from_secs(2);
 
+/// The same for whoever does not want to wait.
+const LAST_IN_A_HURRY: Duration = Duration::from_secs(1);
+
 /// Clients that are sent away and do not go within this are cut, when all others have gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -78,8 +81,8 @@ impl Drain {
             let end = deadline - LAST;
             tokio::join!(self.clients(config.drain_clients_a_second, end), self.feeds(end));
         };
-        tokio::select! {
-            () = orderly => {}
+        let deadline = tokio::select! {
+            () = orderly => deadline,
             () = hurry => {
                 tracing::warn!(
                     connections = self.hub.connections.load(Ordering::Relaxed),
@@ -89,8 +92,9 @@ impl Drain {
                 self.hub.drain();
                 // One moment, in which the other nodes hear that the feeds are theirs.
                 self.feeds(Instant::now() + EVERY).await;
+                deadline.min(Instant::now() + LAST_IN_A_HURRY)
             }
-        }
+        };
         self.hub.drain();
         deadline
     }
@@ -139,13 +143,14 @@ impl Drain {
 pub async fn until(deadline: Instant, work: impl Future) {
     tokio::select! {
         _ = work => {}
-        () = sleep_until(deadline) => tracing::warn!("requests that were under way at the end of drain_seconds_max are cut"),
+        () = sleep_until(deadline) => tracing::warn!("requests that are still under way are cut"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::ApiBench;
 
     const fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -165,6 +170,27 @@ mod tests {
     fn more_than_can_leave_in_time_leave_faster() {
         let pace = Pace::new(30_000, 0, 1_000, s(10));
         assert_eq!((pace.over, pace.due(s(5))), (s(10), 15_000));
+    }
+
+    #[actix_web::test]
+    async fn whoever_does_not_want_to_wait_gets_a_deadline_of_his_own() {
+        let config = Config {
+            drain_wait_seconds: 60,
+            drain_seconds_max: 3_600,
+            ..Config::default()
+        };
+        let bench = ApiBench::new(config.clone());
+        let drain = Drain {
+            hub: bench.hub.clone(),
+            seats: bench.api.seats.clone(),
+            leaving: watch::Sender::new(None),
+            cluster: None,
+            stopping: Arc::default(),
+            metrics: bench.api.metrics.clone(),
+        };
+        let deadline = drain.run(&config, std::future::ready(())).await;
+        assert!(deadline <= Instant::now() + LAST_IN_A_HURRY);
+        assert!(drain.leaving.borrow().is_some() && bench.hub.draining.load(Ordering::Acquire));
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub async fn changes(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, 
             Read::Reset(reason, head) => reset_to_snapshot(&api, caller.user, reason, head),
             Read::Entries(entries, head) => entries_upto(caller.user, cursor, &entries, head, limit),
         },
+        // It would end at once and be asked again at once.
+        Some(_) if api.leaving.borrow().is_some() => return Err(Code::ShuttingDown.into()),
         Some(cursor) => long_poll(&api, caller, cursor, wait, limit).await?,
     };
     let answer = Encoding::Json.encode(&changes);

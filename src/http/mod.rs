@@ -235,7 +235,7 @@ async fn front(
     let (route, begun) = (Route::of(request.path()), Instant::now());
     let config = api.config.now();
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let response = match answered_here(&api, &config, &request, origin.as_ref()) {
+    let response = match answered_here(&api, &config, &request, route, origin.as_ref()) {
         Some(answer) => request.into_response(answer),
         None => {
             let mut response = next.call(request).await?.map_into_boxed_body();
@@ -283,6 +283,7 @@ fn answered_here(
     api: &Api,
     config: &Config,
     request: &ServiceRequest,
+    route: Route,
     origin: Option<&HeaderValue>,
 ) -> Option<HttpResponse> {
     let host = host_of(request);
@@ -300,7 +301,7 @@ fn answered_here(
             return Some(answer);
         }
     }
-    if let Err(code) = shed(request).map_or(Ok(()), |what| api.overload.may(what)) {
+    if let Err(code) = shed(request, route).map_or(Ok(()), |what| api.overload.may(what)) {
         let mut answer = Problem::new(code).error_response();
         if let Some(origin) = origin {
             allow_origin(answer.headers_mut(), origin);
@@ -331,17 +332,18 @@ fn answered_here(
     }
 }
 
-/// What a request is where not everything can be done. Whoever is signed in stays so: refreshes and sign-outs are always done, and
-/// pages, which cost nothing.
-fn shed(request: &ServiceRequest) -> Option<Shed> {
+/// What a request is where not everything can be done. Whoever is signed in stays so, and can end what a thief has: refreshes,
+/// sign-outs and the ends of sign-ins and tokens are always done, and pages, which cost nothing.
+fn shed(request: &ServiceRequest, route: Route) -> Option<Shed> {
     let is_read = *request.method() == Method::GET;
-    match Route::of(request.path()) {
+    match route {
+        Route::Account if *request.method() == Method::DELETE => None,
         Route::Auth if request.path().ends_with("/refresh") || request.path().ends_with("/logout") => None,
         Route::Auth => Some(Shed::SignIns),
         Route::Statistics | Route::Export => Some(Shed::Statistics),
         Route::Snapshot => Some(Shed::Snapshots),
         Route::Events => Some(Shed::Connections),
-        Route::Changes if request.query_string().contains("wait") => Some(Shed::Connections),
+        Route::Changes if request.query_string().contains("wait=") => Some(Shed::Connections),
         Route::Other => None,
         _ if is_read => Some(Shed::Reads),
         _ => Some(Shed::Operations),

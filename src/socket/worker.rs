@@ -300,7 +300,9 @@ impl Worker {
                 match message {
                     ToWorker::Deliver(delivery, answers) => {
                         let pushes = self.deliver(&delivery, answers, joined, &mut touched);
-                        waiting.push((delivery.known_at, pushes));
+                        if pushes > 0 {
+                            waiting.push((delivery.known_at, pushes));
+                        }
                     }
                     ToWorker::Answer(to, results) => {
                         if let Some(connection) = self.connection(to) {
@@ -318,7 +320,7 @@ impl Worker {
             for connection in touched {
                 connection.flush();
             }
-            for (known_at, pushes) in waiting.into_iter().filter(|(_, pushes)| *pushes > 0) {
+            for (known_at, pushes) in waiting {
                 self.pushed(known_at, pushes);
             }
             if hub.take_missed(self.index) {
@@ -334,7 +336,7 @@ impl Worker {
         metrics.push_duration.observe_many(known_at.elapsed(), pushes);
     }
 
-    /// How many pushes wait for a flush, or were written since the last look at the clock.
+    /// How many pushes wait for a flush.
     fn deliver(
         self: &Rc<Self>,
         delivery: &Arc<Delivery>,
@@ -377,7 +379,13 @@ impl Worker {
         for (connection, id) in behind {
             spawn(catch_up::resume(connection, self.clone(), id));
         }
-        pushes - timed
+        if joined {
+            return pushes;
+        }
+        if pushes > timed {
+            self.pushed(delivery.known_at, pushes - timed);
+        }
+        0
     }
 
     fn announce(self: &Rc<Self>, feed: UserId, head: Head) {

@@ -107,6 +107,9 @@ fn a_node_that_is_full_does_less_and_nobody_who_is_there_goes() {
         http::request(server.operator, "GET", "/health/ready", &[], b"").status,
         200
     );
+    let unknown = format!("/api/v1/sessions/{}", crate::support::id());
+    let ended = server.send("DELETE", &unknown, &account, &[], &crate::support::Value::Null);
+    assert_ne!(ended.status, 503, "what a thief has can be ended");
     assert!(server.metric("taskflow_shed_total{what=\"operations\"}") >= 2.0);
 
     pressed.calm();

@@ -149,6 +149,9 @@ fn a_kill_in_the_drain_loses_nothing_that_was_confirmed() {
 fn a_scrape_in_the_drain_works_and_new_sockets_are_told_when_to_come_back() {
     let mut server = Server::start(&["--drain-clients-a-second=1"]);
     let account = server.user();
+    let follower = Follower::start(&server, Encoding::Json, &account);
+    let cursor = follower.replica.cursor.clone().expect("a cursor");
+    drop(follower);
     let mut clients = [(); 4].map(|()| Client::open(&server, Encoding::Json, &account));
     let mut early = Raw::connect(server.address);
     server.signal(Signal::TERM);
@@ -163,6 +166,13 @@ fn a_scrape_in_the_drain_works_and_new_sockets_are_told_when_to_come_back() {
     );
     let scrape = http::request(server.operator, "GET", "/metrics", &[], b"");
     assert_eq!(scrape.status, 200);
+    let path = format!("/api/v1/changes?wait=50&cursor={cursor}");
+    let refused = server.get(&path, &account);
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (503, Some("1")),
+        "{refused:?}"
+    );
     // It need not wait for the rest of them.
     server.signal(Signal::TERM);
     for client in &mut clients {
