@@ -58,7 +58,7 @@ struct Days {
 
 /// `GET /api/v1/activity`: each day from the one to the other, in the user's zone.
 pub async fn days(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::reader(&api, &http).await?;
     let query: Query = request::parameters(&http)?;
     // The memory first: what it has stored and forgotten by the second look is found by that.
     let look = |state: &State| (state.settings().time_zone.clone(), state.latest_activity());

@@ -18,7 +18,7 @@ const FORM: u32 = 1;
 
 /// `GET /api/v1/export`: one JSON document, written as the client reads. What is cut off is no JSON, and so noticed.
 pub async fn get(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::reader(&api, &http).await?;
     request::no_parameters(&http)?;
     let asker = sign_in::asker(&api, &http, None)?;
     let noted = api.sign_ins.note(caller.user, Event::Exported, caller.sign_in, &asker);

@@ -13,7 +13,7 @@ use futures_util::stream;
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 use taskflow_actors::cursor::Cursor;
-use taskflow_actors::domain::Entry;
+use taskflow_actors::domain::{Entry, State};
 use taskflow_actors::feed::rebuild;
 use taskflow_actors::ports::BoxFuture;
 use taskflow_protocol::limits::{CATCH_UP_BYTES, LONG_POLL_SECONDS_MAX};
@@ -43,6 +43,11 @@ const COMMENT_MS: u64 = 15_000;
 /// Milliseconds within which a long-poll reads the log unasked while nobody can find out whether feeds have changed. Each at a
 /// moment of its own: ten thousand that wait must not all ask a database that hardly answers at once.
 const LOOK_WITHIN_MS: u64 = 10_000;
+
+/// How often, and with what time between, it is looked whether the feed has come as far as a cursor: ten seconds in all. A cursor
+/// that is still ahead then is of what was lost in a restore.
+const WAIT_FOR_LOOKS_MAX: usize = 100;
+const WAIT_FOR_LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long after a change the statistics are sent, to who asked for them.
 pub const STATISTICS_WITHIN: Duration = Duration::from_secs(1);
@@ -143,6 +148,34 @@ async fn long_poll(
             () = leave(&mut leaving, share) => last = true,
         }
     }
+}
+
+/// Waits until a look at the feed shows what is before this cursor. Every look shows every change that was answered or
+/// pushed, whichever node said so: there is something to wait for only where data centres of the database are behind each other.
+pub async fn wait_for(api: &Api, user: UserId, cursor: &str) -> Result<(), Problem> {
+    let not_here = |why| Problem::new(Code::CursorInvalid).field("wait_for").because(why);
+    let cursor = Cursor::parse(cursor).ok_or_else(|| not_here("it is no cursor"))?;
+    let (mut leaving, share) = (api.leaving.clone(), rand::random());
+    let mut seat = None;
+    for _ in 0..WAIT_FOR_LOOKS_MAX {
+        let head = api.store.peek_head(user).await.map_err(read_code)?;
+        if head.is_none_or(|head| head.epoch != cursor.epoch) {
+            return Err(not_here(
+                "it is of another feed, or of what the feed was before a restore",
+            ));
+        }
+        if operations::view(&api.router, user, State::seq).await? >= cursor.seq {
+            return Ok(());
+        }
+        if seat.is_none() {
+            seat = Some(api.seats.take(user)?);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WAIT_FOR_LOOK_AGAIN) => {}
+            () = leave(&mut leaving, share) => return Err(Code::ShuttingDown.into()),
+        }
+    }
+    Err(not_here("the feed has not come as far as this"))
 }
 
 async fn a_while_in_doubt(stale: &mut watch::Receiver<Option<Instant>>) {
@@ -255,7 +288,7 @@ pub async fn load(api: &Api, feed: UserId) -> Result<(Pieces, Cursor), Code> {
 
 /// `GET /api/v1/snapshot`: the whole feed, one `snapshot` message a line, written as the client reads.
 pub async fn snapshot(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::reader(&api, &http).await?;
     request::no_parameters(&http)?;
     let (pieces, _) = load(&api, caller.user).await?;
     let lines = pieces.map(|piece| {

@@ -28,7 +28,7 @@ fn all<T: Serialize>(items: Vec<T>) -> All<T> {
 
 /// `GET /api/v1/lists`: those that are not in the bin, in their order.
 pub async fn lists(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::reader(&api, &http).await?;
     request::no_parameters(&http)?;
     let had = Had::of(&http);
     let look = move |state: &State| {
@@ -66,7 +66,7 @@ pub async fn create_list(api: Data<Api>, http: HttpRequest, payload: Payload) ->
 
 /// `GET /api/v1/lists/{id}`
 pub async fn list(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::reader(&api, &http).await?;
     rows::get(&api, &http, caller.user, Name::List(request::id(&http)?)).await
 }
 
@@ -111,7 +111,7 @@ pub async fn move_list(api: Data<Api>, http: HttpRequest, payload: Payload) -> R
 
 /// `GET /api/v1/labels`: those that are not in the bin.
 pub async fn labels(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::reader(&api, &http).await?;
     request::no_parameters(&http)?;
     let had = Had::of(&http);
     let look = move |state: &State| {
@@ -146,7 +146,7 @@ pub async fn create_label(api: Data<Api>, http: HttpRequest, payload: Payload) -
 
 /// `GET /api/v1/labels/{id}`
 pub async fn label(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::reader(&api, &http).await?;
     rows::get(&api, &http, caller.user, Name::Label(request::id(&http)?)).await
 }
 
@@ -176,7 +176,7 @@ pub async fn restore_label(api: Data<Api>, http: HttpRequest) -> Result<HttpResp
 
 /// `GET /api/v1/settings`
 pub async fn settings(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::reader(&api, &http).await?;
     request::no_parameters(&http)?;
     rows::get(&api, &http, caller.user, Name::Settings).await
 }

@@ -1,5 +1,6 @@
 //! What every request brings: a token, a body, parameters, conditions. Each read once, each with its own error.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::auth::Claims;
 use crate::http::idle::Connection;
 use crate::http::problem::Problem;
 use crate::http::rates::Asked;
-use crate::http::{Api, address};
+use crate::http::{Api, address, feed};
 
 /// Copies the head of a request out of the buffer that it was read into.
 ///
@@ -50,6 +51,31 @@ pub async fn caller(api: &Api, request: &HttpRequest) -> Result<Claims, Problem>
     let claims = caller_with(api, request, least).await?;
     count_one(api, request, &claims)?;
     Ok(claims)
+}
+
+/// Who looks at the feed: not before it has come as far as the cursor in `wait_for`, if there is one.
+pub async fn reader(api: &Api, request: &HttpRequest) -> Result<Claims, Problem> {
+    let claims = caller(api, request).await?;
+    let mut asked = request.query_string().split('&').filter_map(is_wait_for);
+    match (asked.next(), asked.next()) {
+        (None, _) => {}
+        (Some(cursor), None) => {
+            feed::wait_for(api, claims.user, cursor).await?;
+            request.extensions_mut().insert(Waited);
+        }
+        (Some(_), Some(_)) => {
+            let problem = Problem::new(Code::InvalidField).field("wait_for");
+            return Err(problem.because("it is there twice"));
+        }
+    }
+    Ok(claims)
+}
+
+/// The parameter `wait_for` was heeded.
+struct Waited;
+
+fn is_wait_for(parameter: &str) -> Option<&str> {
+    parameter.strip_prefix("wait_for=")
 }
 
 /// Who brings operations, which are counted when it is known how many: [`count`].
@@ -260,7 +286,12 @@ pub fn decode<T: DeserializeOwned>(encoding: Encoding, bytes: &[u8]) -> Result<T
 
 /// The parameters after `?`; an unknown one is an error, like an unknown field.
 pub fn parameters<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
-    let query = actix_web::web::Query::<T>::from_query(request.query_string());
+    let mut text = Cow::Borrowed(request.query_string());
+    if request.extensions().get::<Waited>().is_some() {
+        let others = text.split('&').filter(|parameter| is_wait_for(parameter).is_none());
+        text = Cow::Owned(others.collect::<Vec<_>>().join("&"));
+    }
+    let query = actix_web::web::Query::<T>::from_query(&text);
     let query = query.map_err(|error| Problem::new(Code::InvalidField).because(error));
     query.map(actix_web::web::Query::into_inner)
 }

@@ -33,7 +33,7 @@ struct Done {
 
 /// `GET /api/v1/statistics`
 pub async fn get(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::reader(&api, &http).await?;
     request::no_parameters(&http)?;
     let statistics = of(&api.router, &api.store, &*api.clock, caller.user).await?;
     Ok(HttpResponse::Ok()

@@ -109,7 +109,7 @@ impl PageToken {
 /// `GET /api/v1/tasks`: what is shown, list by list in their order, each in the order of the ranks; or what a filter and
 /// a search find, in the order asked for.
 pub async fn page(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::reader(&api, &http).await?;
     let query: Query = request::parameters(&http)?;
     let limit = query.limit.unwrap_or(PAGE_ITEMS_DEFAULT);
     if !(1..=PAGE_ITEMS_MAX).contains(&limit) {
@@ -356,7 +356,7 @@ pub async fn create(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
 
 /// `GET /api/v1/tasks/{id}`
 pub async fn get(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
-    let caller = request::caller(&api, &http).await?;
+    let caller = request::reader(&api, &http).await?;
     rows::get(&api, &http, caller.user, Name::Task(request::id(&http)?)).await
 }
 

@@ -13,6 +13,7 @@ use actix_web::{App, Error};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
+use taskflow_actors::cursor::Cursor;
 use taskflow_actors::memory::Failure;
 use taskflow_actors::ports::{AccountError, Append, Clock as _, Head, Push as _, Store as _};
 use taskflow_protocol::limits::{MESSAGE_BYTES_MAX, OPERATIONS_A_MESSAGE_MAX};
@@ -1513,6 +1514,40 @@ async fn a_long_poll_answers_with_the_next_change_or_when_its_time_is_over() {
         "up_to_date",
         "a server that stops lets nobody wait"
     );
+    assert_eq!(bench.api.seats.open(), 0);
+}
+
+#[actix_web::test]
+async fn a_look_waits_for_a_cursor_only_so_long() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    let ahead = Cursor {
+        seq: 9,
+        ..Cursor::parse(&snapshot_cursor(&client).await).expect("a cursor")
+    };
+    let path = format!("/api/v1/lists?wait_for={}", ahead.text());
+    tokio::time::pause();
+    let late = client.get(&path).await;
+    tokio::time::resume();
+    let late = late.ok(400);
+    assert_eq!(
+        (&late["name"], &late["field"]),
+        (&json!("cursor_invalid"), &json!("wait_for"))
+    );
+    assert!(
+        late["detail"]
+            .as_str()
+            .is_some_and(|why| why.contains("has not come as far")),
+        "{late}"
+    );
+
+    let (answer, ()) = tokio::join!(client.get(&path), async {
+        while bench.api.seats.open() == 0 {
+            actix_rt::task::yield_now().await;
+        }
+        bench.leave();
+    });
+    assert_eq!(answer.ok(503)["name"], "shutting_down");
     assert_eq!(bench.api.seats.open(), 0);
 }
 

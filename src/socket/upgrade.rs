@@ -18,6 +18,7 @@ use super::worker::Worker;
 use crate::config::{Config, Live};
 use crate::http::address;
 use crate::http::problem::{PROBLEM_JSON, Problem};
+use crate::http::rates::{Asked, TooMuch};
 use crate::telemetry::metrics::{Handshake, Shed};
 
 /// Where sockets are opened.
@@ -54,10 +55,9 @@ pub async fn accept<IO: Into<Wire>>(
         return;
     }
     let pending = Pending::more(&worker);
-    let agreed = match may_ask(&worker, &config, &request).and_then(|()| agree(&worker, &config, &request)) {
-        Ok(_) if pending.before >= config.handshakes_max => Err(ErrorBody::new(Code::ServerBusy)),
-        Ok(agreed) => check_token(&worker, agreed).await,
-        refused => refused,
+    let agreed = match pending.before < config.handshakes_max {
+        true => admit(&worker, &config, &request).await,
+        false => Err(ErrorBody::new(Code::ServerBusy)),
     };
     // Counted before the answer is on its way: handshakes at the same moment must not all find the last place.
     let agreed = agreed.and_then(|agreed| {
@@ -156,12 +156,32 @@ impl Drop for Counted {
     }
 }
 
-/// Handshakes come from strangers: a token is looked at later.
-fn may_ask(worker: &Worker, config: &Config, request: &Request) -> Result<(), ErrorBody> {
+/// Whoever brings a good token asks as its user, everybody else as a stranger: behind one address there may be many users, and
+/// all of them come back at once.
+///
+/// A token that came along is checked here: whoever may not come in gets an HTTP status. The answer is remembered, so that
+/// `hello` does not check the signature again.
+async fn admit(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, ErrorBody> {
+    let gateway = &worker.gateway;
+    let agreed = match agree(worker, config, request) {
+        // It is not for who asked.
+        Err(error) if error.code.http_status() == 503 => return Err(error),
+        Err(error) => Err(error),
+        Ok(agreed) => match &agreed.token {
+            None => Ok(agreed),
+            Some(token) => match gateway.tokens.verify(token).await {
+                Ok(claims) => {
+                    let passed = gateway.rates.user(Asked::Reads, claims.user, 1);
+                    return passed.map(|_| agreed).map_err(TooMuch::error);
+                }
+                Err(code) => Err(ErrorBody::new(code)),
+            },
+        },
+    };
     let peer = request.peer_addr().map(|peer| peer.ip());
     let address = address::behind(peer, request.headers(), config);
-    let passed = worker.gateway.rates.stranger(address);
-    passed.map(drop).map_err(|too_much| too_much.error())
+    gateway.rates.stranger(address).map_err(TooMuch::error)?;
+    agreed
 }
 
 /// Decides what to answer.
@@ -195,15 +215,6 @@ fn agree(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, 
             .split_once(' ')
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         agreed.token = token.map(|(_, token)| token.trim().to_owned()).or(agreed.token);
-    }
-    Ok(agreed)
-}
-
-/// A token that came with the handshake is checked before the upgrade: whoever may not come in gets an HTTP status. The
-/// answer is remembered, so that `hello` does not check the signature again.
-async fn check_token(worker: &Worker, agreed: Agreed) -> Result<Agreed, ErrorBody> {
-    if let Some(token) = &agreed.token {
-        worker.gateway.tokens.verify(token).await.map_err(ErrorBody::new)?;
     }
     Ok(agreed)
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::ws::task;
 use crate::support::{
-    Account, Client, ENCODINGS, Encoding, EventStream, Follower, Replica, Server, Value, in_parallel, json,
+    Account, Client, ENCODINGS, Encoding, EventStream, Follower, Replica, Server, Value, eventually, in_parallel, json,
 };
 
 fn stream(server: &Server, account: &Account, headers: &[&str]) -> EventStream {
@@ -304,5 +304,75 @@ fn a_client_of_a_stream_that_vanishes_gives_its_place_back() {
             EventStream::open(server.address, "/api/v1/events", &[&account.bearer()]).ok()
         });
         events.wait_for("snapshot");
+    }
+}
+
+#[test]
+fn a_look_waits_until_the_feed_has_come_as_far_as_a_cursor() {
+    let server = Server::start(&[]);
+    let account = server.user();
+    let made = |title: &str| {
+        let made = server.post("/api/v1/tasks", &account, &json!({ "title": title }));
+        assert_eq!(made.status, 201, "{made:?}");
+    };
+    let looks = [
+        "tasks?limit=1",
+        "tasks?sort=due",
+        "lists?",
+        "labels?",
+        "settings?",
+        "statistics?",
+        "activity?",
+        "snapshot?",
+        "export?",
+    ];
+    let look = |look: &str, cursor: &str| server.get(&format!("/api/v1/{look}&wait_for={cursor}"), &account);
+    made("here");
+    let here = Replica::of(&server, &account).cursor.expect("a cursor");
+    let (epoch, seq) = here.split_at(16);
+    let next = u64::from_str_radix(seq, 16).unwrap() + 1;
+    let next = format!("{epoch}{next:016x}");
+    for path in looks {
+        assert_eq!(look(path, &here).status, 200, "{path}");
+    }
+    let task = server.get("/api/v1/tasks", &account).json()["items"][0]["id"].clone();
+    let task = format!("tasks/{}?", task.as_str().unwrap());
+    assert_eq!(look(&task, &here).status, 200);
+    // What is not there yet is waited for.
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| look("tasks?limit=500", &next));
+        eventually("it waits", || {
+            (server.metric("taskflow_connections{kind=\"request\"}") >= 1.0).then_some(())
+        });
+        made("later");
+        let found = waiting.join().unwrap().json();
+        let titles: Vec<_> = found["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|task| &task["title"])
+            .collect();
+        assert_eq!(titles, ["here", "later"]);
+    });
+    // What can never be there is not.
+    let other = format!("{:016x}{seq}", u64::from_str_radix(epoch, 16).unwrap() ^ 1);
+    for cursor in ["", "nonsense", other.as_str()] {
+        for path in looks {
+            let refused = look(path, cursor);
+            assert_eq!(refused.status, 400, "{path} {cursor}: {refused:?}");
+            assert_eq!(refused.json()["name"], "cursor_invalid");
+            assert_eq!(refused.json()["field"], "wait_for");
+        }
+    }
+    let twice = look("lists?", &format!("{here}&wait_for={here}"));
+    assert_eq!((twice.status, &twice.json()["name"]), (400, &json!("invalid_field")));
+    // Whoever looks at something else has nothing to wait for.
+    for path in ["sessions?", "changes?", "history?"] {
+        let refused = look(path, &here);
+        assert_eq!(
+            (refused.status, &refused.json()["name"]),
+            (400, &json!("invalid_field")),
+            "{path}"
+        );
     }
 }

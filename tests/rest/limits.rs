@@ -133,15 +133,30 @@ fn strangers_share_what_their_address_may_ask_for() {
     for path in ["/openapi.json", "/docs", "/nothing"] {
         assert!((0..50).any(|_| open(path) == 429), "{path}");
     }
-    // Handshakes are of strangers, too.
-    let upgrade = |from: &str| {
+    // Handshakes are of strangers, too, unless a good token comes with them.
+    let upgrade = |from: &str, protocols: &str| {
         let mut socket = crate::support::Raw::connect(server.address);
-        socket
-            .upgrade(&[from, "sec-websocket-protocol: taskflow.v1.json"])
-            .status
+        let protocols = format!("sec-websocket-protocol: taskflow.v1.json{protocols}");
+        socket.upgrade(&[from, &protocols]).status
     };
-    assert!((0..50).any(|_| upgrade(&here) == 429));
-    assert_eq!(upgrade(&there), 101);
+    let good = format!(", taskflow.token.{}", ada.token);
+    assert!((0..50).any(|_| upgrade(&here, "") == 429));
+    assert!((0..50).any(|_| upgrade(&here, ", taskflow.token.bad") == 429));
+    for _ in 0..50 {
+        assert_eq!(upgrade(&here, &good), 101);
+    }
+    assert_eq!(upgrade(&there, ""), 101);
+}
+
+#[test]
+fn handshakes_with_a_good_token_count_as_reads_of_its_user() {
+    let server = limited(&["--reads-a-second-max=10", "--strangers-a-second-max=1"]);
+    let ada = server.register();
+    let all = passed(WHILE, || {
+        let mut socket = crate::support::Raw::connect(server.address);
+        socket.upgrade(&[&ada.bearer()]).status
+    });
+    is_the_rate("handshakes", all, 10.0);
 }
 
 #[test]
