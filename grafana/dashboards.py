@@ -1043,7 +1043,96 @@ DOOR = dashboard(
     ),
 )
 
-DASHBOARDS = [WELL, SLOW, PUSHES, STORE, DATABASE, NODES, USE, DOOR]
+COST = dashboard(
+    "cost",
+    "What does it cost?",
+    "A day at the prices of grafana/rules/prices.yml (the chart: `cost`), in their currency, and what is had for it. Prices are of whole "
+    "installations: the choice of nodes has no part in them.",
+    [],
+    "7d",
+    number(
+        "A day, at the nodes of now",
+        "short",
+        "Normal: what you reckoned with. Otherwise: more nodes than usual are autoscaling or an update; see “How is TaskFlow used?”.",
+        'sum(taskflow:cost_a_day{job=~"$job"})',
+    ),
+    number(
+        "The last 24 h",
+        "short",
+        "Normal: below the budget. Otherwise: TaskflowBudgetExceeded in docs/operations.md.",
+        'sum(avg_over_time(taskflow:cost_a_day{job=~"$job"}[1d]))',
+    ),
+    number(
+        "Of the budget",
+        "percentunit",
+        "Normal: below 80 %. Otherwise: fewer nodes, or a larger budget: TaskflowBudgetExceeded in docs/operations.md.",
+        'sum(avg_over_time(taskflow:cost_a_day{job=~"$job"}[1d])) / sum(taskflow:budget_day{job=~"$job"})',
+        is_bad_from(1, warn=0.8),
+    ),
+    number(
+        "A thousand active users, 24 h",
+        "short",
+        "Normal: it falls while more users come. Otherwise: nodes that nobody needs; autoscaling has a minimum.",
+        'sum(avg_over_time(taskflow:cost_a_day{job=~"$job"}[1d])) / sum(increase(taskflow_users_active_total{$who}[1d])) * 1000',
+    ),
+    number(
+        "A million changes, 24 h",
+        "short",
+        "Normal: it falls while there are more changes. Otherwise: as for the users beside it.",
+        'sum(avg_over_time(taskflow:cost_a_day{job=~"$job"}[1d])) '
+        '/ sum(increase(taskflow_operations_total{$who, outcome="accepted"}[1d])) * 1e6',
+    ),
+    number(
+        "CPU of a node, 24 h",
+        "percentunit",
+        "Normal: 20 to 50 % of a core for each core that a node has. Otherwise: far below are nodes that are larger than they need be.",
+        "avg(rate(process_cpu_seconds_total{$who}[1d]))",
+    ),
+    lines(
+        "A day, and the budget",
+        "short",
+        "Normal: below the budget, with more by day than by night where autoscaling is on. Otherwise: TaskflowBudgetExceeded.",
+        ("a day, at the nodes of the time", 'sum(taskflow:cost_a_day{job=~"$job"})'),
+        ("beside the nodes", 'sum(taskflow:price_others_day{job=~"$job"})'),
+        ("budget", 'sum(taskflow:budget_day{job=~"$job"})'),
+    ),
+    lines(
+        "Nodes",
+        "none",
+        "Normal: as many as you want, one more during an update. Otherwise: each is paid for, ready or not.",
+        ("that answer", "count(taskflow_ready{$who})"),
+        ("ready", "sum(taskflow_ready{$who})"),
+    ),
+    lines(
+        "Cores in use, by node",
+        "none",
+        "Normal: up to half of what a node has, at the busiest hour. Otherwise: more wants more nodes, far less fewer: docs/capacity.md.",
+        ("{{instance}}", rate("process_cpu_seconds_total", ["instance"])),
+    ),
+    lines(
+        "Memory in use, of what a node may have",
+        "percentunit",
+        "Normal: below 70 %. Otherwise: far below are nodes with more memory than they need.",
+        (
+            "{{instance}}",
+            "max by (instance) (process_resident_memory_bytes{$who}) / max by (instance) (taskflow_memory_bytes_max{$who})",
+        ),
+    ),
+    lines(
+        "Connections of a node",
+        "none",
+        "Normal: alike on all nodes. Otherwise: a balancer that prefers one makes you pay for the others.",
+        ("{{instance}}", "sum by (instance) (taskflow_connections{$who})"),
+    ),
+    lines(
+        "Pushed to clients, bytes a second",
+        "Bps",
+        "Normal: it follows the changes. Otherwise: where traffic is paid for, this is most of it; a jump is a script or a list that many follow.",
+        ("pushes", rate("taskflow_push_bytes_total")),
+    ),
+)
+
+DASHBOARDS = [WELL, SLOW, PUSHES, STORE, DATABASE, NODES, USE, DOOR, COST]
 
 
 def files():

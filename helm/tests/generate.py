@@ -14,6 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm/taskflow"
+PRICES = ROOT / "grafana/rules/prices.yml"
 BEGIN, END = "<!-- values: begin. Generated from values.yaml: scripts/chart-check --write -->\n", "<!-- values: end -->"
 
 
@@ -87,11 +88,11 @@ def readme():
 
 
 def copies():
-    """Dashboards and rules: where each comes from, by where it goes."""
+    """Dashboards and rules: where each comes from, by where it goes. The prices are among the values."""
     wanted = {}
     for path in sorted((ROOT / "grafana/dashboards").glob("*.json")):
         wanted[CHART / "files/dashboards" / path.name] = path.read_text()
-    for path in sorted((ROOT / "grafana/rules").glob("*.yml")):
+    for path in sorted(set((ROOT / "grafana/rules").glob("*.yml")) - {PRICES}):
         wanted[CHART / "files/rules" / path.name] = path.read_text()
     return wanted
 

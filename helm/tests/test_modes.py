@@ -5,8 +5,9 @@ import shutil
 import tomllib
 
 import pytest
+import yaml
 from chart import CHART, EXAMPLES, of_kind, one, pods, render, rendered, selects, values, workloads
-from generate import settings
+from generate import PRICES, settings
 
 SECRET = {"signing_key", "redis", "smtp", "cql_password_file", "cql_tls_ca", "tls_certificate", "tls_key"}
 
@@ -505,6 +506,23 @@ def test_alerts_are_rules_as_they_were_written(with_files):
     assert found["metadata"]["labels"]["release"] == "prometheus"
 
 
+def test_prices_are_those_of_the_values_and_of_this_release_alone():
+    def prices(example, **more):
+        found = one(render(values(example) | more), "PrometheusRule", "work-taskflow-prices")
+        [group] = found["spec"]["groups"]
+        return {rule["record"]: rule["expr"] for rule in group["rules"]}
+
+    here = 'taskflow_ready{namespace="tasks", job="work-taskflow-operator"}'
+    dear = prices("full", cost={"nodeHour": 1.25, "budgetDay": 1000000})
+    assert dear["taskflow:price_node_hour"] == f"1.25 * group by (namespace, job) ({here})"
+    assert float(dear["taskflow:budget_day"].split(" * ")[0]) == 1_000_000
+    # Whoever finds the pods by annotations has jobs of other names.
+    usual = prices("full", metrics={"scrape": "annotations"})
+    [group] = yaml.safe_load(PRICES.read_text())["groups"]
+    written = {rule["record"]: rule["expr"] for rule in group["rules"]}
+    assert usual == {name: text.replace("taskflow_ready", 'taskflow_ready{namespace="tasks"}') for name, text in written.items()}
+
+
 def test_alerts_and_dashboards_are_there_only_if_asked_for(with_files):
     documents = render(values("cluster"), chart=with_files)
     assert of_kind(documents, "PrometheusRule") == []
@@ -514,7 +532,7 @@ def test_alerts_and_dashboards_are_there_only_if_asked_for(with_files):
 def test_without_files_there_is_nothing_of_them(tmp_path):
     shutil.copytree(CHART, tmp_path / "taskflow", ignore=shutil.ignore_patterns("files"))
     documents = render(values("full"), chart=tmp_path / "taskflow")
-    assert of_kind(documents, "PrometheusRule") == []
+    assert [document["metadata"]["name"] for document in of_kind(documents, "PrometheusRule")] == ["work-taskflow-prices"]
     assert len(of_kind(documents, "ConfigMap")) == 2
 
 

@@ -62,10 +62,13 @@ def prometheus(checks):
 def alerts(checks):
     known = {rule["alert"]: rule for _, rule in rules() if "alert" in rule}
     # What a rule is about, through recorded ones.
-    recorded = {rule["record"]: named(rule["expr"]).metrics for _, rule in rules() if "record" in rule}
+    recorded = {rule["record"]: rule["expr"] for _, rule in rules() if "record" in rule}
 
     def roots(expression):
-        return {root for metric in named(expression).metrics for root in recorded.get(metric, {metric})}
+        found = set()
+        for metric in named(expression).metrics:
+            found |= roots(recorded[metric]) if metric in recorded else {metric}
+        return found
 
     tests = list(rule_tests())
     firing = {question["alertname"] for _, _, question in tests if question.get("exp_alerts")}
@@ -139,6 +142,7 @@ def pages(checks):
     alerts = {rule["alert"] for _, rule in rules() if "alert" in rule}
     titles = {dashboard["title"] for dashboard in found.values()}
     known = inventory()
+    recorded = {rule["record"]: named(rule["expr"]).kept for _, rule in rules() if "record" in rule}
     wrong, legends, references = [], [], []
     for name, dashboard in found.items():
         if dashboard["uid"] != f"taskflow-{name}" or not dashboard["title"].endswith("?"):
@@ -166,8 +170,11 @@ def pages(checks):
             for target in panel.get("targets", []):
                 query = named(target["expr"])
                 for metric, matchers in query.selectors:
-                    if {("job", "=~", "$job"), ("instance", "=~", "$instance")} - set(matchers):
-                        wrong.append(f"{where}: {metric} is not asked of $job and $instance")
+                    # What was recorded of all nodes together has no instance.
+                    chosen = {("job", "=~", "$job"), ("instance", "=~", "$instance")}
+                    chosen = {each for each in chosen if each[0] in (recorded.get(metric) or TARGET_LABELS)}
+                    if chosen - set(matchers):
+                        wrong.append(f"{where}: {metric} is not asked of {', '.join(sorted(each[2] for each in chosen))}")
                 has = query.kept
                 if has is None:
                     has = TARGET_LABELS.union(*(known[metric].labels for metric in query.metrics if metric in known))
