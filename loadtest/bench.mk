@@ -8,4 +8,5 @@ bench:
 	loadtest/setup
 	cargo build --profile dist --locked --package taskflow --package taskflow-loadtest
 	cargo build --release --locked --manifest-path loadtest/reference/Cargo.toml --target-dir loadtest/reference/target
-	cargo run --profile dist --locked --quiet --package taskflow-loadtest -- $(SCENARIO) $(ARGS)
+	# Behind the dashes it is a scenario, also where a subcommand has its name.
+	cargo run --profile dist --locked --quiet --package taskflow-loadtest -- $(ARGS) -- $(SCENARIO)

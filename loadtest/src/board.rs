@@ -67,8 +67,7 @@ impl Board {
             let _ = socket
                 .drive(move |frame, writer| seen.read(frame, &mut |text| writer.send_now(text)))
                 .await;
-            board.ended.set(board.ended.get() + 1);
-            board.changed.notify_one();
+            board.count_end();
         })
     }
 
@@ -76,13 +75,10 @@ impl Board {
     pub fn watch_all(self: &Rc<Self>, sockets: Vec<Socket>) -> io::Result<JoinHandle<io::Result<()>>> {
         let crowd = Crowd::new(sockets)?;
         let (seen, board) = (self.clone(), self.clone());
-        let ended = move || {
-            board.ended.set(board.ended.get() + 1);
-            board.changed.notify_one();
-        };
-        Ok(tokio::task::spawn_local(
-            crowd.drive(move |frame, answer| seen.read(frame, answer), ended),
-        ))
+        Ok(tokio::task::spawn_local(crowd.drive(
+            move |frame, answer| seen.read(frame, answer),
+            move || board.count_end(),
+        )))
     }
 
     fn read(&self, seen: Seen<'_>, answer: &mut dyn FnMut(&[u8])) {
@@ -94,6 +90,11 @@ impl Board {
             }
             Seen::Ping(_) => return self.heartbeat(),
         };
+        self.look(text);
+    }
+
+    /// Counts the marks in a message.
+    pub fn look(&self, text: &[u8]) {
         let mut at = 0;
         while let Some(found) = memmem::find(&text[at..], MARK) {
             at += found + MARK.len();
@@ -102,6 +103,12 @@ impl Board {
                 self.frame_bytes.set(text.len());
             }
         }
+    }
+
+    /// A connection has ended.
+    pub fn count_end(&self) {
+        self.ended.set(self.ended.get() + 1);
+        self.changed.notify_one();
     }
 
     fn heartbeat(&self) {

@@ -9,6 +9,7 @@
 
 mod board;
 mod clock;
+mod compare;
 mod load;
 mod machine;
 mod net;
@@ -45,7 +46,7 @@ const REPORT: &str = "loadtest/REPORT.md";
 struct Arguments {
     #[command(subcommand)]
     command: Option<Load>,
-    /// A scenario (idle-memory, fanout, creates, pages, front-door, latency, kill9, cold-snapshot, storm, backlog-memory, slow-reader, cluster), `all`
+    /// A scenario (idle-memory, fanout, creates, pages, front-door, latency, kill9, cold-snapshot, storm, backlog-memory, slow-reader, compare, footprint, cluster), `all`
     /// of them, or `report`: write the report from what was measured.
     #[arg(required = true)]
     what: Option<What>,
@@ -88,6 +89,7 @@ struct Arguments {
 enum Load {
     Run(load::Run),
     Merge(load::Merge),
+    Compare(compare::Compare),
     /// What `run` starts: one process that makes load
     #[command(hide = true)]
     Generate,
@@ -117,6 +119,7 @@ fn main() -> ExitCode {
     let done = match (arguments.command.take(), arguments.what) {
         (Some(Load::Run(options)), _) => load::run(&options),
         (Some(Load::Merge(options)), _) => load::merge(&options),
+        (Some(Load::Compare(options)), _) => compare::compare(&options),
         (Some(Load::Generate), _) => load::generator::main().map(|()| 0),
         (None, Some(what)) => match bench(arguments, what) {
             Ok(()) => Ok(0),

@@ -274,10 +274,15 @@ impl Record {
     pub fn save(&self, folder: &Path) -> Result<PathBuf> {
         fs::create_dir_all(folder)?;
         let path = folder.join(format!("{}.json", self.scenario));
+        self.write(&path)?;
+        Ok(path)
+    }
+
+    /// Writes a file of any name.
+    pub fn write(&self, path: &Path) -> Result<()> {
         let mut json = serde_json::to_string(&self)?;
         json.push('\n');
-        fs::write(&path, json).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(path)
+        fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Reads the file of a scenario, if it has run.

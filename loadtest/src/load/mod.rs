@@ -2,7 +2,7 @@
 //! rate, and screens that check what comes.
 
 mod acts;
-mod arrivals;
+pub mod arrivals;
 mod chart;
 mod check;
 pub mod generator;
@@ -14,11 +14,11 @@ mod run;
 mod scenario;
 mod screen;
 mod tally;
-mod target;
+pub mod target;
 mod threshold;
-mod users;
+pub mod users;
 mod view;
 mod world;
 
 pub use options::{Merge, Run};
-pub use run::{merge, run};
+pub use run::{merge, run, welcome};

@@ -134,7 +134,7 @@ fn split(users: usize, connections: usize, generators: usize) -> impl Iterator<I
 }
 
 /// Connects once as a user does, so that what is wrong is said before anything is loaded.
-async fn welcome(target: &Target, user: &User) -> Result<Welcome> {
+pub async fn welcome(target: &Target, user: &User) -> Result<Welcome> {
     let link = target.open(0).await.map_err(|error| Trouble(target.sentence(&error)))?;
     link.send(&hello(&user.token, None));
     let first = tokio::time::timeout(WELCOME_PATIENCE, link.first())

@@ -142,8 +142,13 @@ impl Target {
 
     /// Opens a WebSocket, without a hello.
     pub async fn open(&self, number: usize) -> io::Result<Link> {
+        self.open_at(number, "/api/v1/socket", Some(SUBPROTOCOL_JSON)).await
+    }
+
+    /// Opens a WebSocket of another server.
+    pub async fn open_at(&self, number: usize, path: &str, subprotocol: Option<&str>) -> io::Result<Link> {
         let stream = self.connect(number).await?;
-        in_time(Link::upgrade(stream, &self.host, "/api/v1/socket", SUBPROTOCOL_JSON)).await
+        in_time(Link::upgrade(stream, &self.host, path, subprotocol)).await
     }
 
     /// A connection for requests.

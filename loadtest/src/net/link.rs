@@ -26,9 +26,9 @@ pub struct Link {
 
 impl Link {
     /// Upgrades; a server that does not is an error of kind `Other` that holds its answer.
-    pub async fn upgrade(stream: Stream, host: &str, path: &str, subprotocol: &str) -> io::Result<Self> {
+    pub async fn upgrade(stream: Stream, host: &str, path: &str, subprotocol: Option<&str>) -> io::Result<Self> {
         stream
-            .write_all(upgrade_request(host, path, Some(subprotocol)).as_bytes())
+            .write_all(upgrade_request(host, path, subprotocol).as_bytes())
             .await?;
         let mut unread = Vec::new();
         let head_end = loop {

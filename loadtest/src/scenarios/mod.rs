@@ -4,8 +4,10 @@ mod backlog_memory;
 mod cluster;
 mod cluster_faults;
 mod cold_snapshot;
+mod compare;
 mod creates;
 mod fanout;
+mod footprint;
 mod front_door;
 mod idle_memory;
 mod kill9;
@@ -53,6 +55,10 @@ pub enum Scenario {
     BacklogMemory,
     /// What others notice of a client that does not read.
     SlowReader,
+    /// TaskFlow beside PocketBase and Centrifugo, as `taskflow-loadtest compare` does it.
+    Compare,
+    /// Memory of a feed, disk of a task, length of a push.
+    Footprint,
     /// Two nodes over Redis and a CQL database, beside the bare conditional writes of the same database.
     Cluster,
     /// What users notice when a part of a cluster goes, or is taken away.
@@ -88,6 +94,8 @@ impl Scenario {
             Self::Storm => storm::run(bench, &mut record).await,
             Self::BacklogMemory => backlog_memory::run(bench, &mut record).await,
             Self::SlowReader => slow_reader::run(bench, &mut record).await,
+            Self::Compare => compare::run(bench, &mut record).await,
+            Self::Footprint => footprint::run(bench, &mut record).await,
             Self::Cluster => cluster::run(bench, &mut record).await,
             Self::ClusterFaults => cluster_faults::run(bench, &mut record).await,
         }?;

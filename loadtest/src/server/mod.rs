@@ -1,5 +1,6 @@
 //! The servers under load.
 
+pub mod centrifugo;
 pub mod pocketbase;
 pub mod reference;
 pub mod services;
