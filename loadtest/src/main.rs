@@ -8,6 +8,7 @@
 )]
 
 mod board;
+mod capacity;
 mod clock;
 mod compare;
 mod load;
@@ -90,6 +91,7 @@ enum Load {
     Run(load::Run),
     Merge(load::Merge),
     Compare(compare::Compare),
+    Capacity(capacity::Capacity),
     /// What `run` starts: one process that makes load
     #[command(hide = true)]
     Generate,
@@ -120,6 +122,7 @@ fn main() -> ExitCode {
         (Some(Load::Run(options)), _) => load::run(&options),
         (Some(Load::Merge(options)), _) => load::merge(&options),
         (Some(Load::Compare(options)), _) => compare::compare(&options),
+        (Some(Load::Capacity(options)), _) => capacity::capacity(&options),
         (Some(Load::Generate), _) => load::generator::main().map(|()| 0),
         (None, Some(what)) => match bench(arguments, what) {
             Ok(()) => Ok(0),

@@ -10,6 +10,10 @@ const BOTTOM: f64 = 28.0;
 const TOP: f64 = 10.0;
 const RIGHT: f64 = 30.0;
 
+/// As in the page of a run, without its variables.
+const FILE_STYLE: &str = "text{font:12px sans-serif;fill:#444}line{stroke:#ddd}path,circle{fill:none;stroke-width:2}\
+                          .c0{stroke:#222}.c1{stroke:#2a6fdb}.c2{stroke:#d9822b}.c3{stroke:#3a9d5d}";
+
 /// A line. Where there is no value, it is broken.
 pub struct Series {
     /// As it stands in the legend.
@@ -21,7 +25,7 @@ pub struct Series {
 /// What stands below the axis: places and their names.
 pub type Ticks = Vec<(f64, String)>;
 
-/// A chart with a title and a legend. Lines without any value are left out; without lines there is no chart.
+/// A chart with a title and a legend, as a part of a page. Lines without any value are left out; without lines there is no chart.
 pub fn lines(title: &str, unit: &str, ticks: &Ticks, all: Vec<Series>) -> String {
     let all: Vec<Series> = all
         .into_iter()
@@ -30,6 +34,50 @@ pub fn lines(title: &str, unit: &str, ticks: &Ticks, all: Vec<Series>) -> String
     if all.is_empty() {
         return String::new();
     }
+    let mut page = format!("<figure><figcaption><b>{title}</b> {unit}<div>");
+    for (index, series) in all.iter().enumerate() {
+        add(
+            &mut page,
+            format_args!("<span><i class=\"c{}\"></i>{}</span> ", index % 4, escape(&series.name)),
+        );
+    }
+    add(
+        &mut page,
+        format_args!(
+            "</div></figcaption><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">{}</svg></figure>\n",
+            drawn(ticks, &all)
+        ),
+    );
+    page
+}
+
+/// The same as a file of its own, which is shown on white.
+pub fn file(title: &str, unit: &str, ticks: &Ticks, all: Vec<Series>) -> String {
+    let mut legend = String::new();
+    let mut x = LEFT;
+    for (index, series) in all.iter().enumerate() {
+        add(
+            &mut legend,
+            format_args!(
+                "<path class=\"c{index}\" d=\"M{x:.0} -14h16\"/><text x=\"{:.0}\" y=\"-10\">{}</text>",
+                x + 22.0,
+                escape(&series.name)
+            ),
+        );
+        x += 110.0;
+    }
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 -50 {WIDTH} {}\" role=\"img\" aria-label=\"{title}, {unit}\">\
+         <style>{FILE_STYLE}</style><rect y=\"-50\" width=\"{WIDTH}\" height=\"{}\" fill=\"#fff\"/>\
+         <text x=\"{LEFT}\" y=\"-32\"><tspan font-weight=\"bold\">{title}</tspan> {unit}</text>{legend}{}</svg>\n",
+        HEIGHT + 50.0,
+        HEIGHT + 50.0,
+        drawn(ticks, &all)
+    )
+}
+
+/// Axes, grid and lines.
+fn drawn(ticks: &Ticks, all: &[Series]) -> String {
     let values = || all.iter().flat_map(|series| series.points.iter());
     let highest = values().filter_map(|(_, value)| *value).fold(0.0, f64::max);
     let step = step(highest);
@@ -37,17 +85,7 @@ pub fn lines(title: &str, unit: &str, ticks: &Ticks, all: Vec<Series>) -> String
     let (first, last) = values().fold((f64::MAX, f64::MIN), |(low, high), (x, _)| (low.min(*x), high.max(*x)));
     let across = |x: f64| LEFT + (x - first) / (last - first).max(1e-9) * (WIDTH - LEFT - RIGHT);
     let down = |y: f64| TOP + (1.0 - y / top) * (HEIGHT - TOP - BOTTOM);
-    let mut svg = format!("<figure><figcaption><b>{title}</b> {unit}<div>");
-    for (index, series) in all.iter().enumerate() {
-        add(
-            &mut svg,
-            format_args!("<span><i class=\"c{}\"></i>{}</span> ", index % 4, escape(&series.name)),
-        );
-    }
-    add(
-        &mut svg,
-        format_args!("</div></figcaption><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">"),
-    );
+    let mut svg = String::new();
     let mut at = 0.0;
     while at <= top * 1.0001 {
         let y = down(at);
@@ -101,7 +139,6 @@ pub fn lines(title: &str, unit: &str, ticks: &Ticks, all: Vec<Series>) -> String
         }
         add(&mut svg, format_args!("<path class=\"c{}\" d=\"{path}\"/>", index % 4));
     }
-    svg.push_str("</svg></figure>\n");
     svg
 }
 

@@ -3,7 +3,7 @@
 
 mod acts;
 pub mod arrivals;
-mod chart;
+pub mod chart;
 mod check;
 pub mod generator;
 mod options;

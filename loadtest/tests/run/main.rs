@@ -3,6 +3,8 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
+mod compare;
+mod doubles;
 mod faulty;
 mod server;
 
