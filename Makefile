@@ -101,6 +101,7 @@ deny: setup ## Licences, advisories, sources and layering by cargo-deny (asks th
 docs-tables: setup ## Write what is generated: tables in the docs (settings, metrics, codes), dashboards, and what the chart has of them
 	UPDATE_DOCS=1 cargo test --locked -p taskflow-protocol --test docs -- --ignored
 	UPDATE_DOCS=1 cargo test --locked --test operations_page -- --ignored
+	UPDATE_DOCS=1 cargo test --locked -p taskflow-loadtest --bin taskflow-loadtest capacity -- --ignored
 	grafana/dashboards.py --write
 	scripts/chart-check --write
 

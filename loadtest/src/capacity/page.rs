@@ -38,7 +38,7 @@ const ROWS: &[Row] = &[
     ("memory alone", "nodes", |plan| figure(plan.nodes_by.memory)),
     ("connections alone", "nodes", |plan| figure(plan.nodes_by.connections)),
     ("network alone", "nodes", |plan| figure(plan.nodes_by.network)),
-    ("a node fails: all its clients are current again after", "s", |plan| {
+    ("a node fails: until all its clients are current again, at least", "s", |plan| {
         plan.back_again_s.map_or_else(|| "–".to_owned(), figure)
     }),
     ("**nodes of the database**", "nodes", |plan| {

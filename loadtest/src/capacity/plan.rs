@@ -231,6 +231,8 @@ mod tests {
         near(plan.network_mbit, (1.5e6 * 500.0 + 6e5 * 10_000.0) / 3600.0 * 8.0 / 1e6);
         // 150,000 connections at 50,000 a node, and one to spare.
         assert_eq!((plan.nodes, plan.decided_by), (4.0, "connections"));
+        // A half more is a whole one.
+        assert_eq!(super::plan(1.2e6, &inputs(&[])).nodes, 5.0);
         near(
             plan.back_again_s.unwrap(),
             150_000.0 / 4.0 * 100.0 / 1e6 / (3.0 * 4.0 - plan.cores),
