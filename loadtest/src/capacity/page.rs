@@ -38,9 +38,11 @@ const ROWS: &[Row] = &[
     ("memory alone", "nodes", |plan| figure(plan.nodes_by.memory)),
     ("connections alone", "nodes", |plan| figure(plan.nodes_by.connections)),
     ("network alone", "nodes", |plan| figure(plan.nodes_by.network)),
-    ("a node fails: until all its clients are current again, at least", "s", |plan| {
-        plan.back_again_s.map_or_else(|| "–".to_owned(), figure)
-    }),
+    (
+        "a node fails: until all its clients are current again, at least",
+        "s",
+        |plan| plan.back_again_s.map_or_else(|| "–".to_owned(), figure),
+    ),
     ("**nodes of the database**", "nodes", |plan| {
         format!("**{}**", figure(plan.database_nodes))
     }),
@@ -186,7 +188,7 @@ pub fn drawing(inputs: &Inputs) -> String {
         "Of each 1,000 users",
         "$ a month",
         &ticks.collect(),
-        vec![
+        &[
             series("all", |plan| plan.cost.all),
             series("nodes", |plan| plan.cost.nodes),
             series("database", |plan| plan.cost.database),

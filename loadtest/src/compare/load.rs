@@ -121,7 +121,7 @@ impl Load {
             due.push(due_ns);
             let asked = match self.part {
                 Part::Page => rival.page(),
-                Part::Create => rival.create(format!("Task {number}, to be done soon")),
+                Part::Create => rival.create(&format!("Task {number}, to be done soon")),
                 Part::Fanout | Part::Personal => rival.change(random.random_range(0..self.groups), number),
             };
             let (rival, places, idle, tally) = (rival.clone(), places.clone(), idle.clone(), tally.clone());

@@ -314,8 +314,8 @@ impl Rival {
         };
         for number in there..TASKS {
             let asked = match &self.kind {
-                Kind::TaskFlow { users } => task(&users[0], format!("Task {number} of many, to be done soon")),
-                _ => self.create(format!("Task {number} of many, to be done soon")),
+                Kind::TaskFlow { users } => task(&users[0], &format!("Task {number} of many, to be done soon")),
+                _ => self.create(&format!("Task {number} of many, to be done soon")),
             };
             // As many a second as a user may make.
             loop {
@@ -350,7 +350,7 @@ impl Rival {
     }
 
     /// Makes a task that nobody follows, where that can be.
-    pub fn create(&self, title: String) -> Asked {
+    pub fn create(&self, title: &str) -> Asked {
         match &self.kind {
             Kind::TaskFlow { users } => task(&users[0], title),
             Kind::PocketBase { token, collection } => Asked {
@@ -369,8 +369,8 @@ impl Rival {
     pub fn change(&self, group: usize, number: u32) -> Asked {
         let title = format!("{} of many", mark(number));
         match &self.kind {
-            Kind::TaskFlow { users } => task(&users[1 + group], title),
-            Kind::PocketBase { .. } => self.create(title),
+            Kind::TaskFlow { users } => task(&users[1 + group], &title),
+            Kind::PocketBase { .. } => self.create(&title),
             Kind::Centrifugo { api_key, namespace, .. } => {
                 let body = json!({
                     "channel": channel(namespace.as_deref(), group),
@@ -496,7 +496,7 @@ impl Rival {
                 let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
                 lines
                     .map(|line| centrifugo_step(&channel, line))
-                    .last()
+                    .find(|step| !matches!(step, Step::Wait))
                     .unwrap_or(Step::Wait)
             }
             _ => match Encoding::Json.decode_server(text) {
@@ -636,7 +636,7 @@ fn page_of(collection: &str, size: usize) -> String {
     format!("/api/collections/{collection}/records?perPage={size}&skipTotal=1")
 }
 
-fn task(user: &User, title: String) -> Asked {
+fn task(user: &User, title: &str) -> Asked {
     Asked {
         method: "POST",
         path: "/api/v1/tasks".to_owned(),

@@ -52,7 +52,7 @@ pub fn lines(title: &str, unit: &str, ticks: &Ticks, all: Vec<Series>) -> String
 }
 
 /// The same as a file of its own, which is shown on white.
-pub fn file(title: &str, unit: &str, ticks: &Ticks, all: Vec<Series>) -> String {
+pub fn file(title: &str, unit: &str, ticks: &Ticks, all: &[Series]) -> String {
     let mut legend = String::new();
     let mut x = LEFT;
     for (index, series) in all.iter().enumerate() {
@@ -72,7 +72,7 @@ pub fn file(title: &str, unit: &str, ticks: &Ticks, all: Vec<Series>) -> String 
          <text x=\"{LEFT}\" y=\"-32\"><tspan font-weight=\"bold\">{title}</tspan> {unit}</text>{legend}{}</svg>\n",
         HEIGHT + 50.0,
         HEIGHT + 50.0,
-        drawn(ticks, &all)
+        drawn(ticks, all)
     )
 }
 
