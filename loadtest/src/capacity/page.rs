@@ -183,11 +183,16 @@ pub fn drawing(inputs: &Inputs) -> String {
             .map(|(power, plan)| (*power, Some(cost(plan) / plan.users * 1e3)))
             .collect(),
     };
-    let ticks = (5..=8).map(|power| (f64::from(power), figure(10f64.powi(power)) + " users"));
+    let ticks = [
+        (5.0, "100,000"),
+        (6.0, "1 million"),
+        (7.0, "10 million"),
+        (8.0, "100 million"),
+    ];
     chart::file(
         "Of each 1,000 users",
-        "$ a month",
-        &ticks.collect(),
+        "$ a month, by the number of users",
+        &ticks.map(|(at, name)| (at, name.to_owned())).to_vec(),
         &[
             series("all", |plan| plan.cost.all),
             series("nodes", |plan| plan.cost.nodes),
