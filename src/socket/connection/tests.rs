@@ -113,6 +113,25 @@ async fn a_sign_in_that_ends_after_its_token_was_checked_ends_the_connection_tha
     assert_eq!(first_of(&mut client, &words).await, "signed_out");
 }
 
+/// Until more waits than a pipeline has room for, and the network takes no more.
+async fn fill(worker: &Rc<Worker>, connection: &Rc<Connection>) {
+    let piece = frame::message(Encoding::Json, &vec![b' '; PIPELINE_BYTES]);
+    let waits = || connection.state().outbound.bytes();
+    loop {
+        while waits() <= PIPELINE_BYTES {
+            connection.send(worker, &piece);
+        }
+        let before = waits();
+        // Each is a look at the sockets, too.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        if waits() == before {
+            return;
+        }
+    }
+}
+
 #[actix_web::test]
 async fn all_who_wait_for_room_go_on_when_there_is_some_or_when_they_need_not_wait() {
     let bench = ApiBench::new(Config::default());
@@ -122,11 +141,7 @@ async fn all_who_wait_for_room_go_on_when_there_is_some_or_when_they_need_not_wa
     let (mut client, connection) = open(&worker, token).await;
     connection.follow(&worker, Follow::default());
     let id = FollowId { feed: user, number: 1 };
-    // More than the network takes.
-    let piece = frame::message(Encoding::Json, &vec![b' '; PIPELINE_BYTES]);
-    while connection.state().outbound.bytes() <= PIPELINE_BYTES {
-        connection.send(&worker, &piece);
-    }
+    fill(&worker, &connection).await;
     let waiting: Vec<_> = (0..3)
         .map(|_| {
             let connection = connection.clone();
@@ -146,9 +161,7 @@ async fn all_who_wait_for_room_go_on_when_there_is_some_or_when_they_need_not_wa
     }
     read.abort();
 
-    while connection.state().outbound.bytes() <= PIPELINE_BYTES {
-        connection.send(&worker, &piece);
-    }
+    fill(&worker, &connection).await;
     let waits = connection.clone();
     let waiting = actix_rt::spawn(async move { waits.has_room(id, 1).await });
     tokio::task::yield_now().await;
