@@ -47,8 +47,9 @@ const REPORT: &str = "loadtest/REPORT.md";
 struct Arguments {
     #[command(subcommand)]
     command: Option<Load>,
-    /// A scenario (idle-memory, fanout, creates, pages, front-door, latency, kill9, cold-snapshot, storm, backlog-memory, slow-reader, compare, footprint, cluster), `all`
-    /// of them, or `report`: write the report from what was measured.
+    /// A scenario (idle-memory, fanout, creates, pages, front-door, latency, kill9, cold-snapshot, storm, backlog-memory, slow-reader, compare,
+    /// footprint, cluster, cluster-faults, rolling, overload, start, soak, metrics-cost), `all` of them, or `report`: write the report from
+    /// what was measured.
     #[arg(required = true)]
     what: Option<What>,
     /// The server; absent: the one that was built beside this program.
@@ -79,8 +80,8 @@ struct Arguments {
     /// Percent of all cores above which what other programs use makes a round void; quick runs bear anything.
     #[arg(long, default_value_t = 10.0)]
     foreign_percent_max: f64,
-    /// The servers of scenarios that compare several, such as `taskflow,r,e,a`, or the parts of `cluster` (feed-each,
-    /// one-feed, latency, kill); absent: those of the issue.
+    /// The servers of scenarios that compare several, such as `taskflow,r,e,a`, the parts of `cluster` (feed-each,
+    /// one-feed, latency, kill), or the proxies of `rolling` (haproxy, caddy, nginx); absent: all that belong to it.
     #[arg(long, value_delimiter = ',')]
     subjects: Vec<String>,
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -100,6 +100,11 @@ impl Process {
         Ok(())
     }
 
+    /// How it ended, once it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// SIGKILL, as a crash.
     pub fn kill(&mut self) {
         if self.pid.as_raw() != self.child.id() as i32 {
@@ -133,6 +138,77 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A control group that holds what runs in it to a share of a core. For the superuser; gone when dropped, after what ran in it.
+pub struct CpuCap {
+    folder: PathBuf,
+}
+
+impl CpuCap {
+    /// With the period that containers have: what is used up early is missed for the rest of 100 ms.
+    pub fn new(cores: f64) -> Result<Self> {
+        const PERIOD_US: f64 = 100_000.0;
+        let quota = cores * PERIOD_US;
+        // In version 2 all controllers are in one tree.
+        let is_unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let root = Path::new(if is_unified {
+            "/sys/fs/cgroup"
+        } else {
+            "/sys/fs/cgroup/cpu"
+        });
+        let cap = Self {
+            folder: root.join(format!("taskflow-bench-{}", std::process::id())),
+        };
+        let made = || -> std::io::Result<()> {
+            if is_unified {
+                fs::write(root.join("cgroup.subtree_control"), "+cpu")?;
+            }
+            fs::create_dir_all(&cap.folder)?;
+            match is_unified {
+                true => fs::write(cap.folder.join("cpu.max"), format!("{quota} {PERIOD_US}")),
+                false => {
+                    fs::write(cap.folder.join("cpu.cfs_period_us"), PERIOD_US.to_string())?;
+                    fs::write(cap.folder.join("cpu.cfs_quota_us"), quota.to_string())
+                }
+            }
+        };
+        made().with_context(|| {
+            format!(
+                "cannot make a control group with a share of the CPU at {}: run this as the superuser",
+                cap.folder.display()
+            )
+        })?;
+        Ok(cap)
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How long what runs in it had to stand still so far.
+    pub fn throttled_seconds(&self) -> f64 {
+        let text = fs::read_to_string(self.folder.join("cpu.stat")).unwrap_or_default();
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|number| number.trim().parse::<f64>().ok())
+        };
+        let (version_2, version_1) = (field("throttled_usec "), field("throttled_time "));
+        version_2.map_or_else(|| version_1.unwrap_or(f64::NAN) / 1e9, |micros| micros / 1e6)
+    }
+}
+
+impl Drop for CpuCap {
+    fn drop(&mut self) {
+        // A group whose last process has just ended is busy for a moment.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.folder).is_ok() {
+                return;
+            }
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -9,9 +9,56 @@ use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::{MetricType, counter, gauge};
 
 /// What only grows.
-pub type Counter = counter::Counter<u64>;
+pub type Counter = counter::Counter<u64, Kept>;
 /// What grows and shrinks.
-pub type Gauge = gauge::Gauge<f64, AtomicU64>;
+pub type Gauge = gauge::Gauge<f64, Kept>;
+
+/// Where a number is kept.
+#[cfg(not(feature = "unmetered"))]
+type Kept = AtomicU64;
+/// Nowhere: so that the same server can be measured without its instruments (`make bench SCENARIO=metrics-cost`).
+#[cfg(feature = "unmetered")]
+type Kept = Nowhere;
+
+/// What is written here is gone.
+#[cfg(feature = "unmetered")]
+#[derive(Debug, Default)]
+pub struct Nowhere;
+
+#[cfg(feature = "unmetered")]
+impl counter::Atomic<u64> for Nowhere {
+    fn inc(&self) -> u64 {
+        0
+    }
+    fn inc_by(&self, _: u64) -> u64 {
+        0
+    }
+    fn get(&self) -> u64 {
+        0
+    }
+}
+
+#[cfg(feature = "unmetered")]
+impl gauge::Atomic<f64> for Nowhere {
+    fn inc(&self) -> f64 {
+        0.0
+    }
+    fn inc_by(&self, _: f64) -> f64 {
+        0.0
+    }
+    fn dec(&self) -> f64 {
+        0.0
+    }
+    fn dec_by(&self, _: f64) -> f64 {
+        0.0
+    }
+    fn set(&self, _: f64) -> f64 {
+        0.0
+    }
+    fn get(&self) -> f64 {
+        0.0
+    }
+}
 
 /// Upper bounds of the buckets of durations, in seconds. A durable append is 0.1 to 10 ms on the disks we know; above a
 /// second somebody waits.
@@ -40,6 +87,9 @@ impl Histogram {
 
     /// So many things took so long.
     pub fn observe_many(&self, took: Duration, count: u64) {
+        if cfg!(feature = "unmetered") {
+            return;
+        }
         let seconds = took.as_secs_f64();
         let bucket = BUCKETS.partition_point(|bound| *bound < seconds);
         self.0.buckets[bucket].fetch_add(count, Ordering::Relaxed);

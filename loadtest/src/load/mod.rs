@@ -21,4 +21,6 @@ mod view;
 mod world;
 
 pub use options::{Merge, Run};
-pub use run::{merge, run, welcome};
+pub use outcome::Outcome;
+pub use run::{ALL_CONNECTED, merge, run, welcome};
+pub use tally::{Count, Recorded, Second, Timed};

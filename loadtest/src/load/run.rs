@@ -26,6 +26,8 @@ const BEGIN_AFTER_NS: u64 = 100_000_000;
 const TOKEN_SECONDS_LEFT: f64 = 60.0;
 /// People who sign in again and again.
 const ACCOUNTS: usize = 4;
+/// What is said when the load begins.
+pub const ALL_CONNECTED: &str = "are connected, and that is all of them.";
 const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a scenario: what the process ends with.
@@ -226,7 +228,7 @@ fn generate(plans: &[Plan], seconds: f64) -> Result<Vec<Report>> {
             Some(Line::Ready) => {
                 ready += 1;
                 if ready == count {
-                    view.say(&format!("All {connections} are connected."));
+                    view.say(&format!("{connections} {ALL_CONNECTED}"));
                     let begin = Order::Begin(clock::now_ns() + BEGIN_AFTER_NS);
                     for generator in &mut generators {
                         generator.tell(&begin)?;

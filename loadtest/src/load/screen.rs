@@ -194,6 +194,7 @@ impl Screen {
             Ok(link) => Rc::new(link),
             Err(error) => {
                 world.error(world.target.sentence(&error));
+                world.count(Count::Unconnected);
                 if Target::status(&error) == Some(429) {
                     world.count(Count::Limited);
                 }

@@ -71,6 +71,8 @@ pub enum Count {
     Connects,
     /// Connections that were made again.
     Reconnects,
+    /// Connections that were tried in vain.
+    Unconnected,
     /// Connections that ended and were not to.
     Cut,
     /// Of those, what the server ended because the client read too slowly.
@@ -107,9 +109,10 @@ pub enum Count {
 
 impl Count {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Connects,
         Self::Reconnects,
+        Self::Unconnected,
         Self::Cut,
         Self::Evicted,
         Self::Changes,
@@ -133,6 +136,7 @@ impl Count {
         match self {
             Self::Connects => "connects",
             Self::Reconnects => "reconnects",
+            Self::Unconnected => "unconnected",
             Self::Cut => "cut",
             Self::Evicted => "evicted",
             Self::Changes => "changes",
@@ -190,6 +194,19 @@ impl Recorded {
     /// The value in milliseconds that this share of those in one second did not exceed; `None` if there were none.
     pub fn quantile_of_second_ms(&self, share: f64) -> Option<f64> {
         (!self.0.is_empty()).then(|| self.histogram(DIGITS_OF_SECOND).value_at_quantile(share) as f64 / 1e3)
+    }
+
+    /// The same of several seconds.
+    pub fn quantile_of_seconds_ms<'a>(
+        seconds: impl Iterator<Item = &'a Second>,
+        timed: Timed,
+        share: f64,
+    ) -> Option<f64> {
+        let mut all = Self::default();
+        for recorded in seconds.filter_map(|second| second.latency_us.get(&timed)) {
+            all.add(recorded, DIGITS_OF_SECOND);
+        }
+        all.quantile_of_second_ms(share)
     }
 
     fn add(&mut self, other: &Self, digits: u8) {

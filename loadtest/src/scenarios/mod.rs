@@ -12,8 +12,14 @@ mod front_door;
 mod idle_memory;
 mod kill9;
 mod latency;
+mod load;
+mod metrics_cost;
+mod overload;
 mod pages;
+mod rolling;
 mod slow_reader;
+mod soak;
+mod start;
 mod storm;
 
 use std::cell::Cell;
@@ -63,6 +69,16 @@ pub enum Scenario {
     Cluster,
     /// What users notice when a part of a cluster goes, or is taken away.
     ClusterFaults,
+    /// Nodes replaced one after the other, under load, behind real proxies.
+    Rolling,
+    /// Three times as much as a node with half a core can do.
+    Overload,
+    /// From start to ready; idle memory, size, scrapes.
+    Start,
+    /// A mixed day for half an hour: whether memory grows.
+    Soak,
+    /// What the instruments cost at full fan-out.
+    MetricsCost,
 }
 
 impl Scenario {
@@ -98,6 +114,11 @@ impl Scenario {
             Self::Footprint => footprint::run(bench, &mut record).await,
             Self::Cluster => cluster::run(bench, &mut record).await,
             Self::ClusterFaults => cluster_faults::run(bench, &mut record).await,
+            Self::Rolling => rolling::run(bench, &mut record).await,
+            Self::Overload => overload::run(bench, &mut record).await,
+            Self::Start => start::run(bench, &mut record).await,
+            Self::Soak => soak::run(bench, &mut record).await,
+            Self::MetricsCost => metrics_cost::run(bench, &mut record).await,
         }?;
         record.commands = std::mem::take(&mut bench.commands);
         Ok(record)

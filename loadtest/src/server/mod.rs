@@ -2,6 +2,7 @@
 
 pub mod centrifugo;
 pub mod pocketbase;
+pub mod proxy;
 pub mod reference;
 pub mod services;
 pub mod taskflow;
@@ -78,7 +79,7 @@ impl Bench {
     }
 
     /// Starts a program, and keeps its command line for the report.
-    fn start(&mut self, program: &Path, arguments: &[String], core: Option<usize>, log: &str) -> Result<Process> {
+    pub fn start(&mut self, program: &Path, arguments: &[String], core: Option<usize>, log: &str) -> Result<Process> {
         let process = Process::start(program, arguments, core, self.work.join(log))?;
         let pinned = core.map_or_else(String::new, |core| format!("taskset -c {core} "));
         let words = arguments.iter().map(|word| self.without_paths(word));
@@ -110,11 +111,17 @@ impl Bench {
 
 /// An address on loopback that nobody listens on. Below those that the system gives to connections: a server that is
 /// started again needs its own.
-fn free_address() -> Result<SocketAddr> {
+pub fn free_address() -> Result<SocketAddr> {
+    Ok((Ipv4Addr::LOCALHOST, free_port(&[Ipv4Addr::LOCALHOST])?).into())
+}
+
+/// A port that nobody listens on at any of these addresses.
+pub fn free_port(addresses: &[Ipv4Addr]) -> Result<u16> {
     let mut error = None;
     for port in std::iter::repeat_with(|| 12_000 + rand::random::<u16>() % 3_000).take(1_000) {
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(listener) => return Ok(listener.local_addr()?),
+        let listen = |address: &Ipv4Addr| TcpListener::bind((*address, port));
+        match addresses.iter().map(listen).collect::<Result<Vec<_>, _>>() {
+            Ok(_) => return Ok(port),
             Err(taken) => error = Some(taken),
         }
     }

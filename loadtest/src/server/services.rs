@@ -69,7 +69,12 @@ impl Services {
 
     /// A node over them. The first one is called `one`: its folder has the key of all.
     pub async fn node(&self, bench: &mut Bench, name: &str) -> Result<TaskFlow> {
-        let setup = Setup {
+        TaskFlow::start_in(bench, self.setup(name), &format!("taskflow-{name}")).await
+    }
+
+    /// What such a node is started with.
+    pub fn setup(&self, name: &str) -> Setup {
+        Setup {
             texts: vec![
                 ("store", "\"cql\"".to_owned()),
                 ("cql_nodes", format!("{:?}", self.database)),
@@ -86,8 +91,7 @@ impl Services {
                 ("feed_arbiters", 1),
             ],
             ..Setup::default()
-        };
-        TaskFlow::start_in(bench, setup, &format!("taskflow-{name}")).await
+        }
     }
 
     /// Starts Redis, if it does not run.

@@ -40,6 +40,10 @@ pub struct Setup {
     pub texts: Vec<(&'static str, String)>,
     /// Every system call that makes data durable is written down, with its time.
     pub trace_syncs: bool,
+    /// The control group that it runs in.
+    pub cap: Option<PathBuf>,
+    /// Where clients and operators connect; absent: anywhere that is free.
+    pub listen: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl Setup {
@@ -73,7 +77,10 @@ impl TaskFlow {
     /// The same, where several run: each has a folder of its own.
     pub async fn start_in(bench: &mut Bench, setup: Setup, folder: &str) -> Result<Self> {
         let data = bench.folder(folder)?;
-        let (address, operator) = (free_address()?, free_address()?);
+        let (address, operator) = match setup.listen {
+            Some(addresses) => addresses,
+            None => (free_address()?, free_address()?),
+        };
         let process = Self::launch(bench, &setup, &data, address, operator)?;
         let mut server = Self {
             process,
@@ -123,6 +130,13 @@ impl TaskFlow {
         .map(str::to_owned)
         .to_vec();
         let server = bench.server_binary.clone();
+        if let Some(cap) = &setup.cap {
+            // In it before its first instruction, so that it counts the cores that it has.
+            let enter = format!("echo $$ >{}/cgroup.procs && exec \"$0\" \"$@\"", cap.display());
+            let mut words = vec!["-c".to_owned(), enter, server.to_string_lossy().into_owned()];
+            words.append(&mut arguments);
+            return bench.start("sh".as_ref(), &words, setup.core, "taskflow.log");
+        }
         if !setup.trace_syncs {
             return bench.start(&server, &arguments, setup.core, "taskflow.log");
         }
@@ -156,8 +170,24 @@ impl TaskFlow {
         Ok(())
     }
 
+    /// Whether it says so; `false` as well while nobody listens.
+    pub async fn is_ready(&self) -> bool {
+        matches!(self.operator_page("/health/ready").await, Ok((200, _)))
+    }
+
+    /// Throws away what it has kept; it must not run.
+    pub fn empty_folder(&self) -> Result<()> {
+        fs::remove_dir_all(&self.data)?;
+        Ok(fs::create_dir(&self.data)?)
+    }
+
+    /// A connection to the operator's port.
+    pub async fn operator(&self) -> Result<Http> {
+        Ok(Http::connect(Dial::to(self.operator)).await?)
+    }
+
     async fn operator_page(&self, path: &str) -> Result<(u16, String)> {
-        let mut http = Http::connect(Dial::to(self.operator)).await?;
+        let mut http = self.operator().await?;
         let answer = http.request("GET", path, None, "").await?;
         Ok((answer.status, answer.text()))
     }
