@@ -235,6 +235,7 @@ impl ApiBench {
             clock: auth.clock.clone(),
             writers: Writers::One,
             observer: Arc::new(Unobserved),
+            tracer: Arc::new(()),
             new_epoch: Box::new(|| Epoch(rand::random())),
             feed_idle: Duration::from_secs(60),
         };

@@ -321,6 +321,7 @@ mod tests {
             operation_hash: 0,
             changes: Vec::new(),
             refused: None,
+            trace: None,
         };
         seqs.map(entry).collect()
     }

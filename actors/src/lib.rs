@@ -5,6 +5,7 @@
 //! - [`follow`]: what a follower of a feed gets, and when.
 //! - [`feed`], [`session`], [`supervisor`]: each a plain component that returns effects, and an actix shell around it.
 //! - [`cluster`]: many nodes as one, in the same manner.
+//! - [`trace`]: what goes along with a request that is traced.
 //!
 //! Architecture invariant: no database, broker, HTTP or file crate is in this crate's tree.
 
@@ -20,3 +21,4 @@ pub mod session;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod supervisor;
+pub mod trace;

@@ -11,6 +11,7 @@ use taskflow_protocol::message::OperationResult;
 use taskflow_protocol::values::{Seq, UnixMs};
 
 use crate::domain::{Entry, Quarter};
+use crate::trace::{Span, SpanKind, TraceContext};
 
 /// A boxed future, so that ports can be trait objects.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
@@ -365,6 +366,26 @@ pub struct Spent(
     /// How often.
     pub u32,
 );
+
+/// Takes the steps of requests that are traced.
+///
+/// # Contract
+///
+/// Never waits, and holds nothing without a bound: what it cannot take it drops.
+pub trait Tracer: Send + Sync + 'static {
+    /// A step begins now, under another; `None`: nothing is traced here.
+    fn begin(&self, name: &'static str, kind: SpanKind, under: TraceContext) -> Option<Box<Span>>;
+    /// It has ended now.
+    fn end(&self, span: Box<Span>);
+}
+
+/// Traces nothing.
+impl Tracer for () {
+    fn begin(&self, _: &'static str, _: SpanKind, _: TraceContext) -> Option<Box<Span>> {
+        None
+    }
+    fn end(&self, _: Box<Span>) {}
+}
 
 /// The clock, injected so that a seed repeats a failure.
 pub trait Clock: Send + Sync + 'static {

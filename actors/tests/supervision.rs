@@ -136,6 +136,7 @@ fn with_node<F: Future<Output = ()>>(feed_idle: Duration, test: impl FnOnce(Node
             writers: Writers::One,
             clock: bomb.clone(),
             observer: counts.clone(),
+            tracer: Arc::new(()),
             new_epoch: Box::new(|| Epoch(7)),
             feed_idle,
         };
@@ -183,7 +184,7 @@ async fn born(node: &Node, number: u128) -> UserId {
 
 async fn ask(node: &Node, user: UserId, id: u128) -> Outcome {
     node.router
-        .ask(user, user, vec![operation(id)])
+        .ask(user, user, vec![operation(id)], None)
         .await
         .results
         .pop()
@@ -268,6 +269,7 @@ fn whoever_is_in_the_mailbox_of_a_feed_that_panics_hears_of_it() {
                 operations: vec![operation(slot.into())],
                 reply: ReplyTo::Connection(connection(slot)),
                 repeated: false,
+                trace: None,
             };
             node.router.submit(submission, &*node.connections);
         }

@@ -126,7 +126,7 @@ async fn an_event_stream_arrives_at_once_and_its_seat_is_free_when_the_client_go
             base: None,
             command: serde_json::from_value(command).expect("a command"),
         };
-        bench.api.router.ask(user, user, vec![operation]).await
+        bench.api.router.ask(user, user, vec![operation], None).await
     };
     change(0).await;
     read_until(&mut stream, &mut seen, "event: entries\n").await;

@@ -466,6 +466,7 @@ mod tests {
             operation_hash: 0,
             changes: Vec::new(),
             refused: None,
+            trace: None,
         };
         hub.publish(Publication {
             feed: FEED,

@@ -51,6 +51,7 @@ fn made_long_ago(user: &str, tasks: usize) -> Arc<DataDir> {
             writers: Writers::One,
             clock: Arc::new(LongAgo),
             observer: Arc::new(Unobserved),
+            tracer: Arc::new(()),
             new_epoch: Box::new(|| Epoch(7)),
             feed_idle: Duration::from_secs(60),
         };
@@ -61,7 +62,7 @@ fn made_long_ago(user: &str, tasks: usize) -> Arc<DataDir> {
             .expect("born");
         for _ in 0..tasks {
             let operation: Operation = serde_json::from_value(task("old")).expect("an operation");
-            let settled = router.ask(user, user, vec![operation]).await;
+            let settled = router.ask(user, user, vec![operation], None).await;
             assert!(
                 matches!(settled.results[0].outcome, Outcome::Accepted(_)),
                 "{settled:?}"

@@ -22,6 +22,7 @@ use taskflow_protocol::{Code, OperationId, UserId};
 use super::wire::{Item, Reply, Request};
 use crate::planted::{Bug, is_planted};
 use crate::ports::{ConnectionId, NodeId};
+use crate::trace::TraceContext;
 
 /// Requests under way for a feed.
 const UNDER_WAY_MAX: usize = 2;
@@ -81,6 +82,8 @@ pub struct Submitted<T> {
     pub operations: Vec<Operation>,
     /// About how many bytes they have.
     pub bytes: usize,
+    /// What asked for them, if that is traced.
+    pub trace: Option<TraceContext>,
     /// Comes back with the answer, once.
     pub token: T,
 }
@@ -208,6 +211,7 @@ impl<T> Lines<T> {
             connection,
             operations,
             bytes,
+            trace,
             token,
         } = submitted;
         let count = operations.len();
@@ -219,7 +223,11 @@ impl<T> Lines<T> {
         let line = self.lines.entry(feed).or_default();
         line.operations += count;
         line.place([Waiting {
-            item: Item { author, operations },
+            item: Item {
+                author,
+                operations,
+                trace,
+            },
             connection,
             bytes,
             token: Some(token),
@@ -473,6 +481,7 @@ mod tests {
             }),
             operations: vec![operation(token.into())],
             bytes: 100,
+            trace: None,
             token,
         }
     }
@@ -783,6 +792,7 @@ mod tests {
             items: vec![Item {
                 author: FEED,
                 operations: vec![operation(1)],
+                trace: None,
             }],
         };
         let effects = lines.replied(reply(&first, accepted), 1, &THERE);

@@ -706,6 +706,7 @@ mod tests {
             operation_hash: 1,
             changes: Vec::new(),
             refused: None,
+            trace: None,
         };
         let message = FeedMessage::entries(NodeId(1), Epoch(1), &[entry]);
         handle(Event::Bus(BusEvent::Published(feed, message)), 100_000);

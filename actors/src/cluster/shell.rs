@@ -17,8 +17,9 @@ use super::members::BEAT_MS;
 use super::node::{Effect, Event, Node, Report, SUBSCRIBE_WAIT_MS};
 use super::wire::{FeedMessage, Item, NodeMessage, Notice, Reply, Request};
 use super::{Member, Placement};
-use crate::ports::{Bus, BusEvent, BusInbox, Head, NodeId, Notices, Publication, Push, Spent, Store};
+use crate::ports::{Bus, BusEvent, BusInbox, Head, NodeId, Notices, Publication, Push, Spent, Store, Tracer};
 use crate::supervisor::{ReplyTo, Router, Settled, Submission};
+use crate::trace::{Span, SpanKind};
 
 /// How often a node looks at what is due: repeats, deadlines, reads of heads.
 const TICK: Duration = Duration::from_millis(20);
@@ -41,9 +42,17 @@ pub trait Observer: Send + Sync + 'static {
 /// Counts nothing.
 impl Observer for () {}
 
+/// Who waits for a host elsewhere.
+#[derive(Debug)]
+pub struct Asked {
+    reply: ReplyTo,
+    /// Where the request is traced.
+    span: Option<Box<Span>>,
+}
+
 /// A node of a cluster. See the module.
 pub struct Cluster {
-    node: Mutex<Node<ReplyTo>>,
+    node: Mutex<Node<Asked>>,
     me: NodeId,
     placement: RwLock<Arc<Placement>>,
     /// Feeds with operations that wait for a host: while there are none, nobody needs the lock to know.
@@ -55,13 +64,14 @@ pub struct Cluster {
     store: Arc<dyn Store>,
     push: Arc<dyn Push>,
     observer: Arc<dyn Observer>,
+    tracer: Arc<dyn Tracer>,
     bus: OnceLock<Arc<dyn Bus>>,
     router: OnceLock<Router>,
     notices: OnceLock<Arc<dyn Notices>>,
 }
 
 /// What is left to do when the lock has been given back.
-type Rest = Vec<Effect<ReplyTo>>;
+type Rest = Vec<Effect<Asked>>;
 
 impl Cluster {
     /// A node that is not on the bus yet: see [`Cluster::join`].
@@ -71,6 +81,7 @@ impl Cluster {
         store: Arc<dyn Store>,
         push: Arc<dyn Push>,
         observer: Arc<dyn Observer>,
+        tracer: Arc<dyn Tracer>,
     ) -> Arc<Self> {
         Arc::new(Self {
             me: me.node,
@@ -83,6 +94,7 @@ impl Cluster {
             store,
             push,
             observer,
+            tracer,
             bus: OnceLock::new(),
             router: OnceLock::new(),
             notices: OnceLock::new(),
@@ -165,6 +177,7 @@ impl Cluster {
             author,
             operations,
             reply,
+            trace,
             ..
         } = submission;
         let bytes = operations.iter().map(approximate_bytes).sum();
@@ -172,13 +185,15 @@ impl Cluster {
             ReplyTo::Connection(connection) => Some(connection),
             ReplyTo::Waiter(_) => None,
         };
+        let span = trace.and_then(|trace| self.tracer.begin("bus request", SpanKind::Client, trace));
         self.handle(Event::Submit(Submitted {
             feed,
             author,
             connection,
             operations,
             bytes,
-            token: reply,
+            trace: span.as_ref().map(|span| span.context),
+            token: Asked { reply, span },
         }));
     }
 
@@ -216,12 +231,12 @@ impl Cluster {
         )
     }
 
-    fn locked(&self) -> MutexGuard<'_, Node<ReplyTo>> {
+    fn locked(&self) -> MutexGuard<'_, Node<Asked>> {
         // A panic under the lock ends what was being done; the component is whole between two events.
         lock(&self.node)
     }
 
-    fn handle(self: &Arc<Self>, event: Event<ReplyTo>) {
+    fn handle(self: &Arc<Self>, event: Event<Asked>) {
         let rest = {
             let mut node = self.locked();
             let now = self.begun.elapsed().as_millis() as u64;
@@ -236,7 +251,7 @@ impl Cluster {
     }
 
     /// What goes to the bus, in order; gives back the rest.
-    fn tell_bus(&self, effects: Vec<Effect<ReplyTo>>) -> Rest {
+    fn tell_bus(&self, effects: Vec<Effect<Asked>>) -> Rest {
         let Some(bus) = self.bus.get() else { return effects };
         let mut rest = Vec::new();
         for effect in effects {
@@ -258,12 +273,12 @@ impl Cluster {
         rest
     }
 
-    fn carry_out(self: &Arc<Self>, effect: Effect<ReplyTo>) {
+    fn carry_out(self: &Arc<Self>, effect: Effect<Asked>) {
         match effect {
-            Effect::Answer(reply, results) => self.answer(reply, results),
-            Effect::Refuse(code, reply, operations) => {
+            Effect::Answer(asked, results) => self.answer(asked, results),
+            Effect::Refuse(code, asked, operations) => {
                 let refused = Outcome::Refused(ErrorBody::new(code));
-                self.answer(reply, lines::all(&operations, &refused));
+                self.answer(asked, lines::all(&operations, &refused));
             }
             Effect::Perform(from, request) => self.perform(from, request),
             Effect::ReadHead(feed) => {
@@ -329,7 +344,11 @@ impl Cluster {
         }
     }
 
-    fn answer(&self, reply: ReplyTo, results: Vec<OperationResult>) {
+    fn answer(&self, Asked { reply, span }: Asked, results: Vec<OperationResult>) {
+        if let Some(mut span) = span {
+            span.settle(&results);
+            self.tracer.end(span);
+        }
         match reply {
             ReplyTo::Connection(connection) => self.push.answer(connection, results),
             ReplyTo::Waiter(waiter) => drop(waiter.send(Settled::from(results))),
@@ -350,7 +369,16 @@ impl Cluster {
         let repeated = attempt > 1;
         let asked: Vec<_> = items
             .into_iter()
-            .map(|Item { author, operations }| {
+            .map(|item| {
+                let Item {
+                    author,
+                    operations,
+                    trace,
+                } = item;
+                let mut span = trace.and_then(|trace| self.tracer.begin("bus perform", SpanKind::Server, trace));
+                if let Some(span) = &mut span {
+                    span.fact("taskflow.attempt", u64::from(attempt));
+                }
                 let ids: Vec<_> = operations.iter().map(|operation| operation.id).collect();
                 let (sender, receiver) = oneshot::channel();
                 let submission = Submission {
@@ -359,23 +387,29 @@ impl Cluster {
                     operations,
                     reply: ReplyTo::Waiter(sender),
                     repeated,
+                    trace: span.as_ref().map(|span| span.context),
                 };
                 router.submit_here(submission, &*self.push);
-                (ids, receiver)
+                (ids, receiver, span)
             })
             .collect();
         let cluster = self.clone();
         self.performing.fetch_add(1, Ordering::AcqRel);
         tokio::spawn(async move {
             let mut results = Vec::with_capacity(asked.len());
-            for (ids, receiver) in asked {
+            for (ids, receiver, span) in asked {
                 let unknown = Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown));
                 let result = |id| OperationResult {
                     id,
                     outcome: unknown.clone(),
                 };
                 let settled = receiver.await.map(|settled| settled.results);
-                results.push(settled.unwrap_or_else(|_| ids.into_iter().map(result).collect()));
+                let settled = settled.unwrap_or_else(|_| ids.into_iter().map(result).collect());
+                if let Some(mut span) = span {
+                    span.settle(&settled);
+                    cluster.tracer.end(span);
+                }
+                results.push(settled);
             }
             let reply = Reply {
                 id,

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::domain::{Entry, codec};
 use crate::ports::{Epoch, Head, NodeId, Spent};
+use crate::trace::TraceContext;
 
 /// The format that is written: the first byte of every message.
 const FORMAT: u8 = 1;
@@ -75,6 +76,9 @@ pub struct Item {
     pub author: UserId,
     /// In order.
     pub operations: Vec<Operation>,
+    /// The step that waits for them, if that is traced. Builds from before it skip it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
 }
 
 /// Operations on their way to the host of their feed.
@@ -304,6 +308,55 @@ mod tests {
         }
     }
 
+    const TRACE: TraceContext = TraceContext {
+        trace: 1 << 127,
+        span: 2,
+    };
+
+    /// Nodes of the last version and of this one work together while a cluster is updated.
+    #[test]
+    fn what_is_traced_is_read_by_the_last_version_and_what_is_not_looks_as_it_did() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct ItemBefore {
+            author: UserId,
+            operations: Vec<Operation>,
+        }
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct EntryBefore {
+            s: u64,
+            x: Option<u16>,
+        }
+        let author = UserId(Uuid::from_u128(7));
+        let traced = Item {
+            author,
+            operations: Vec::new(),
+            trace: Some(TRACE),
+        };
+        let before = decode::<ItemBefore>(&encode(&traced)).expect("it is read");
+        assert_eq!((before.author, before.operations), (author, Vec::new()));
+        let untraced = encode(&Item {
+            trace: None,
+            ..traced.clone()
+        });
+        assert_eq!(decode::<Item>(&untraced), Some(Item { trace: None, ..traced }));
+        assert!(!untraced.escape_ascii().to_string().contains("trace"));
+        let entry = Entry {
+            seq: 5,
+            time: 6,
+            author,
+            operation: OperationId(author.0),
+            operation_hash: 1,
+            changes: Vec::new(),
+            refused: None,
+            trace: Some(Box::new(TRACE)),
+        };
+        let body = codec::encode_commit(&[entry]);
+        assert_eq!(
+            decode::<Vec<EntryBefore>>(&body),
+            Some(vec![EntryBefore { s: 5, x: None }])
+        );
+    }
+
     #[test]
     fn what_is_sent_is_what_is_read() {
         let feed = UserId(Uuid::from_u128(7));
@@ -320,6 +373,7 @@ mod tests {
             items: vec![Item {
                 author: feed,
                 operations: vec![operation],
+                trace: Some(TRACE),
             }],
         });
         assert_eq!(NodeMessage::decode(&message.encode()), Some(message));
@@ -331,6 +385,7 @@ mod tests {
             operation_hash: 1,
             changes: Vec::new(),
             refused: Some(400),
+            trace: Some(Box::new(TRACE)),
         };
         let entries = FeedMessage::entries(NodeId(1), Epoch(2), std::slice::from_ref(&entry));
         assert_eq!(
@@ -369,6 +424,7 @@ mod tests {
                     base: None,
                     command: Command::Undo(Undo { seq: 9 }),
                 }],
+                trace: None,
             }],
         });
         let reply = NodeMessage::Reply(Reply {

@@ -38,5 +38,6 @@ pub fn birth(user: UserId, time: UnixMs, time_zone: &str, locale: &str) -> Resul
             Change::ListPut(Box::new(inbox)),
         ],
         refused: None,
+        trace: None,
     })
 }

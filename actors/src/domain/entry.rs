@@ -6,6 +6,7 @@ use taskflow_protocol::{LabelId, ListId, OperationId, TaskId, UserId, message, m
 
 use super::fields::{LabelChange, ListChange, SettingsChange, TaskChange, Was};
 use super::row::{Label, List, Settings, Task};
+use crate::trace::TraceContext;
 
 /// One committed step of a feed.
 ///
@@ -35,6 +36,9 @@ pub struct Entry {
     /// of the operation may still be under way to another host: with it in the log, that copy finds the answer.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<u16>,
+    /// The step that made it, where the request is traced: what pushes it is under that, on whatever node.
+    #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Box<TraceContext>>,
 }
 
 /// What an entry did to one row, with what undoing it needs.
@@ -131,7 +135,8 @@ impl Entry {
 
     /// Not less than the bytes of its stored form, found without encoding it.
     pub fn stored_bytes_max(&self) -> usize {
-        128 + self.changes.iter().map(Change::stored_bytes_max).sum::<usize>()
+        let trace = self.trace.as_ref().map_or(0, |_| 36);
+        128 + trace + self.changes.iter().map(Change::stored_bytes_max).sum::<usize>()
     }
 }
 

@@ -11,8 +11,9 @@ use taskflow_protocol::{Code, OperationId, UserId, limits};
 
 use super::{Effect, Feed, Message as Step, SubmissionId};
 use crate::domain::State;
-use crate::ports::{BoxFuture, Publication};
+use crate::ports::{AppendError, BoxFuture, Publication};
 use crate::supervisor::{Envelope, Permit, Ports, ReplyTo, Settled, Submission, Table};
+use crate::trace::{Span, SpanKind};
 
 /// What a feed's mailbox takes. Every one carries a permit, so the mailbox is bounded by what the router hands out.
 impl actix::Message for Envelope<Request> {
@@ -44,6 +45,8 @@ struct Asked {
     reply: ReplyTo,
     ids: Vec<OperationId>,
     begun: Instant,
+    /// Where the request is traced.
+    span: Option<Box<Span>>,
     _permit: Permit,
 }
 
@@ -54,6 +57,8 @@ pub struct FeedActor {
     ports: Arc<Ports>,
     table: Arc<Table>,
     asked: HashMap<SubmissionId, Asked>,
+    /// How many of them are traced.
+    traced: usize,
     looks: HashMap<SubmissionId, (Look, Permit)>,
     next_submission: u64,
     /// Something happened since the last look for idleness.
@@ -86,6 +91,7 @@ impl FeedActor {
             ports,
             table,
             asked: HashMap::new(),
+            traced: 0,
             looks: HashMap::new(),
             next_submission: 0,
             active: true,
@@ -98,14 +104,16 @@ impl FeedActor {
         SubmissionId(self.next_submission)
     }
 
-    fn ask(&mut self, reply: ReplyTo, ids: Vec<OperationId>, permit: Permit) -> SubmissionId {
+    fn ask(&mut self, reply: ReplyTo, ids: Vec<OperationId>, span: Option<Box<Span>>, permit: Permit) -> SubmissionId {
         let submission = self.next();
+        self.traced += usize::from(span.is_some());
         self.asked.insert(
             submission,
             Asked {
                 reply,
                 ids,
                 begun: Instant::now(),
+                span,
                 _permit: permit,
             },
         );
@@ -143,41 +151,58 @@ impl FeedActor {
         match effect {
             Effect::Load { ids_since } => {
                 let load = store.load(self.user, ids_since);
-                self.later(load, Step::Loaded, ctx);
+                self.later(Some("store load"), load, Step::Loaded, ctx);
             }
             Effect::Append(append) => {
                 let (id, begun) = (append.append_id, Instant::now());
+                let mut spans = self.spans("store append", |submission| {
+                    self.feed.in_flight().any(|in_flight| in_flight == submission)
+                });
+                for span in &mut spans {
+                    span.fact("taskflow.entries", append.last - append.base);
+                    span.fact("taskflow.bytes", append.body.len());
+                    span.fact("feed.seq", append.last);
+                }
                 let done = store.append(append);
-                let observer = self.ports.observer.clone();
+                let (observer, tracer) = (self.ports.observer.clone(), self.ports.tracer.clone());
                 let step = move |result| {
                     observer.appended(begun.elapsed(), &result);
+                    for mut span in spans {
+                        say_appended(&mut span, &result);
+                        tracer.end(span);
+                    }
                     Step::Appended(id, result)
                 };
-                self.later(done, step, ctx);
+                self.later(None, done, step, ctx);
             }
             Effect::ReadBack(id, after) => {
                 let read = store.read_log(self.user, after, 1);
-                self.later(read, move |result| Step::ReadBack(id, result), ctx);
+                self.later(Some("store read"), read, move |result| Step::ReadBack(id, result), ctx);
             }
             Effect::ReadHead(id) => {
                 let read = store.head(self.user);
-                self.later(read, move |result| Step::HeadRead(id, result), ctx);
+                self.later(Some("store read"), read, move |result| Step::HeadRead(id, result), ctx);
             }
             Effect::ReadOn(id, after) => {
                 let read = store.read_log(self.user, after, limits::CATCH_UP_BYTES);
-                self.later(read, move |result| Step::ReadOn(id, result), ctx);
+                self.later(Some("store read"), read, move |result| Step::ReadOn(id, result), ctx);
             }
             Effect::ReadEntry(seq) => {
                 let read = store.read_log(self.user, seq - 1, 1);
-                self.later(read, move |result| Step::EntryRead(seq, result), ctx);
+                self.later(
+                    Some("store read"),
+                    read,
+                    move |result| Step::EntryRead(seq, result),
+                    ctx,
+                );
             }
             Effect::WriteRows { rows, upto } => {
                 let written = store.write_rows(self.user, rows, upto);
-                self.later(written, move |result| Step::RowsWritten(upto, result), ctx);
+                self.later(None, written, move |result| Step::RowsWritten(upto, result), ctx);
             }
             Effect::Trim(retention) => {
                 let trimmed = store.trim(self.user, retention);
-                self.later(trimmed, Step::Trimmed, ctx);
+                self.later(None, trimmed, Step::Trimmed, ctx);
             }
             Effect::Publish {
                 epoch,
@@ -234,6 +259,11 @@ impl FeedActor {
     /// Who waits for these results.
     fn settled(&mut self, submission: SubmissionId, results: &[OperationResult]) -> Option<ReplyTo> {
         let asked = self.asked.remove(&submission)?;
+        if let Some(mut span) = asked.span {
+            self.traced -= 1;
+            span.settle(results);
+            self.ports.tracer.end(span);
+        }
         self.ports.observer.settled(results, asked.begun.elapsed());
         Some(asked.reply)
     }
@@ -245,13 +275,55 @@ impl FeedActor {
         }
     }
 
-    fn later<T: 'static>(&self, future: BoxFuture<T>, step: impl FnOnce(T) -> Step + 'static, ctx: &mut Context<Self>) {
-        ctx.spawn(
-            future
-                .into_actor(self)
-                .map(move |result, actor, ctx| actor.step(step(result), ctx)),
-        );
+    /// A step of this name for each of those who wait, if they are traced.
+    fn spans(&self, name: &'static str, is_for: impl Fn(SubmissionId) -> bool) -> Vec<Box<Span>> {
+        if self.traced == 0 {
+            return Vec::new();
+        }
+        let traced = self
+            .asked
+            .iter()
+            .filter_map(|(submission, asked)| Some((*submission, asked.span.as_ref()?)));
+        let traced = traced.filter(|(submission, _)| is_for(*submission));
+        traced
+            .filter_map(|(_, span)| self.ports.tracer.begin(name, SpanKind::Internal, span.context))
+            .collect()
     }
+
+    /// Takes the step when the store has answered. `name`: what whoever waits is told that it waits for.
+    fn later<T: 'static, E: 'static>(
+        &self,
+        name: Option<&'static str>,
+        future: BoxFuture<Result<T, E>>,
+        step: impl FnOnce(Result<T, E>) -> Step + 'static,
+        ctx: &mut Context<Self>,
+    ) {
+        let spans = name.map_or(Vec::new(), |name| self.spans(name, |_| true));
+        ctx.spawn(future.into_actor(self).map(move |result, actor, ctx| {
+            for mut span in spans {
+                span.is_failed = result.is_err();
+                actor.ports.tracer.end(span);
+            }
+            actor.step(step(result), ctx);
+        }));
+    }
+}
+
+fn say_appended(span: &mut Span, result: &Result<(), AppendError>) {
+    let outcome = match result {
+        Ok(()) => "durable",
+        Err(AppendError::Conflict(_)) => {
+            // Another node has written: what it did is read, and the operations are judged again.
+            span.event("conflict");
+            "conflict"
+        }
+        Err(AppendError::Full) => "full",
+        Err(AppendError::Unavailable(_)) => "unavailable",
+        Err(AppendError::Gone) => "gone",
+        Err(AppendError::Damaged(_)) => "damaged",
+    };
+    span.fact("taskflow.outcome", outcome);
+    span.is_failed = !matches!(result, Ok(()) | Err(AppendError::Conflict(_)));
 }
 
 impl Actor for FeedActor {
@@ -277,11 +349,12 @@ impl Actor for FeedActor {
         self.ports.observer.feed_stopped();
         for (_, asked) in std::mem::take(&mut self.asked) {
             let unknown = || Outcome::Unknown(ErrorBody::new(Code::OutcomeUnknown));
-            let results = asked
-                .ids
-                .into_iter()
-                .map(|id| OperationResult { id, outcome: unknown() })
-                .collect();
+            let results = asked.ids.into_iter();
+            let results: Vec<_> = results.map(|id| OperationResult { id, outcome: unknown() }).collect();
+            if let Some(mut span) = asked.span {
+                span.settle(&results);
+                self.ports.tracer.end(span);
+            }
             match asked.reply {
                 ReplyTo::Connection(connection) => self.ports.push.answer(connection, results),
                 ReplyTo::Waiter(waiter) => drop(waiter.send(Settled::from(results))),
@@ -330,16 +403,24 @@ impl Handler<Envelope<Request>> for FeedActor {
                 operations,
                 reply,
                 repeated,
+                trace,
                 ..
             }) => {
                 let ids = operations.iter().map(|operation| operation.id).collect();
-                let submission = self.ask(reply, ids, permit);
+                let tracer = &self.ports.tracer;
+                let mut span = trace.and_then(|trace| tracer.begin("feed", SpanKind::Internal, trace));
+                if let Some(span) = &mut span {
+                    span.fact("user.id", self.user.to_string());
+                }
+                let trace = span.as_ref().map(|span| span.context);
+                let submission = self.ask(reply, ids, span, permit);
                 self.step(
                     Step::Submit {
                         submission,
                         author,
                         operations,
                         repeated,
+                        trace,
                     },
                     ctx,
                 );
@@ -349,7 +430,7 @@ impl Handler<Envelope<Request>> for FeedActor {
                 locale,
                 reply,
             } => {
-                let submission = self.ask(reply, vec![OperationId(self.user.0)], permit);
+                let submission = self.ask(reply, vec![OperationId(self.user.0)], None, permit);
                 let epoch = (self.ports.new_epoch)();
                 self.step(
                     Step::Birth {

@@ -32,6 +32,7 @@ use crate::planted::{Bug, is_planted};
 use crate::ports::{
     Append, AppendError, Epoch, Head, Loaded, LogPage, LogRow, ReadError, Retention, RowKey, StoredRow, Unreadable,
 };
+use crate::trace::TraceContext;
 
 /// Entries kept in memory for undo; an older entry is read from the log.
 const RECENT_ENTRIES_MAX: usize = 64;
@@ -82,6 +83,8 @@ pub enum Message {
         /// They were sent before, and that copy may still be under way to another host: a refusal of these is kept in
         /// the log, so that no copy is accepted later.
         repeated: bool,
+        /// Goes along with their entries.
+        trace: Option<TraceContext>,
     },
     /// A new user needs a feed.
     Birth {
@@ -186,6 +189,7 @@ struct Waiting {
     author: UserId,
     operation: Operation,
     repeated: bool,
+    trace: Option<TraceContext>,
 }
 
 impl Waiting {
@@ -346,6 +350,12 @@ impl Feed {
         self.head
     }
 
+    /// Whose operations are in the commit on its way to the store, those of one after the other.
+    pub fn in_flight(&self) -> impl Iterator<Item = SubmissionId> {
+        let judged = self.in_flight.iter().flat_map(|in_flight| &in_flight.judged);
+        judged.map(|judged| judged.waiting.submission)
+    }
+
     /// Whether stopping now would lose nothing and make nobody wait.
     pub fn is_idle(&self) -> bool {
         self.phase != Phase::Loading
@@ -374,8 +384,18 @@ impl Feed {
                 author,
                 operations,
                 repeated,
+                trace,
             } => {
-                self.enqueue(submission, author, operations, repeated, &mut effects);
+                let waiting = |(index, operation)| Waiting {
+                    submission,
+                    index,
+                    author,
+                    operation,
+                    repeated,
+                    trace,
+                };
+                let waiting = operations.into_iter().enumerate().map(waiting).collect();
+                self.enqueue(submission, waiting, &mut effects);
             }
             Message::Birth {
                 submission,
@@ -439,19 +459,12 @@ impl Feed {
         effects
     }
 
-    fn enqueue(
-        &mut self,
-        submission: SubmissionId,
-        author: UserId,
-        operations: Vec<Operation>,
-        repeated: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        if operations.is_empty() {
+    fn enqueue(&mut self, submission: SubmissionId, waiting: Vec<Waiting>, effects: &mut Vec<Effect>) {
+        if waiting.is_empty() {
             effects.push(Effect::Settled(submission, Vec::new()));
             return;
         }
-        let count = operations.len();
+        let count = waiting.len();
         self.open.insert(
             submission,
             Open {
@@ -459,15 +472,7 @@ impl Feed {
                 left: count,
             },
         );
-        for (index, operation) in operations.into_iter().enumerate() {
-            self.waiting.push_back(Waiting {
-                submission,
-                index,
-                author,
-                operation,
-                repeated,
-            });
-        }
+        self.waiting.extend(waiting);
     }
 
     /// Does what can be done now: load, give birth, append.
@@ -600,7 +605,7 @@ impl Feed {
                 },
                 _ => None,
             };
-            let (entry, outcome) = match draft.judge(waiting.author, time, &waiting.operation, undone.as_ref()) {
+            let (mut entry, outcome) = match draft.judge(waiting.author, time, &waiting.operation, undone.as_ref()) {
                 Ok(entry) => {
                     let outcome = Outcome::Accepted(Accepted { seq: entry.seq });
                     (entry, outcome)
@@ -619,6 +624,7 @@ impl Feed {
                     (entry, outcome)
                 }
             };
+            entry.trace = waiting.trace.map(Box::new);
             let size = entry.stored_bytes_max();
             if bytes + size > limits::COMMIT_BYTES_MAX && !entries.is_empty() {
                 // The draft holds this operation already, so it ends here; the rest is judged on the next one.

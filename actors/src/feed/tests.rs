@@ -207,6 +207,7 @@ impl Harness {
                 author: user(),
                 operations,
                 repeated: false,
+                trace: None,
             },
         )
     }
@@ -386,6 +387,7 @@ fn operation_ids_are_remembered_by_author() {
         author: UserId(Uuid::from_u128(0xdef)),
         operations: vec![complete(1, 1)],
         repeated: false,
+        trace: None,
     };
     harness.send(other);
     let result = harness.results.remove(&77).expect("answered");
@@ -686,6 +688,7 @@ mod two_hosts {
             author,
             operations,
             repeated: true,
+            trace: None,
         });
         let results = harness.results.remove(&id).expect("answered");
         results.into_iter().map(|result| result.outcome).collect()

@@ -1093,6 +1093,7 @@ impl World {
                 author,
                 operations,
                 repeated,
+                trace: None,
             },
         );
     }
@@ -1583,6 +1584,7 @@ impl World {
                     }),
                     operations,
                     bytes: 200,
+                    trace: None,
                     token: (client, number),
                 }),
             );

@@ -12,7 +12,7 @@ use super::router::{Router, Table};
 use crate::domain::Entry;
 use crate::feed::Writers;
 use crate::feed::actor::FeedActor;
-use crate::ports::{AppendError, Clock, Epoch, Push, Store};
+use crate::ports::{AppendError, Clock, Epoch, Push, Store, Tracer};
 
 /// What feeds need from outside.
 pub struct Ports {
@@ -26,6 +26,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// Who counts.
     pub observer: Arc<dyn Observer>,
+    /// Who takes the steps of requests that are traced.
+    pub tracer: Arc<dyn Tracer>,
     /// Random ids of new histories.
     pub new_epoch: Box<dyn Fn() -> Epoch + Send + Sync>,
     /// A feed that nobody asked anything for this long stops; it comes back on the next use.

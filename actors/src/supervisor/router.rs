@@ -15,6 +15,7 @@ use crate::cluster::lines::all;
 use crate::domain::{Entry, State};
 use crate::feed::actor::{Announce, FeedActor, Removed, Request};
 use crate::ports::{ConnectionId, Push};
+use crate::trace::TraceContext;
 
 /// Shards of the routing table: enough that the workers of one node seldom meet at a lock.
 const TABLE_SHARDS: usize = 64;
@@ -57,6 +58,8 @@ pub struct Submission {
     pub reply: ReplyTo,
     /// See [`crate::feed::Message::Submit`].
     pub repeated: bool,
+    /// What asked for them, if that is traced.
+    pub trace: Option<TraceContext>,
 }
 
 impl Address for Addr<FeedActor> {
@@ -178,7 +181,13 @@ impl Router {
     }
 
     /// Sends operations and waits for their results.
-    pub async fn ask(&self, feed: UserId, author: UserId, operations: Vec<Operation>) -> Settled {
+    pub async fn ask(
+        &self,
+        feed: UserId,
+        author: UserId,
+        operations: Vec<Operation>,
+        trace: Option<TraceContext>,
+    ) -> Settled {
         let ids: Vec<OperationId> = operations.iter().map(|operation| operation.id).collect();
         let (sender, receiver) = oneshot::channel();
         let count = operations.len().max(1) as u32;
@@ -188,6 +197,7 @@ impl Router {
             operations,
             reply: ReplyTo::Waiter(sender),
             repeated: false,
+            trace,
         };
         let sent = match &self.cluster {
             Some(cluster) if cluster.is_elsewhere(feed) => {

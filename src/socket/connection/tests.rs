@@ -199,6 +199,7 @@ async fn a_client_hears_that_its_feed_panicked_and_the_same_operation_is_accepte
         clock: bomb.clone(),
         writers: Writers::One,
         observer: Arc::new(Unobserved),
+        tracer: Arc::new(()),
         new_epoch: Box::new(|| Epoch(7)),
         feed_idle: Duration::from_secs(60),
     };

@@ -107,6 +107,7 @@ impl<'a> Draft<'a> {
             operation_hash: operation_hash(operation),
             changes: Vec::new(),
             refused: Some(code as u16),
+            trace: None,
         }
     }
 
@@ -121,6 +122,7 @@ impl<'a> Draft<'a> {
             operation_hash: operation_hash(operation),
             changes: self.overlay.changes(seq, self.stamp),
             refused: None,
+            trace: None,
         };
         // Nearly every entry is far below the limit; only one that may not be is measured.
         let is_too_large = entry.stored_bytes_max() > COMMIT_BYTES_MAX

@@ -18,6 +18,7 @@ fn feed_with(changes: Vec<Change>) -> Feed {
         operation_hash: 0,
         changes,
         refused: None,
+        trace: None,
     };
     feed.take(entry);
     feed
