@@ -285,6 +285,12 @@ settings! {
     /// The least important messages that are logged: error, warn, info, debug or trace.
     log_level: LogLevel = LogLevel::Info;
 
+    /// Where traces go: the address of a collector that takes OTLP over HTTP, such as http://127.0.0.1:4318, without the path. Empty: nowhere, and nothing is traced.
+    otlp_endpoint: Name = Name(String::new());
+
+    /// Of the requests and operations whose clients say nothing about it, how many are traced where traces are on: from 0 (none) to 1 (all). A client that sends a traceparent says so itself.
+    trace_sample_ratio: f64 = 0.01;
+
     /// How log lines look: json (one document a line) or text (for people).
     log_format: LogFormat = LogFormat::Json;
 }
@@ -980,6 +986,17 @@ impl Loaded {
             let cause = "nothing of drain_seconds_max would be left for the clients: it must be at least 4 more than drain_wait_seconds";
             return refuse("drain_wait_seconds", cause.to_owned());
         }
+        let endpoint = &config.otlp_endpoint.0;
+        if !endpoint.is_empty() && !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+            return refuse(
+                "otlp_endpoint",
+                format!("{endpoint:?} does not begin with http:// or https://"),
+            );
+        }
+        if !(0.0..=1.0).contains(&config.trace_sample_ratio) {
+            let ratio = config.trace_sample_ratio;
+            return refuse("trace_sample_ratio", format!("{ratio} is not between 0 and 1"));
+        }
         self.check_environment()?;
         if config.tls_certificate.as_os_str().is_empty() != config.tls_key.as_os_str().is_empty() {
             let cause = "tls_certificate and tls_key belong together: set both or none";
@@ -1214,6 +1231,7 @@ pub const RELOADED: &[&str] = &[
     "origins_allowed",
     "rate_limits",
     "registration",
+    "trace_sample_ratio",
     "trusted_proxies",
 ];
 

@@ -24,7 +24,9 @@ use taskflow_actors::cluster::shell::{Everywhere, Inbox};
 use taskflow_actors::cluster::{self, Cluster, Member};
 use taskflow_actors::domain::{Activity, Entry};
 use taskflow_actors::feed::Writers;
-use taskflow_actors::ports::{Accounts, AppendError, BoxFuture, Clock, Epoch, NodeId, Notices, Push, Spent, Store};
+use taskflow_actors::ports::{
+    Accounts, AppendError, BoxFuture, Clock, Epoch, NodeId, Notices, Push, Spent, Store, Tracer,
+};
 use taskflow_actors::session::{Event, Sessions};
 use taskflow_actors::supervisor::{Observer, Ports, Router, Supervisor};
 use taskflow_protocol::message::OperationResult;
@@ -56,7 +58,7 @@ use crate::store::cql::{self, Cql, CqlObserver};
 use crate::store::embedded::{self, Embedded, StoreObserver};
 use crate::telemetry::metrics::{CqlError, CqlRequest, Thread};
 use crate::telemetry::operator::{self, Operator, Readiness};
-use crate::telemetry::{Metrics, Telemetry};
+use crate::telemetry::{Metrics, Telemetry, Traces};
 
 /// Connections that wait to be accepted: 10,000 clients that come back at once find room while the workers catch up.
 const BACKLOG: i32 = 4096;
@@ -93,6 +95,7 @@ pub struct Running {
     cluster: Option<(Arc<Cluster>, RedisBus)>,
     live: Arc<Live>,
     certificate: Option<Arc<Certificate>>,
+    traces: Option<Arc<Traces>>,
 }
 
 /// What a node of a cluster does about what all are told.
@@ -195,6 +198,22 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
             }
         });
     }
+    let traces = match config.otlp_endpoint.get() {
+        None => None,
+        Some(endpoint) => {
+            let traces = Traces::start(
+                endpoint,
+                config.trace_sample_ratio,
+                &config.node_name(),
+                metrics.clone(),
+            );
+            Some(Arc::new(traces.context("cannot start the thread that sends traces")?))
+        }
+    };
+    let tracer: Arc<dyn Tracer> = match &traces {
+        None => Arc::new(()),
+        Some(traces) => traces.clone(),
+    };
     let cluster = config.redis().map(|_| {
         let me = Member {
             node: NodeId(rand::random()),
@@ -204,7 +223,8 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
             cluster: stored.shared.unwrap_or_default(),
         };
         let observer = Arc::new(ClusterFigures(metrics.clone()));
-        Cluster::new(me, rand::random(), stored.store.clone(), hub.clone(), observer)
+        let store = stored.store.clone();
+        Cluster::new(me, rand::random(), store, hub.clone(), observer, tracer.clone())
     });
     let push: Arc<dyn Push> = match &cluster {
         None => hub.clone(),
@@ -222,6 +242,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         push,
         clock: clock.clone(),
         observer: Arc::new(Counted(metrics.clone())),
+        tracer,
         new_epoch: Box::new(|| Epoch(rand::random())),
         feed_idle: Duration::from_secs(config.feed_idle_seconds),
     };
@@ -266,6 +287,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         seats: seats.clone(),
         clock: clock.clone(),
         metrics: metrics.clone(),
+        traces: traces.clone(),
         build: build(),
         heartbeat_ms: config.heartbeat_ms as u32,
         heartbeat_timeout_s: limits::heartbeat_timeout_ms(config.heartbeat_ms).div_ceil(1000) as u32,
@@ -362,6 +384,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         clock,
         config: live.clone(),
         metrics,
+        traces: traces.clone(),
         leaving: leaving_seen,
         stopping: drain.stopping.clone(),
         overload,
@@ -423,6 +446,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         cluster,
         live,
         certificate,
+        traces,
     })
 }
 
@@ -694,6 +718,9 @@ impl Running {
     pub fn reload(&self, config: &Config) {
         let (changed, rest) = self.live.change(config);
         crate::telemetry::log::set_level(config.log_level);
+        if let Some(traces) = &self.traces {
+            traces.set_ratio(config.trace_sample_ratio);
+        }
         if let Some(certificate) = &self.certificate {
             certificate.look.notify_one();
         }
@@ -713,6 +740,9 @@ impl Running {
         // The operator's last: a scrape during the drain says how it goes.
         for server in &self.servers {
             drain::until(deadline, server.stop(true)).await;
+        }
+        if let Some(traces) = &self.traces {
+            traces.flush(deadline).await;
         }
         if let Some((_, bus)) = &self.cluster {
             bus.stop().await;

@@ -265,6 +265,7 @@ impl ApiBench {
             rates: Arc::new(Rates::new(Arc::new(Live::new(config.clone())), metrics.clone())),
             config: Arc::new(Live::new(config)),
             metrics,
+            traces: None,
             snapshots: Arc::new(Semaphore::new(2)),
             leaving: leaving_seen,
             stopping: Arc::default(),

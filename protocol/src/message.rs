@@ -99,6 +99,10 @@ pub struct Operations {
     pub feed: Option<UserId>,
     /// One to [`crate::limits::OPERATIONS_A_MESSAGE_MAX`].
     pub operations: Vec<Operation>,
+    /// What the client traces them under (W3C Trace Context), if the server said that it takes this. What is no `traceparent` is
+    /// as if it were not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// A request to change a feed.
@@ -397,6 +401,9 @@ pub struct Welcome {
     pub message_bytes_max: u32,
     /// The most operations in one message.
     pub operations_max: u32,
+    /// Whether `operations` may have a `traceparent`: the server traces, and knows the field. Absent: it may not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub traces: bool,
 }
 
 /// What comes next for a feed.

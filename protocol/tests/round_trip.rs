@@ -396,8 +396,13 @@ fn client_message() -> BoxedStrategy<ClientMessage> {
                 follow,
             })
         }),
-        (of(id(UserId)), vec(operation(), 1..4))
-            .prop_map(|(feed, operations)| ClientMessage::Operations(Operations { feed, operations })),
+        (of(id(UserId)), vec(operation(), 1..4), of(text())).prop_map(|(feed, operations, traceparent)| {
+            ClientMessage::Operations(Operations {
+                feed,
+                operations,
+                traceparent,
+            })
+        }),
         follow().prop_map(ClientMessage::Follow),
         of(id(UserId)).prop_map(|feed| ClientMessage::Unfollow(Unfollow { feed })),
         text().prop_map(|token| ClientMessage::Refresh(Refresh { token })),
@@ -481,12 +486,12 @@ fn server_message() -> BoxedStrategy<ServerMessage> {
     prop_oneof![
         (
             (text(), range(), any::<u16>(), id(UserId), time()),
-            (any::<u32>(), time(), any::<u32>(), any::<u32>())
+            (any::<u32>(), time(), any::<u32>(), any::<u32>(), any::<bool>())
         )
             .prop_map(
                 |(
                     (build, protocol, version, user, time),
-                    (heartbeat_ms, token_expires_at, message_bytes_max, operations_max),
+                    (heartbeat_ms, token_expires_at, message_bytes_max, operations_max, traces),
                 )| {
                     ServerMessage::Welcome(Welcome {
                         build,
@@ -498,6 +503,7 @@ fn server_message() -> BoxedStrategy<ServerMessage> {
                         token_expires_at,
                         message_bytes_max,
                         operations_max,
+                        traces,
                     })
                 }
             ),

@@ -378,7 +378,11 @@ impl Client {
             if operations.is_empty() {
                 return Ok(Ok(()));
             }
-            let message = ClientMessage::Operations(Operations { feed: None, operations });
+            let message = ClientMessage::Operations(Operations {
+                feed: None,
+                operations,
+                traceparent: None,
+            });
             if let Err(failure) = self.send(&message).await {
                 return Ok(Err(failure));
             }

@@ -41,8 +41,9 @@ use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{HttpMessage as _, HttpResponse, ResponseError as _, web};
-use taskflow_actors::ports::{BoxFuture, Clock, ReadError, Store};
+use taskflow_actors::ports::{BoxFuture, Clock, ReadError, Store, Tracer as _};
 use taskflow_actors::supervisor::Router;
+use taskflow_actors::trace::Span;
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, UserId};
 use tokio::sync::{Semaphore, watch};
@@ -55,8 +56,9 @@ use crate::http::rates::Rates;
 use crate::http::seats::Seats;
 use crate::mail::Letters;
 use crate::overload::Overload;
-use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{Route, Shed, StatusClass};
+use crate::telemetry::trace::Handling;
+use crate::telemetry::{Metrics, Traces};
 
 /// Tells when a feed has something new, so that streams and long-polls need not ask.
 pub trait Changes: Send + Sync + 'static {
@@ -99,6 +101,8 @@ pub struct Api {
     pub config: Arc<Live>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Which requests are traced; `None`: none.
+    pub traces: Option<Arc<Traces>>,
     /// Event streams and long-polls that are open.
     pub seats: Arc<Seats>,
     /// Snapshots that are being loaded at once: each holds a feed in memory.
@@ -235,10 +239,19 @@ async fn front(
     let (route, begun) = (Route::of(request.path()), Instant::now());
     let config = api.config.now();
     let origin = request.headers().get(header::ORIGIN).cloned();
+    let traced = api
+        .traces
+        .as_ref()
+        .and_then(|traces| traces.request(traceparent(&request)));
     let response = match answered_here(&api, &config, &request, route, origin.as_ref()) {
         Some(answer) => request.into_response(answer),
         None => {
-            let mut response = next.call(request).await?.map_into_boxed_body();
+            let mut handled = std::pin::pin!(next.call(request));
+            let handled = std::future::poll_fn(|context| {
+                let _handling = traced.clone().map(Handling::of);
+                handled.as_mut().poll(context)
+            });
+            let mut response = handled.await?.map_into_boxed_body();
             if let Some(origin) = &origin {
                 allow_origin(response.headers_mut(), origin);
             }
@@ -271,10 +284,54 @@ async fn front(
     let class = StatusClass::of(status.as_u16());
     api.metrics.http_requests.of(route, class).inc();
     api.metrics.http_request_duration.of(route).observe(begun.elapsed());
+    let handling = traced.clone().map(Handling::of);
     if status == StatusCode::INTERNAL_SERVER_ERROR {
         tracing::error!(path = response.request().path(), "a request failed");
     }
+    drop(handling);
+    if let (Some(traces), Some(mut span)) = (&api.traces, traced.and_then(|traced| traced.take())) {
+        describe(&mut span, &response);
+        traces.end(span);
+    }
     Ok(response)
+}
+
+/// The one header of this name: of two, nobody knows which is meant.
+fn traceparent(request: &ServiceRequest) -> Option<&str> {
+    let mut all = request.headers().get_all("traceparent");
+    match (all.next(), all.next()) {
+        (Some(one), None) => one.to_str().ok(),
+        _ => None,
+    }
+}
+
+/// Says what a request was and what became of it, in the words of OpenTelemetry. Of the address only which resource it is.
+fn describe(span: &mut Span, response: &ServiceResponse) {
+    let method = match *response.request().method() {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PUT => "PUT",
+        _ => "_OTHER",
+    };
+    span.name = method.into();
+    span.fact("http.request.method", method);
+    if let Some(route) = response.request().match_pattern() {
+        span.name = format!("{method} {route}").into();
+        span.fact("http.route", route);
+    }
+    span.fact("http.response.status_code", u64::from(response.status().as_u16()));
+    if let Some(problem) = response
+        .response()
+        .error()
+        .and_then(actix_web::Error::as_error::<Problem>)
+    {
+        span.fact("taskflow.code", problem.code().name());
+    }
+    span.is_failed = response.status().is_server_error();
 }
 
 /// The answer to what no handler needs to see: a name that is not ours, a page of an origin that is not allowed, the question

@@ -15,6 +15,7 @@ use crate::auth::sign_in::new_id;
 use crate::http::problem::Problem;
 use crate::http::rates::Asked;
 use crate::http::{Api, request};
+use crate::telemetry::trace;
 
 /// How long a request waits for its answer. A store that takes longer has failed; then nobody knows (`outcome_unknown`).
 const ANSWER_SECONDS_MAX: u64 = 30;
@@ -50,10 +51,10 @@ async fn submit_all(api: &Api, user: UserId, operations: Vec<Operation>) -> Resu
     let within = Duration::from_secs(ANSWER_SECONDS_MAX);
     let ask = async {
         let again = operations.clone();
-        let settled = api.router.ask(user, user, operations).await;
+        let settled = api.router.ask(user, user, operations, trace::current()).await;
         if settled.results.iter().any(is_feed_missing) {
             born(&api.router, user).await?;
-            return Ok(api.router.ask(user, user, again).await);
+            return Ok(api.router.ask(user, user, again, trace::current()).await);
         }
         Ok(settled)
     };

@@ -22,6 +22,7 @@ use crate::http::idle::Connection;
 use crate::http::problem::Problem;
 use crate::http::rates::Asked;
 use crate::http::{Api, address, feed};
+use crate::telemetry::trace;
 
 /// Copies the head of a request out of the buffer that it was read into.
 ///
@@ -102,6 +103,9 @@ async fn caller_with(api: &Api, request: &HttpRequest, least: Access) -> Result<
             Err(too_much) => too_much.problem(&mut request.extensions_mut()),
         },
     )?;
+    if let Some(traces) = &api.traces {
+        trace::admit(traces);
+    }
     if claims.access < least {
         return Err(Code::ScopeMissing.into());
     }

@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use taskflow_actors::follow::{Follower, Kept, Wanted};
-use taskflow_actors::ports::{Access, ConnectionId, Head};
+use taskflow_actors::ports::{Access, ConnectionId, Head, Tracer as _};
 use taskflow_actors::session::Event;
 use taskflow_actors::supervisor::{ReplyTo, Submission};
+use taskflow_actors::trace::Span;
 use taskflow_protocol::codec::Decoded;
 use taskflow_protocol::limits::{
     CLIENT_NAME_BYTES_MAX, FOLLOWS_A_CONNECTION_MAX, HELLO_TIMEOUT_MS, MESSAGE_BYTES_MAX, OPERATIONS_A_MESSAGE_MAX,
@@ -30,7 +31,7 @@ use taskflow_protocol::message::{
     ServerMessage, Unfollow, Unfollowed, Welcome,
 };
 use taskflow_protocol::values::UnixMs;
-use taskflow_protocol::{Code, Encoding, PROTOCOL_MAX, PROTOCOL_MIN, UserId};
+use taskflow_protocol::{Code, Encoding, OperationId, PROTOCOL_MAX, PROTOCOL_MIN, UserId};
 use uuid::Uuid;
 
 use super::counting::Counting;
@@ -158,6 +159,8 @@ struct State {
     follows: Vec<Followed>,
     /// Messages with operations that were handed on and are not answered.
     unanswered: u32,
+    /// Those of them that are traced, by their first operation.
+    traced: Vec<(OperationId, Box<Span>)>,
     /// It ends when these are answered, and takes no more.
     leaving: bool,
 }
@@ -231,6 +234,7 @@ impl Connection {
                 follow_count: 0,
                 follows: Vec::new(),
                 unanswered: 0,
+                traced: Vec::new(),
                 leaving: false,
             }),
         }
@@ -320,12 +324,32 @@ impl Connection {
 
     /// Queues the answers to operations; [`Connection::flush`] follows.
     pub fn answer(&self, worker: &Worker, results: Vec<OperationResult>) {
+        if !self.state.borrow().traced.is_empty() {
+            self.end_traced(worker, &results);
+        }
         self.queue(worker, results_frame(self.encoding, results));
         let mut state = self.state();
         state.unanswered = state.unanswered.saturating_sub(1);
         if state.leaving && state.unanswered == 0 {
             drop(state);
             self.close(worker, Code::ShuttingDown);
+        }
+    }
+
+    fn end_traced(&self, worker: &Worker, results: &[OperationResult]) {
+        let mut state = self.state();
+        let is_answered = |(first, _): &(OperationId, _)| results.first().is_some_and(|result| result.id == *first);
+        let Some(place) = state.traced.iter().position(is_answered) else {
+            return;
+        };
+        let (_, mut span) = state.traced.swap_remove(place);
+        if state.traced.is_empty() {
+            state.traced = Vec::new();
+        }
+        drop(state);
+        if let Some(traces) = &worker.gateway.traces {
+            span.settle(results);
+            traces.end(span);
         }
     }
 
@@ -676,6 +700,7 @@ impl Connection {
             token_expires_at: state.expires_at,
             message_bytes_max: MESSAGE_BYTES_MAX as u32,
             operations_max: OPERATIONS_A_MESSAGE_MAX as u32,
+            traces: worker.gateway.traces.is_some(),
         };
         // What was read while the token was checked is taken now.
         wake(&state.task);
@@ -689,7 +714,12 @@ impl Connection {
         }
     }
 
-    fn operations(&self, worker: &Worker, Operations { feed, operations }: Operations) {
+    fn operations(&self, worker: &Worker, operations: Operations) {
+        let Operations {
+            feed,
+            operations,
+            traceparent,
+        } = operations;
         let user = self.user();
         let feed = feed.unwrap_or(user);
         if operations.len() > OPERATIONS_A_MESSAGE_MAX {
@@ -714,6 +744,12 @@ impl Connection {
             return;
         }
         state.unanswered += 1;
+        let traces = worker.gateway.traces.as_ref();
+        let span = traces.and_then(|traces| traces.message("socket operations", traceparent.as_deref()));
+        let trace = span.as_ref().map(|span| span.context);
+        if let (Some(span), Some(first)) = (span, operations.first()) {
+            state.traced.push((first.id, span));
+        }
         drop(state);
         let may = worker.gateway.overload.may(Shed::Operations).map_err(ErrorBody::new);
         let rate = || worker.gateway.rates.user(Asked::Writes, user, operations.len());
@@ -732,6 +768,7 @@ impl Connection {
             operations,
             reply,
             repeated: false,
+            trace,
         };
         worker.gateway.router.submit(submission, &*worker.gateway.hub);
     }
@@ -895,12 +932,19 @@ impl Connection {
 
     /// Takes the connection out of everything it was in.
     fn end(&self, worker: &Worker) {
-        let (user, seat, follows) = {
+        let (user, seat, follows, traced) = {
             let mut state = self.state();
             state.phase = Phase::Dead;
             state.wake_drained();
-            (state.user, state.seat.take(), std::mem::take(&mut state.follows))
+            let (follows, traced) = (std::mem::take(&mut state.follows), std::mem::take(&mut state.traced));
+            (state.user, state.seat.take(), follows, traced)
         };
+        if let Some(traces) = &worker.gateway.traces {
+            for (_, mut span) in traced {
+                span.event("the connection ended");
+                traces.end(span);
+            }
+        }
         for followed in follows {
             worker.unfollow(followed.feed, self.id.slot);
         }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use actix_rt::spawn;
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
-use taskflow_actors::ports::{Clock, ConnectionId, Head, Store};
+use taskflow_actors::ports::{Clock, ConnectionId, Head, Store, Tracer as _};
 use taskflow_actors::session::{Decision, Sessions};
 use taskflow_actors::supervisor::Router;
+use taskflow_actors::trace::SpanKind;
 use taskflow_protocol::message::{ErrorBody, Heartbeat, ServerMessage};
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, Encoding, UserId};
@@ -31,8 +32,8 @@ use crate::config::Live;
 use crate::http::rates::Rates;
 use crate::http::seats::Seats;
 use crate::overload::Overload;
-use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{ConnectionKind, Eviction, Thread};
+use crate::telemetry::{Metrics, Traces};
 
 /// Pushes after which the clock is looked at: eight writes take less than the finest bucket is wide.
 const PUSHES_A_LOOK: u64 = 8;
@@ -57,6 +58,8 @@ pub struct Gateway {
     pub clock: Arc<dyn Clock>,
     /// The figures.
     pub metrics: Arc<Metrics>,
+    /// Which operations are traced; `None`: none.
+    pub traces: Option<Arc<Traces>>,
     /// What is not done because there is too much to do.
     pub overload: Arc<Overload>,
     /// Name and version of the server.
@@ -301,7 +304,7 @@ impl Worker {
                     ToWorker::Deliver(delivery, answers) => {
                         let pushes = self.deliver(&delivery, answers, joined, &mut touched);
                         if pushes > 0 {
-                            waiting.push((delivery.known_at, pushes));
+                            waiting.push((delivery, pushes));
                         }
                     }
                     ToWorker::Answer(to, results) => {
@@ -320,8 +323,9 @@ impl Worker {
             for connection in touched {
                 connection.flush();
             }
-            for (known_at, pushes) in waiting {
-                self.pushed(known_at, pushes);
+            for (delivery, pushes) in waiting {
+                self.pushed(delivery.known_at, pushes);
+                self.trace(&delivery, pushes);
             }
             if hub.take_missed(self.index) {
                 self.read_all_again();
@@ -334,6 +338,24 @@ impl Worker {
     fn pushed(&self, known_at: std::time::Instant, pushes: u64) {
         let metrics = &self.gateway.metrics;
         metrics.push_duration.observe_many(known_at.elapsed(), pushes);
+    }
+
+    /// The same for those who traced what was published.
+    fn trace(&self, delivery: &Delivery, pushes: u64) {
+        let Some(traces) = &self.gateway.traces else { return };
+        let mut before = None;
+        for entry in delivery.publication.entries.iter() {
+            let Some(trace) = entry.trace.as_deref().filter(|trace| before != Some(**trace)) else {
+                continue;
+            };
+            before = Some(*trace);
+            if let Some(mut span) = traces.begin("push", SpanKind::Internal, *trace) {
+                span.began = delivery.known_at;
+                span.fact("taskflow.pushes", pushes);
+                span.fact("feed.seq", entry.seq);
+                traces.end(span);
+            }
+        }
     }
 
     /// How many pushes wait for a flush.
@@ -384,6 +406,9 @@ impl Worker {
         }
         if pushes > timed {
             self.pushed(delivery.known_at, pushes - timed);
+        }
+        if pushes > 0 {
+            self.trace(delivery, pushes);
         }
         0
     }

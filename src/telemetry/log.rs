@@ -1,12 +1,16 @@
 //! Log lines: one JSON document a line on standard error, or text for people.
 
+use std::fmt;
 use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogFormat, LogLevel};
+use crate::telemetry::trace::{self, export};
 
 /// Changes what is logged.
 type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
@@ -55,16 +59,51 @@ where
         // Facts as members of the document itself, with the same names everywhere.
         LogFormat::Json => {
             let builder = builder.json().flatten_event(true).with_current_span(false);
+            let builder = builder.map_event_format(|format| Traced { format, is_json: true });
             let builder = builder.with_filter_reloading();
             let handle = builder.reload_handle();
             let set_level = move |level| drop(handle.reload(filter(level)));
             (Box::new(builder.finish()), Box::new(set_level))
         }
         LogFormat::Text => {
-            let builder = builder.with_target(false).with_filter_reloading();
+            let builder = builder
+                .with_target(false)
+                .map_event_format(|format| Traced { format, is_json: false });
+            let builder = builder.with_filter_reloading();
             let handle = builder.reload_handle();
             let set_level = move |level| drop(handle.reload(filter(level)));
             (Box::new(builder.finish()), Box::new(set_level))
+        }
+    }
+}
+
+/// Lines that say which step of which trace they belong to, if they do.
+struct Traced<F> {
+    format: F,
+    is_json: bool,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Traced<F>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> fmt::Result {
+        let Some(current) = trace::current() else {
+            return self.format.format_event(context, writer, event);
+        };
+        let (trace, span) = (export::trace_id(current), export::span_id(current.span));
+        let mut line = String::new();
+        self.format.format_event(context, Writer::new(&mut line), event)?;
+        match line.strip_prefix('{') {
+            Some(rest) if self.is_json => write!(writer, "{{\"trace_id\":\"{trace}\",\"span_id\":\"{span}\",{rest}"),
+            _ => writeln!(writer, "{} trace_id={trace} span_id={span}", line.trim_end()),
         }
     }
 }

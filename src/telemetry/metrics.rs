@@ -207,6 +207,16 @@ labels! {
         Feeds = "feeds",
     }
 
+    /// What became of a step of a trace.
+    SpanOutcome = "outcome" {
+        /// The collector has taken it.
+        Sent = "sent",
+        /// Too many waited for the collector.
+        QueueFull = "queue_full",
+        /// The collector was away, or did not want it.
+        Failed = "failed",
+    }
+
     /// Whether something was in memory.
     Lookup = "outcome" {
         /// It was.
@@ -485,6 +495,8 @@ metrics! {
     http_request_duration: Family<Route, Histogram> = "taskflow_http_request_duration_seconds";
     /// Seconds by which a timer of a thread rang too late: for so long the thread had been busy with something else.
     thread_delay: Family<Thread, Histogram> = "taskflow_thread_delay_duration_seconds";
+    /// Steps of traced requests (spans), by what became of them: what is not sent was dropped. Without otlp_endpoint, 0.
+    spans: Family<SpanOutcome> = "taskflow_spans_total";
     /// How hard this node is pressed: 0 not at all; 1 to 3, from which on it does less, as docs/operations.md says.
     overload: Gauge = "taskflow_overload";
     /// What was not done because the node was pressed too hard, by what it was.

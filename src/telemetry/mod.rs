@@ -5,6 +5,8 @@ pub mod log;
 pub mod metrics;
 pub mod operator;
 pub mod process;
+pub mod trace;
 
 pub use metrics::{Metrics, Telemetry};
 pub use operator::{Operator, Readiness};
+pub use trace::Traces;

@@ -472,6 +472,7 @@ impl World {
             token_expires_at: 1_000_000 + self.token_life_ms,
             message_bytes_max: 256 * 1024,
             operations_max: 100,
+            traces: false,
         }));
         let head = self.log.len() as Seq;
         let cursor = hello.follow[0].cursor.clone();

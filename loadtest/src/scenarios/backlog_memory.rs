@@ -204,6 +204,7 @@ async fn change(http: &mut Http, user: &User, task: TaskId) -> Result<()> {
         let body = Encoding::Json.encode(&Operations {
             feed: None,
             operations: patches.collect(),
+            traceparent: None,
         });
         let body = String::from_utf8(body)?;
         let answer = http

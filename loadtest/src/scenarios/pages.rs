@@ -150,7 +150,11 @@ async fn fill(
                 operation(create(task_id(), title, notes))
             })
             .collect();
-        let body = Encoding::Json.encode(&Operations { feed: None, operations });
+        let body = Encoding::Json.encode(&Operations {
+            feed: None,
+            operations,
+            traceparent: None,
+        });
         let body = String::from_utf8(body).context("JSON is text")?;
         let answer = http
             .request("POST", "/api/v1/operations", Some(&user.token), &body)

@@ -414,7 +414,11 @@ pub fn is_heartbeat(text: &[u8]) -> bool {
 
 /// A message with these operations.
 pub fn operations(operations: Vec<Operation>) -> Vec<u8> {
-    Encoding::Json.encode(&ClientMessage::Operations(Operations { feed: None, operations }))
+    Encoding::Json.encode(&ClientMessage::Operations(Operations {
+        feed: None,
+        operations,
+        traceparent: None,
+    }))
 }
 
 /// An operation with a fresh id.

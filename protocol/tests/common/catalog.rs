@@ -467,6 +467,7 @@ fn client_messages() -> Vec<Golden> {
                         command: Command::Undo(Undo { seq: 40 }),
                     },
                 ],
+                traceparent: None,
             }),
         ),
         golden(
@@ -478,6 +479,19 @@ fn client_messages() -> Vec<Golden> {
                     base: None,
                     command: Command::TaskReopen(TaskRef { task: task() }),
                 }],
+                traceparent: None,
+            }),
+        ),
+        golden(
+            "traced",
+            M::Operations(Operations {
+                feed: None,
+                operations: vec![Operation {
+                    id: operation(),
+                    base: None,
+                    command: Command::TaskReopen(TaskRef { task: task() }),
+                }],
+                traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
             }),
         ),
         golden("", M::Follow(follow())),
@@ -634,6 +648,22 @@ fn server_messages() -> Vec<Golden> {
                 token_expires_at: TIME + 900_000,
                 message_bytes_max: 262_144,
                 operations_max: 100,
+                traces: false,
+            }),
+        ),
+        golden(
+            "traced",
+            M::Welcome(Welcome {
+                build: "taskflow 0.1.0".to_owned(),
+                protocol: ProtocolRange { min: 1, max: 1 },
+                version: 1,
+                user: user(),
+                time: TIME,
+                heartbeat_ms: 25_000,
+                token_expires_at: TIME + 900_000,
+                message_bytes_max: 262_144,
+                operations_max: 100,
+                traces: true,
             }),
         ),
         golden(

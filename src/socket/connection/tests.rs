@@ -33,6 +33,7 @@ fn worker(bench: &ApiBench, hub: Arc<Hub>, router: Router) -> Rc<Worker> {
         seats: bench.api.seats.clone(),
         clock: bench.api.clock.clone(),
         metrics: Telemetry::new().metrics,
+        traces: None,
         build: String::new(),
         heartbeat_ms: 1_000_000,
         heartbeat_timeout_s: 1_000_000,
