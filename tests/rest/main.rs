@@ -23,3 +23,4 @@ mod requests;
 mod sign_in;
 mod strangers;
 mod tls;
+mod traces;

@@ -4,6 +4,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
+pub mod collector;
 pub mod feed;
 pub mod http;
 pub mod issuer;
@@ -13,6 +14,7 @@ pub mod ws;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+pub use collector::Collector;
 pub use feed::{Follower, Replica};
 pub use http::{EventStream, Response};
 pub use serde_json::{Value, json};
