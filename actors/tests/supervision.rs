@@ -3,17 +3,19 @@
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_rt::{Arbiter, System};
-use taskflow_actors::domain::{Quarter, State};
+use taskflow_actors::domain::codec::{decode_commit, encode_commit};
+use taskflow_actors::domain::{Entry, Quarter, State};
 use taskflow_actors::feed::Writers;
 use taskflow_actors::memory::MemoryStore;
 use taskflow_actors::ports::{
     Append, AppendError, BoxFuture, Clock, ConnectionId, Epoch, Head, Loaded, LogPage, Publication, Push, ReadError,
-    Retention, Store, StoredRow,
+    Retention, Store, StoredRow, Tracer,
 };
 use taskflow_actors::supervisor::{Observer, Ports, ReplyTo, Router, Submission, Supervisor};
+use taskflow_actors::trace::{Fact, Span, SpanKind, TraceContext};
 use taskflow_protocol::limits::FEED_UNSAVED_OPERATIONS_MAX;
 use taskflow_protocol::message::{Accepted, Command, Operation, OperationResult, Outcome};
 use taskflow_protocol::model::SettingsFields;
@@ -114,8 +116,40 @@ impl Store for Gated {
     }
 }
 
+/// Keeps the steps of traces that have ended.
+#[derive(Default)]
+struct Spans(Mutex<Vec<Span>>, AtomicUsize);
+
+impl Spans {
+    fn take(&self) -> Vec<Span> {
+        std::mem::take(&mut *self.0.lock().expect("no test panics while it holds this"))
+    }
+}
+
+impl Tracer for Spans {
+    fn begin(&self, name: &'static str, kind: SpanKind, under: TraceContext) -> Option<Box<Span>> {
+        let span = 100 + self.1.fetch_add(1, Ordering::SeqCst) as u64;
+        Some(Box::new(Span {
+            context: TraceContext { span, ..under },
+            parent: Some(under.span),
+            name: name.into(),
+            kind,
+            began: Instant::now(),
+            facts: Vec::new(),
+            events: Vec::new(),
+            is_failed: false,
+        }))
+    }
+    fn end(&self, span: Box<Span>) {
+        let mut spans = self.0.lock().expect("no test panics while it holds this");
+        spans.push(*span);
+    }
+}
+
 struct Node {
     router: Router,
+    store: Arc<MemoryStore>,
+    spans: Arc<Spans>,
     connections: Arc<Connections>,
     counts: Arc<Counts>,
     bomb: Arc<Bomb>,
@@ -127,16 +161,17 @@ fn with_node<F: Future<Output = ()>>(feed_idle: Duration, test: impl FnOnce(Node
         let (counts, bomb) = (Arc::new(Counts::default()), Arc::new(Bomb::default()));
         let gate = Arc::new(Semaphore::new(1_000_000));
         let connections = Arc::new(Connections::default());
+        let (store, spans) = (Arc::<MemoryStore>::default(), Arc::<Spans>::default());
         let ports = Ports {
             store: Arc::new(Gated {
-                store: Arc::default(),
+                store: store.clone(),
                 gate: gate.clone(),
             }),
             push: connections.clone(),
             writers: Writers::One,
             clock: bomb.clone(),
             observer: counts.clone(),
-            tracer: Arc::new(()),
+            tracer: spans.clone(),
             new_epoch: Box::new(|| Epoch(7)),
             feed_idle,
         };
@@ -145,6 +180,8 @@ fn with_node<F: Future<Output = ()>>(feed_idle: Duration, test: impl FnOnce(Node
         let router = Supervisor::start(ports, &handles, || 1);
         test(Node {
             router,
+            store,
+            spans,
             connections,
             counts,
             bomb,
@@ -336,5 +373,69 @@ fn a_feed_that_was_never_born_is_not_found() {
             node.router.view(user(9), |state| state.seq()).await,
             Err(Code::FeedNotFound)
         );
+    });
+}
+
+#[test]
+fn an_append_that_another_node_was_before_is_in_the_trace_and_so_is_the_next() {
+    with_node(Duration::from_secs(60), |node| async move {
+        let user = born(&node, 1).await;
+        assert!(node.spans.take().is_empty(), "nobody asked for a trace");
+        // Another node appends.
+        let head = node.store.head(user).await.expect("it answers").expect("born");
+        let entry = Entry {
+            seq: head.seq + 1,
+            time: 1_800_000_000_000,
+            author: user,
+            operation: OperationId(Uuid::from_u128(9)),
+            operation_hash: 0,
+            changes: Vec::new(),
+            refused: None,
+            trace: None,
+        };
+        let append = Append {
+            feed: user,
+            epoch: head.epoch,
+            base: head.seq,
+            last: head.seq + 1,
+            append_id: 9,
+            time: entry.time,
+            body: encode_commit(&[entry]).into(),
+        };
+        assert_eq!(node.store.append(append).await, Ok(()));
+        let trace = TraceContext { trace: 7, span: 8 };
+        // What is in the same commit, and not traced, is in no trace.
+        let traced = node.router.ask(user, user, vec![operation(1)], Some(trace));
+        let (traced, untraced) = tokio::join!(traced, ask(&node, user, 2));
+        let accepted = |seq| Outcome::Accepted(Accepted { seq });
+        assert_eq!((&traced.results[0].outcome, untraced), (&accepted(3), accepted(4)));
+        let mut spans = node.spans.take();
+        spans.sort_by_key(|span| span.context.span);
+        let outcome = |span: &Span| {
+            let outcome = span.facts.iter().find(|(name, _)| *name == "taskflow.outcome");
+            outcome.map(|(_, fact)| fact.clone())
+        };
+        let told = spans.iter().map(|span| {
+            let events: Vec<_> = span.events.iter().map(|(name, _)| *name).collect();
+            let parent = span.parent.unwrap_or_default();
+            (span.name.as_ref(), parent, outcome(span), events)
+        });
+        let text = |text: &'static str| Some(Fact::from(text));
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                ("feed", 8, text("accepted"), vec![]),
+                ("store append", 100, text("conflict"), vec!["conflict"]),
+                ("store read", 100, None, vec![]),
+                ("store append", 100, text("durable"), vec![]),
+            ]
+        );
+        assert!(spans.iter().all(|span| span.context.trace == 7 && !span.is_failed));
+        // Whoever pushes it, on whatever node, knows under which step.
+        let log = node.store.read_log(user, 2, usize::MAX).await.expect("it answers");
+        let rows = log.expect("born").rows;
+        let entries = rows.iter().flat_map(|row| decode_commit(&row.body).expect("a commit"));
+        let traces: Vec<_> = entries.map(|entry| entry.trace.map(|trace| *trace)).collect();
+        assert_eq!(traces, [Some(TraceContext { trace: 7, span: 100 }), None]);
     });
 }

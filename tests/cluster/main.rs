@@ -19,6 +19,7 @@ mod sign_outs;
 #[path = "../support/mod.rs"]
 mod support;
 mod together;
+mod traces;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
