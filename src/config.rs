@@ -1717,6 +1717,16 @@ mod tests {
             text,
             "operator_listen (TASKFLOW_OPERATOR_LISTEN): it is the same as listen"
         );
+        for ratio in ["-0.1", "1.1", "NaN"] {
+            let text = refusal("", &[("TASKFLOW_TRACE_SAMPLE_RATIO", ratio)]);
+            let wrong = format!("trace_sample_ratio (TASKFLOW_TRACE_SAMPLE_RATIO): {ratio} is not between 0 and 1");
+            assert_eq!(text, wrong);
+        }
+        let text = refusal("", &[("TASKFLOW_OTLP_ENDPOINT", "collector:4318")]);
+        assert_eq!(
+            text,
+            "otlp_endpoint (TASKFLOW_OTLP_ENDPOINT): \"collector:4318\" does not begin with http:// or https://"
+        );
     }
 
     #[test]

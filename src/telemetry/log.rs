@@ -111,6 +111,8 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::trace::Handling;
+    use crate::telemetry::{Telemetry, Traces};
     use std::io::Write;
     use std::sync::{Arc, Mutex};
 
@@ -154,6 +156,31 @@ mod tests {
         assert_eq!(documents[0]["feed.seq"], 7);
         assert_eq!(documents[0]["level"], "INFO");
         assert_eq!(documents[1]["message"], "a worry");
+    }
+
+    /// A collector and a store of log lines find each other by it.
+    #[test]
+    fn a_line_of_a_request_that_is_traced_says_which() {
+        let traces = Traces::start("http://127.0.0.1:1", 1.0, "here", Telemetry::new().metrics).expect("a thread");
+        let traced = traces.request(None).expect("all are");
+        let context = traced.context().expect("it is traced");
+        let handling = Handling::of(traced);
+        let [json, text] = [LogFormat::Json, LogFormat::Text].map(|format| lines(LogLevel::Info, format));
+        drop(handling);
+        let (trace, span) = (export::trace_id(context), export::span_id(context.span));
+        for line in json.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!(
+                (&line["trace_id"], &line["span_id"]),
+                (&trace.clone().into(), &span.clone().into())
+            );
+        }
+        let end = format!(" trace_id={trace} span_id={span}");
+        assert!(
+            text.lines().count() == 2 && text.lines().all(|line| line.ends_with(&end)),
+            "{text}"
+        );
+        assert!(!lines(LogLevel::Info, LogFormat::Json).contains("trace_id"));
     }
 
     #[test]

@@ -314,3 +314,63 @@ impl Count {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the specification's JSON has it: ids as hexadecimal text, 64 bits as decimal text, enums as numbers.
+    #[test]
+    fn a_span_is_written_as_otlp_says() {
+        let at = Instant::now();
+        let before = |ns| {
+            at.checked_sub(Duration::from_nanos(ns))
+                .expect("the machine runs for longer")
+        };
+        let span = Span {
+            context: TraceContext {
+                trace: 0x1f,
+                span: 0x2f,
+            },
+            parent: Some(0x3f),
+            name: "store append".into(),
+            kind: SpanKind::Client,
+            began: before(1_500),
+            facts: vec![("feed.seq", 7_u64.into()), ("taskflow.outcome", "conflict".into())],
+            events: vec![("conflict", before(500))],
+            is_failed: true,
+        };
+        let ended = Ended {
+            span: Box::new(span),
+            at,
+            at_ns: 1_796_062_924_976_866_748,
+        };
+        let expected = serde_json::json!({
+            "traceId": "0000000000000000000000000000001f", "spanId": "000000000000002f", "parentSpanId": "000000000000003f",
+            "name": "store append", "kind": 3,
+            "startTimeUnixNano": "1796062924976865248", "endTimeUnixNano": "1796062924976866748",
+            "attributes": [
+                { "key": "feed.seq", "value": { "intValue": "7" } },
+                { "key": "taskflow.outcome", "value": { "stringValue": "conflict" } },
+            ],
+            "events": [{ "timeUnixNano": "1796062924976866248", "name": "conflict" }],
+            "status": { "code": 2 },
+        });
+        let written = serde_json::to_value(Written::from(&ended)).expect("JSON");
+        assert_eq!(written, expected);
+    }
+
+    #[test]
+    fn what_a_collector_did_not_want_is_counted_however_it_says_so() {
+        for (answer, rejected) in [
+            ("{}", 0),
+            ("", 0),
+            (r#"{"partialSuccess":{}}"#, 0),
+            (r#"{"partialSuccess":{"rejectedSpans":"3","errorMessage":"no"}}"#, 3),
+            (r#"{"partialSuccess":{"rejectedSpans":4}}"#, 4),
+        ] {
+            let answer: Answer = serde_json::from_str(answer).unwrap_or_default();
+            assert_eq!(answer.partial_success.rejected_spans.number(), rejected);
+        }
+    }
+}
