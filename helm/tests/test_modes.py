@@ -373,6 +373,7 @@ def test_pods_go_only_where_what_they_use_is():
         (53, 53): None,
         (9142,): data,
         (443,): None,
+        (4318,): None,
         (6379, 26379): None,
         (465, 587): None,
     }

@@ -276,6 +276,7 @@ impl FeedActor {
     }
 
     /// A step of this name for each of those who wait, if they are traced.
+    #[allow(clippy::vec_box, reason = "each goes to the tracer as it is")]
     fn spans(&self, name: &'static str, is_for: impl Fn(SubmissionId) -> bool) -> Vec<Box<Span>> {
         if self.traced == 0 {
             return Vec::new();

@@ -394,7 +394,7 @@ impl Feed {
                     repeated,
                     trace,
                 };
-                let waiting = operations.into_iter().enumerate().map(waiting).collect();
+                let waiting = operations.into_iter().enumerate().map(waiting);
                 self.enqueue(submission, waiting, &mut effects);
             }
             Message::Birth {
@@ -459,12 +459,17 @@ impl Feed {
         effects
     }
 
-    fn enqueue(&mut self, submission: SubmissionId, waiting: Vec<Waiting>, effects: &mut Vec<Effect>) {
-        if waiting.is_empty() {
+    fn enqueue(
+        &mut self,
+        submission: SubmissionId,
+        waiting: impl ExactSizeIterator<Item = Waiting>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let count = waiting.len();
+        if count == 0 {
             effects.push(Effect::Settled(submission, Vec::new()));
             return;
         }
-        let count = waiting.len();
         self.open.insert(
             submission,
             Open {

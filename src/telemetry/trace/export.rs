@@ -130,11 +130,12 @@ impl Export {
         };
         let body = serde_json::to_vec(&document).map_err(|error| error.to_string())?;
         let request = self.agent.post(&self.url).header("content-type", "application/json");
-        let answer = request.send(&body[..]).and_then(|mut answer| {
-            let answer = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
-            answer.read_to_vec()
-        });
-        let answer = answer.map_err(|error| error.to_string())?;
+        let mut answer = request.send(&body[..]).map_err(|error| error.to_string())?;
+        if !answer.status().is_success() {
+            return Err(format!("it answers {}", answer.status()));
+        }
+        let answer = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX);
+        let answer = answer.read_to_vec().map_err(|error| error.to_string())?;
         // Whatever else it says, it has taken them.
         let answer = serde_json::from_slice::<Answer>(&answer).unwrap_or_default();
         Ok(answer.partial_success.rejected_spans.number())
