@@ -166,6 +166,12 @@ fn strangers_cannot_have_themselves_traced_and_users_only_so_many_a_second() {
         );
         assert_eq!(connection.response().status, 200);
     }
+    let mut client = Client::open(&server, Encoding::MsgPack, &account);
+    for _ in 0..100 {
+        let operation = task("traced");
+        client.send(&json!({ "operations": { "operations": [operation], "traceparent": traced("01").1 } }));
+        client.outcome(operation["id"].as_str().expect("an id"));
+    }
     let seconds = begun.elapsed().as_secs_f64();
     let count = || {
         collector
