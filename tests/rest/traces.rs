@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::support::collector::{Collector, Does, Trace};
-use crate::support::server::{DataDir, Program, free_port};
+use crate::support::server::{DataDir, Program, binary, free_port};
 use crate::support::ws::task;
 use crate::support::{Client, ENCODINGS, Encoding, Follower, Server, Value, eventually, http, id, json, unique};
 
@@ -295,4 +297,29 @@ fn what_was_traced_last_is_sent_before_the_server_ends() {
         names.contains("POST /api/v1/tasks") && names.contains("store append"),
         "{names:?}"
     );
+}
+
+#[test]
+fn the_ratio_is_changed_without_a_restart() {
+    let collector = Collector::start(Does::Take);
+    let data = DataDir::temporary();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.toml");
+    let ratio = |ratio: &str| std::fs::write(&file, format!("trace_sample_ratio = {ratio}\n")).unwrap();
+    ratio("0");
+    let mut command = binary();
+    command
+        .args(["serve", "--listen=127.0.0.1:0", "--operator-listen=127.0.0.1:0"])
+        .arg(format!("--config={}", file.display()))
+        .arg(format!("--data-dir={}", data.path().display()))
+        .arg(collector.flag());
+    let server = Server::spawn(command, data, &[]).unwrap_or_else(|(_, log)| panic!("{log}"));
+    many(&server, 50);
+    assert_eq!(server.metric("taskflow_spans_total"), 0.0);
+    ratio("1.0");
+    server.signal(Signal::HUP);
+    eventually("requests are traced", || {
+        many(&server, 1);
+        (!collector.spans().is_empty()).then_some(())
+    });
 }
