@@ -13,7 +13,7 @@ use crate::support::server::Program;
 const BETWEEN: u64 = 300;
 
 /// The version that is updated: the binary that `make rolling` built of an older commit, or this one.
-fn old() -> Program {
+pub fn old() -> Program {
     match std::env::var_os("ROLLING_FROM") {
         Some(binary) => Program {
             binary: PathBuf::from(binary),

@@ -1,12 +1,14 @@
 //! A change in a cluster, as one trace.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use serde_json::json;
 
 use crate::Nodes;
+use crate::rolling::old;
 use crate::support::collector::{Collector, Does};
-use crate::support::{ENCODINGS, Follower};
+use crate::support::{ENCODINGS, Follower, eventually};
 
 #[test]
 fn a_change_that_another_node_hosts_is_one_trace_to_the_screens_of_both() {
@@ -39,7 +41,7 @@ fn a_change_that_another_node_hosts_is_one_trace_to_the_screens_of_both() {
             pushes.any(|span| span.node == node).then_some(())
         };
         for node in ["node-0", "node-1"] {
-            crate::support::eventually(&format!("{id} is pushed at {node}"), || is_pushed_at(node));
+            eventually(&format!("{id} is pushed at {node}"), || is_pushed_at(node));
         }
         let trace = collector.trace(&id, &["POST /api/v1/tasks", "feed", "store append"]);
         let (request, feed) = (trace.one("POST /api/v1/tasks"), trace.one("feed"));
@@ -67,4 +69,34 @@ fn a_change_that_another_node_hosts_is_one_trace_to_the_screens_of_both() {
         );
     }
     assert_eq!(forwarded, 1);
+}
+
+/// While a cluster is updated to a build that traces, or back from it.
+#[test]
+fn nodes_of_the_version_before_take_and_show_what_is_traced() {
+    let collector = Collector::start(Does::Take);
+    let mut cluster = Nodes::start("traced", 0);
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    cluster.add_as(&old(), [any, any], &[]);
+    cluster.add(&[&collector.flag(), "--trace-sample-ratio=1"]);
+    cluster.meet();
+    // Some are hosted here, some there.
+    for _ in 0..8 {
+        let account = cluster.nodes[0].user();
+        let follow = |(node, encoding)| Follower::start(node, encoding, &account);
+        let mut followers: Vec<_> = cluster.nodes.iter().zip(ENCODINGS).map(follow).collect();
+        for (seq, node) in (2..).zip([&cluster.nodes[1], &cluster.nodes[0]]) {
+            let made = node.post("/api/v1/tasks", &account, &json!({ "title": "t" }));
+            assert_eq!(made.status, 201, "{made:?}");
+            for follower in &mut followers {
+                follower.until_seq(seq);
+            }
+        }
+    }
+    assert_eq!(cluster.sum("taskflow_cluster_garbled_total"), 0.0);
+    for name in ["bus request", "push"] {
+        eventually(name, || {
+            collector.spans().iter().any(|span| span.name == name).then_some(())
+        });
+    }
 }
