@@ -66,6 +66,7 @@ async fn measure(bench: &mut Bench, feeds: usize) -> Result<Round> {
             let operations = Operations {
                 feed: None,
                 operations: made.collect(),
+                traceparent: None,
             };
             let body = String::from_utf8(Encoding::Json.encode(&operations)).context("JSON is text")?;
             let answer = http
