@@ -275,6 +275,21 @@ WELL = dashboard(
         stacked=True,
     ),
     lines(
+        "Changes refused a second, by whose fault",
+        "ops",
+        "Normal: few, all the client's: rows that are gone, values that are too long. Otherwise: the server's is a full or silent store"
+        " (see there); many of clients' are one client that is wrong and does not stop.",
+        ("{{fault}}", rate("taskflow_operation_refusals_total", ["fault"])),
+        stacked=True,
+    ),
+    lines(
+        "Nodes, by the version that runs",
+        "none",
+        "Normal: one version, but for the minutes of an update. Otherwise: two for long are an update that hangs.",
+        ("{{version}}", "count by (version) (taskflow_build_info{$who})"),
+        stacked=True,
+    ),
+    lines(
         "Requests a second, by class of the answer",
         "reqps",
         "Normal: 2xx, and 4xx for what clients ask in vain. Otherwise: 5xx is ours; a rise of 4xx is one client, or tokens that are"
@@ -638,6 +653,12 @@ STORE = dashboard(
         "Normal: both rise under load and fall after it. Otherwise: what only rises is a store that does not keep up.",
         ("not in its place", "sum(taskflow_store_tail_bytes{$who})"),
         ("write-ahead log", "sum(taskflow_store_wal_bytes{$who})"),
+    ),
+    lines(
+        "Size of the store",
+        "bytes",
+        "Normal: it grows with what people keep, slowly. Otherwise: a steep rise with few new users is a script that makes tasks, or an import.",
+        ("{{instance}}", "taskflow_store_bytes{$who}"),
     ),
     lines(
         "Feeds read from the store, a second",

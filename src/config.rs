@@ -19,6 +19,7 @@ use crate::bus::redis;
 use crate::mail::Smtp;
 use crate::mail::smtp::is_safe as is_safe_smtp;
 use crate::store::cql;
+use crate::telemetry::sentry::Dsn;
 
 /// Prefix of the variables.
 const VARIABLE_PREFIX: &str = "TASKFLOW_";
@@ -270,7 +271,7 @@ settings! {
     /// Folder with the key that signs access tokens (keys/ed25519.pem); the same on all nodes of a cluster. Empty: data_dir.
     key_dir: PathBuf = PathBuf::new();
 
-    /// The key that signs access tokens itself (PKCS #8, PEM), for where it comes from a secret and not from a folder. Empty: those in key_dir.
+    /// The key that signs access tokens itself (PKCS #8, PEM), for where it comes from a secret and not from a folder; behind it others whose tokens are still taken. Empty: those in key_dir.
     signing_key: Secret = Secret(String::new());
 
     /// Seconds without use after which a feed leaves memory. It comes back when it is needed.
@@ -293,6 +294,9 @@ settings! {
 
     /// How log lines look: json (one document a line) or text (for people).
     log_format: LogFormat = LogFormat::Json;
+
+    /// Where errors and panics are told: the DSN of a project in Sentry, or in what takes the same (https://KEY@HOST/PROJECT). Empty: nowhere.
+    sentry_dsn: Secret = Secret(String::new());
 }
 
 /// The variable of a key.
@@ -352,6 +356,15 @@ macro_rules! words {
             $($(#[doc = $variant_doc])* #[serde(rename = $word)] $variant,)+
         }
 
+        impl $name {
+            /// As it is written in the settings.
+            pub fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)+
+                }
+            }
+        }
+
         impl FromStr for $name {
             type Err = String;
             fn from_str(text: &str) -> Result<Self, String> {
@@ -405,16 +418,6 @@ words! {
         XForwardedFor = "x-forwarded-for",
         /// As in RFC 7239.
         Forwarded = "forwarded",
-    }
-}
-
-impl ForwardedHeader {
-    /// In lower case.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::XForwardedFor => "x-forwarded-for",
-            Self::Forwarded => "forwarded",
-        }
     }
 }
 
@@ -1016,6 +1019,9 @@ impl Loaded {
             }
         }
         self.check_letters()?;
+        if let Err(cause) = config.sentry() {
+            return refuse("sentry_dsn", cause.to_owned());
+        }
         for (place, issuer) in config.issuers.0.iter().enumerate() {
             if config.issuers.0[..place]
                 .iter()
@@ -1350,6 +1356,14 @@ impl Config {
                 let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
                 format!("{host}:{}", self.listen.port())
             }
+        }
+    }
+
+    /// Where errors are told.
+    pub fn sentry(&self) -> Result<Option<Dsn>, &'static str> {
+        match self.sentry_dsn.0.trim() {
+            "" => Ok(None),
+            dsn => dsn.parse().map(Some),
         }
     }
 

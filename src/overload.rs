@@ -141,7 +141,7 @@ impl Overload {
             self.metrics.overload.set(f64::from(level));
             if level > before {
                 tracing::warn!(
-                    level,
+                    overload = level,
                     late_ms = late.as_millis() as u64,
                     memory_bytes = memory,
                     memory_bytes_max = memory_max,

@@ -3,6 +3,7 @@
 //! The one file that names both the ports and their adapters.
 
 use std::cell::OnceCell;
+use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -29,11 +30,12 @@ use taskflow_actors::ports::{
 };
 use taskflow_actors::session::{Event, Sessions};
 use taskflow_actors::supervisor::{Observer, Ports, Router, Supervisor};
-use taskflow_protocol::message::OperationResult;
+use taskflow_protocol::message::{OperationResult, Outcome};
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, UserId, limits};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, watch};
 use uuid::Uuid;
 
@@ -53,11 +55,14 @@ use crate::http::seats::Seats;
 use crate::http::{self, Api};
 use crate::mail::{Letters, Logged, Mail, Smtp};
 use crate::overload::Overload;
+use crate::socket::hub::SLOWEST_MAX;
 use crate::socket::{self, Gateway, Hub, Wire, Worker, upgrade};
 use crate::store::cql::{self, Cql, CqlObserver};
 use crate::store::embedded::{self, Embedded, StoreObserver};
-use crate::telemetry::metrics::{CqlError, CqlRequest, Thread};
+use crate::telemetry::metrics::{Build, CqlError, CqlRequest, Thread};
 use crate::telemetry::operator::{self, Operator, Readiness};
+use crate::telemetry::sentry::{self, Errors, Origin, Telling};
+use crate::telemetry::status::{FeedStatus, Look, NodeStatus, SlowStatus, Status};
 use crate::telemetry::{Metrics, Telemetry, Traces};
 
 /// Connections that wait to be accepted: 10,000 clients that come back at once find room while the workers catch up.
@@ -150,6 +155,9 @@ impl Observer for Counted {
         self.0.operation_duration.observe_many(took, results.len() as u64);
         for result in results {
             self.0.operations.of((&result.outcome).into()).inc();
+            if let Outcome::Refused(error) = &result.outcome {
+                self.0.operation_refusals.of(error.code.into()).inc();
+            }
         }
     }
     fn committed(&self, entries: &[Entry], before: UnixMs) {
@@ -173,6 +181,8 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
     let certificate = Certificate::open(&config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = telemetry.metrics.clone();
+    metrics.build_info.of(Build::This).set(1.0);
+    metrics.bus_configured.set(f64::from(config.redis().is_some()));
     let workers = config.worker_count();
     let hub = Arc::new(Hub::new(workers));
     // One thread for feeds is this one, where the driver of the database is: a message to another thread wakes it.
@@ -369,6 +379,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         stopping: Arc::default(),
         metrics: metrics.clone(),
     };
+    let looked_at = router.clone();
     let api = web::Data::new(Api {
         seats,
         snapshots: gateway.snapshots.clone(),
@@ -435,6 +446,12 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
     }
     spawn(operators);
     let cluster_readiness = cluster.as_ref().map(|(cluster, _)| cluster.clone());
+    operator.show(Arc::new(Around {
+        node: config.node_name(),
+        hub,
+        router: looked_at,
+        cluster: cluster_readiness.clone(),
+    }));
     operator.started(Arc::new(NodeReadiness(stored.readiness, cluster_readiness)));
     Ok(Running {
         address,
@@ -756,7 +773,10 @@ impl Running {
 /// Runs the server until it is told to stop (`taskflow serve`).
 pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     let config = loaded.config.clone();
-    crate::telemetry::log::init(config.log_level, config.log_format);
+    let telemetry = Telemetry::new();
+    // Until the end of this function: what is still to be told then is.
+    let (errors, _telling) = report_errors(&config, &telemetry)?.unzip();
+    crate::telemetry::log::init(config.log_level, config.log_format, errors);
     for variable in &loaded.variables_unknown {
         let hint = crate::config::meant(variable);
         tracing::warn!(variable, "this variable is no setting{hint}");
@@ -777,10 +797,10 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
              tls_key, or put a proxy in front and set behind_proxy"
         );
     }
-    let telemetry = Telemetry::new();
     let system = actix_rt::System::new();
-    // From here on: whoever is told to stop while it opens the store stops as soon as that is open.
-    let mut stop = system.block_on(async { Stop::listen() })?;
+    // From here on: whoever is told to stop while it opens the store stops as soon as that is open, and whoever is asked to read
+    // the settings again does so then.
+    let (mut stop, asked) = system.block_on(async { anyhow::Ok((Stop::listen()?, signal(SignalKind::hangup())?)) })?;
     let opened = match config.store {
         StoreKind::Embedded => open_embedded(&config, &telemetry)?,
         StoreKind::Cql => {
@@ -815,7 +835,7 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
         }
         tokio::select! {
             () = stop.told() => {}
-            error = reload(&loaded, &running) => return Err(error),
+            never = reload(asked, &loaded, &running) => match never {},
         }
         tracing::info!("stopping");
         running.stop(stop.told()).await;
@@ -826,13 +846,20 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
     served
 }
 
-/// Reads the settings again whenever somebody asks for it by SIGHUP; what is wrong with them is said, and the present go on.
-async fn reload(loaded: &Loaded, running: &Running) -> anyhow::Error {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut asked = match signal(SignalKind::hangup()) {
-        Ok(asked) => asked,
-        Err(error) => return error.into(),
+/// Has errors told to Sentry, where it is set.
+fn report_errors(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Option<(Errors, Telling)>> {
+    let Some(dsn) = config.sentry().map_err(anyhow::Error::msg)? else {
+        return Ok(None);
     };
+    let origin = Origin {
+        environment: config.environment.word().to_owned(),
+        node: config.node_name(),
+    };
+    Ok(Some(sentry::start(dsn, origin, telemetry.metrics.clone())?))
+}
+
+/// Reads the settings again whenever somebody asks for it by SIGHUP; what is wrong with them is said, and the present go on.
+async fn reload(mut asked: Signal, loaded: &Loaded, running: &Running) -> Infallible {
     loop {
         if asked.recv().await.is_none() {
             return std::future::pending().await;
@@ -890,7 +917,12 @@ fn open_embedded(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Opene
         ..embedded::Options::default()
     };
     let observer = Arc::new(StoreFigures(telemetry.metrics.clone()));
-    Ok(Opened::Embedded(embedded::open(&config.data_dir, options, observer)?))
+    let store = embedded::open(&config.data_dir, options, observer)?;
+    let folder = config.data_dir.clone();
+    telemetry.at_scrape(move |metrics| {
+        metrics.store_bytes.set(embedded::bytes(&folder) as f64);
+    });
+    Ok(Opened::Embedded(store))
 }
 
 async fn open_cql(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Opened> {
@@ -956,11 +988,10 @@ fn greet(address: SocketAddr) {
 }
 
 /// The signals that ask a process to end.
-struct Stop(tokio::signal::unix::Signal, tokio::signal::unix::Signal);
+struct Stop(Signal, Signal);
 
 impl Stop {
     fn listen() -> anyhow::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
         Ok(Self(signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
     }
 
@@ -992,6 +1023,54 @@ impl Readiness for StoreReadiness {
         last.1.clone()
     }
 }
+
+/// What an operator sees of a node beside its figures.
+struct Around {
+    node: String,
+    hub: Arc<Hub>,
+    router: Router,
+    cluster: Option<Arc<Cluster>>,
+}
+
+impl Look for Around {
+    fn look(&self) -> BoxFuture<Status> {
+        let mut nodes = self.cluster.as_ref().map(|cluster| cluster.nodes()).unwrap_or_default();
+        nodes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let nodes = nodes.into_iter().take(NODES_SHOWN_MAX).map(|seen| NodeStatus {
+            name: seen.name,
+            is_this: seen.is_this,
+            leaving: seen.leaving,
+            hosts_feeds: seen.hosts_feeds,
+            share: seen.share,
+            heard_ms_ago: seen.heard_ms_ago,
+        });
+        let feeds = self.router.longest_queues(SLOWEST_MAX).into_iter();
+        let feeds = feeds.map(|(feed, operations)| FeedStatus {
+            user: feed.to_string(),
+            operations,
+        });
+        let (node, nodes, feeds, hub) = (self.node.clone(), nodes.collect(), feeds.collect(), self.hub.clone());
+        Box::pin(async move {
+            let (slowest, workers_silent) = hub.slowest().await;
+            let slowest = slowest.into_iter().map(|lag| SlowStatus {
+                user: lag.user.to_string(),
+                bytes: lag.bytes,
+                behind_ms: lag.behind_ms,
+            });
+            Status {
+                node,
+                build: build(),
+                nodes,
+                slowest: slowest.collect(),
+                workers_silent,
+                feeds,
+            }
+        })
+    }
+}
+
+/// Nodes that the operator's page lists: far more than a cluster has.
+const NODES_SHOWN_MAX: usize = 256;
 
 /// The store's readiness, and what the node knows of the others.
 struct NodeReadiness(Arc<dyn Readiness>, Option<Arc<Cluster>>);

@@ -1,9 +1,10 @@
-//! `docs/operations.md` lists every setting, and `docs/metrics.md` every metric: an operator need not read the source.
+//! `docs/operations.md` lists every setting and every field of log lines, and `docs/metrics.md` every metric: an operator need not read the source.
 
 use std::fmt::Write as _;
 use std::ops::Range;
 
 use taskflow::config::KEYS;
+use taskflow::telemetry::log::FIELDS;
 use taskflow::telemetry::metrics::{self, Described};
 
 const SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
@@ -52,6 +53,14 @@ fn metrics_table() -> String {
     table
 }
 
+fn fields_table() -> String {
+    let mut table = "| field | |\n| --- | --- |\n".to_owned();
+    for (name, meaning) in FIELDS {
+        writeln!(table, "| `{name}` | {meaning} |").expect("writing into memory");
+    }
+    table
+}
+
 fn is_current(path: &str, name: &str, want: &str) {
     let page = read(path);
     assert!(
@@ -63,6 +72,11 @@ fn is_current(path: &str, name: &str, want: &str) {
 #[test]
 fn the_page_lists_every_setting() {
     is_current(SETTINGS, "settings", &settings_table());
+}
+
+#[test]
+fn the_page_lists_every_field_of_log_lines() {
+    is_current(SETTINGS, "fields", &fields_table());
 }
 
 #[test]
@@ -79,6 +93,7 @@ fn write_the_tables() {
     }
     for (path, name, table) in [
         (SETTINGS, "settings", settings_table()),
+        (SETTINGS, "fields", fields_table()),
         (METRICS, "metrics", metrics_table()),
     ] {
         let mut page = read(path);

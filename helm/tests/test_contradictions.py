@@ -66,6 +66,7 @@ CASES = [
             "cql_tls_ca": "cql_tls_ca",
             "tls_certificate": "tls_certificate",
             "tls_key": "tls_key",
+            "sentry_dsn": "sentry_dsn",
         }.items()
     ],
     (

@@ -9,7 +9,7 @@ import yaml
 from chart import CHART, EXAMPLES, of_kind, one, pods, render, rendered, selects, values, workloads
 from generate import PRICES, settings
 
-SECRET = {"signing_key", "redis", "smtp", "cql_password_file", "cql_tls_ca", "tls_certificate", "tls_key"}
+SECRET = {"signing_key", "redis", "smtp", "sentry_dsn", "cql_password_file", "cql_tls_ca", "tls_certificate", "tls_key"}
 
 
 def settings_file(documents, name="work-taskflow"):
@@ -135,6 +135,7 @@ def test_a_setting_from_a_secret_is_a_file_that_the_server_is_told_of():
         "TASKFLOW_SIGNING_KEY_FILE": f"{folder}/signing_key",
         "TASKFLOW_REDIS_FILE": f"{folder}/redis",
         "TASKFLOW_SMTP_FILE": f"{folder}/smtp",
+        "TASKFLOW_SENTRY_DSN_FILE": f"{folder}/sentry_dsn",
         "TASKFLOW_CQL_PASSWORD_FILE": f"{folder}/cql_password",
         "TASKFLOW_CQL_TLS_CA": f"{folder}/cql_tls_ca",
     }
@@ -376,6 +377,7 @@ def test_pods_go_only_where_what_they_use_is():
         (4318,): None,
         (6379, 26379): None,
         (465, 587): None,
+        (9000,): None,
     }
     assert rules("prod", direction="egress") == {(53, 53): None, (9042,): None, (6379, 26379): None}
     assert rules("tls", direction="egress") == {(53, 53): None}

@@ -60,6 +60,10 @@ pub enum KeyError {
     },
 }
 
+/// Around a key in PEM (RFC 7468, section 10).
+const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
+const PEM_END: &str = "-----END PRIVATE KEY-----";
+
 /// A key and what is derived from it.
 pub struct Key {
     signing: SigningKey,
@@ -84,15 +88,34 @@ impl Keys {
         Self(vec![(UnixMs::MIN, Arc::new(key))])
     }
 
-    /// The one key in this text (PKCS #8, PEM), from wherever it comes: `name` says from where.
+    /// The keys in this text (PKCS #8, PEM, one after the other), from wherever it comes: `name` says from where. The first one
+    /// signs.
     pub fn from_pem(name: &str, pem: &str) -> Result<Self, KeyError> {
-        match SigningKey::from_pkcs8_pem(pem.trim()) {
-            Ok(signing) => Ok(Self::of(Key::new(signing))),
-            Err(error) => Err(KeyError::Damaged {
-                path: name.into(),
-                cause: error.to_string(),
-            }),
+        let damaged = |number: usize, cause: String| KeyError::Damaged {
+            path: name.into(),
+            cause: format!("key {number} in it: {cause}"),
+        };
+        let mut keys = Vec::<(UnixMs, Arc<Key>)>::new();
+        let mut rest = pem.trim();
+        while !rest.is_empty() || keys.is_empty() {
+            let number = keys.len() + 1;
+            // A parser would pass over what stands before a key, and whoever wrote it there would not know.
+            if !rest.starts_with(PEM_BEGIN) {
+                return Err(damaged(number, format!("it does not begin with {PEM_BEGIN}")));
+            }
+            let end = rest.find(PEM_END).map_or(rest.len(), |at| at + PEM_END.len());
+            let (block, behind) = rest.split_at(end);
+            let signing = SigningKey::from_pkcs8_pem(block).map_err(|error| damaged(number, error.to_string()))?;
+            let key = Key::new(signing);
+            if let Some(place) = keys.iter().position(|(_, other)| other.id == key.id) {
+                return Err(damaged(number, format!("it is key {} again", place + 1)));
+            }
+            keys.push((UnixMs::MIN, Arc::new(key)));
+            rest = behind.trim_start();
         }
+        // All from ever on: of those the last one signs.
+        keys.reverse();
+        Ok(Self(keys))
     }
 
     /// Reads the keys, or makes one if there is none yet.
@@ -384,6 +407,61 @@ mod tests {
         let left = Keys::open_or_create(data.path()).expect("read");
         assert!(left.find(&first).is_none());
         assert_eq!(left.at(0).id, ids[1], "the first there is");
+    }
+
+    #[test]
+    fn of_keys_in_one_text_the_first_signs_and_all_check() {
+        let pem = || {
+            let pem = Key::random()
+                .signing
+                .to_pkcs8_pem(LineEnding::LF)
+                .expect("it has a form");
+            pem.to_string()
+        };
+        let id = |pem: &str| Keys::from_pem("here", pem).expect("a key").at(0).id.clone();
+        let (first, second) = (pem(), pem());
+        for both in [
+            format!("{first}{second}"),
+            format!("\n{first}\n\n{second}\n"),
+            format!("{}{}", first.trim_end(), second.trim_end()),
+            format!("{first}{second}").replace('\n', "\r\n"),
+        ] {
+            let keys = Keys::from_pem("here", &both).expect("two keys");
+            for time in [UnixMs::MIN, 0, UnixMs::MAX] {
+                assert_eq!(keys.at(time).id, id(&first));
+            }
+            assert_eq!(keys.iter().count(), 2);
+            assert!(keys.find(&id(&second)).is_some());
+        }
+        let half = &second[..second.len() / 2];
+        for (wrong, expected) in [
+            (
+                String::new(),
+                "key 1 in it: it does not begin with -----BEGIN PRIVATE KEY-----",
+            ),
+            (
+                "no key".to_owned(),
+                "key 1 in it: it does not begin with -----BEGIN PRIVATE KEY-----",
+            ),
+            (
+                format!("{first}the old one:\n{second}"),
+                "key 2 in it: it does not begin with -----BEGIN PRIVATE KEY-----",
+            ),
+            (
+                format!("{first}{second}."),
+                "key 3 in it: it does not begin with -----BEGIN PRIVATE KEY-----",
+            ),
+            (format!("{first}{first}"), "key 2 in it: it is key 1 again"),
+            (format!("{first}{half}"), "key 2 in it: "),
+        ] {
+            let error = Keys::from_pem("in signing_key", &wrong)
+                .err()
+                .expect("refused")
+                .to_string();
+            let begin = format!("the signing key in signing_key is damaged: {expected}");
+            assert!(error.starts_with(&begin), "{error}");
+            assert!(!error.contains(&second[30..60]), "{error}");
+        }
     }
 
     #[test]

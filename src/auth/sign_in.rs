@@ -28,6 +28,7 @@ use taskflow_protocol::{Code, UserId};
 use uuid::Uuid;
 
 use crate::auth::history::Event;
+use crate::auth::key::Key;
 use crate::auth::link;
 use crate::auth::password::Passwords;
 use crate::auth::personal;
@@ -385,16 +386,8 @@ impl SignIns {
     /// A new access token and the next refresh token, for somebody at this address. See the head of this file.
     pub async fn refresh(&self, text: &str, asker: &Asker) -> Result<Opened, Code> {
         let token = RefreshToken::parse(text).ok_or(Code::TokenInvalid)?;
-        // By the key that signs at the time of the replacement: asked again it is the same, also after the key has changed.
-        let derived = |at| {
-            self.tokens
-                .derive(at, "refresh", &[token.sign_in.as_bytes(), &token.secret])
-        };
-        let next = |at| {
-            RefreshToken::of(token.sign_in, &derived(at)[..16], |parts| {
-                self.tokens.derive(at, MADE, parts)
-            })
-        };
+        let derived = |key: &Key| key.derive("refresh", &[token.sign_in.as_bytes(), &token.secret]);
+        let next = |key: &Key| RefreshToken::of(token.sign_in, &derived(key)[..16], |parts| key.derive(MADE, parts));
         // A second time if another request replaced the secret in between: then ours is the previous one.
         for _ in 0..2 {
             let found = self.accounts.sign_in(token.sign_in).await.map_err(code_of)?;
@@ -408,14 +401,16 @@ impl SignIns {
             }
             let hash = token.hash();
             if hash == found.previous_hash && now - found.rotated_at <= REUSE_GRACE_MS {
-                // By a build from before secrets said who made them.
-                let unsigned = RefreshToken {
-                    sign_in: token.sign_in,
-                    secret: derived(found.rotated_at),
-                };
-                let mut given = [next(found.rotated_at), unsigned].into_iter();
+                let given = self.tokens.find_made(|key| {
+                    // By a build from before secrets said who made them.
+                    let unsigned = RefreshToken {
+                        sign_in: token.sign_in,
+                        secret: derived(key),
+                    };
+                    let mut given = [next(key), unsigned].into_iter();
+                    given.find(|given| given.hash() == found.secret_hash)
+                });
                 // If it is none of them, the key is gone with which it was made, and the answer with it.
-                let given = given.find(|given| given.hash() == found.secret_hash);
                 return Ok(self.opened(found.user, &given.ok_or(Code::SignedOut)?));
             }
             let is_known = [found.secret_hash, found.previous_hash].contains(&hash);
@@ -428,7 +423,7 @@ impl SignIns {
                 self.note(found.user, Event::RefreshTokenReused, found.id, asker).await;
                 return Err(Code::SignedOut);
             }
-            let (user, next) = (found.user, next(now));
+            let (user, next) = (found.user, self.tokens.sign_by(now, next));
             let replaced = SignIn {
                 secret_hash: next.hash(),
                 previous_hash: hash,
@@ -853,6 +848,30 @@ mod tests {
         let kid = |token: &str| jsonwebtoken::decode_header(token).expect("a token").kid.expect("a key");
         assert_eq!(kid(&second.access_token), keys.at(now).id);
         assert_eq!(kid(&again.access_token), keys.at(now + 2_000).id);
+        assert!(sign_ins.refresh(&second.refresh_token, &Asker::default()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_refresh_is_answered_again_where_another_key_of_the_same_secret_signs() {
+        let bench = AuthBench::default();
+        let sign_ins = bench.sign_ins();
+        let data = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+        let [old, new] = data.each_ref().map(|data| {
+            Keys::open_or_create(data.path()).expect("made");
+            std::fs::read_to_string(Keys::path(data.path())).expect("read")
+        });
+        let keys = |pem: &str| Keys::from_pem("here", pem).expect("keys");
+        bench.tokens.set_keys(keys(&format!("{old}{new}")));
+        let first = sign_ins.open(USER, Asker::default()).await.expect("opened");
+        let second = sign_ins.refresh(&first.refresh_token, &Asker::default()).await;
+        let second = second.expect("refreshed");
+        // The answer was lost, and the next pod signs with the new key already.
+        bench.tokens.set_keys(keys(&format!("{new}{old}")));
+        let again = sign_ins.refresh(&first.refresh_token, &Asker::default()).await;
+        assert_eq!(again.expect("the same answer").refresh_token, second.refresh_token);
+        assert!(bench.tokens.verify(&second.access_token).await.is_ok());
+        bench.tokens.set_keys(keys(&new));
+        assert_eq!(bench.tokens.verify(&second.access_token).await, Err(Code::TokenInvalid));
         assert!(sign_ins.refresh(&second.refresh_token, &Asker::default()).await.is_ok());
     }
 

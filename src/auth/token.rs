@@ -209,6 +209,17 @@ impl Tokens {
             .any(|(_, key)| key.has_derived(purpose, parts, bytes))
     }
 
+    /// What the key makes that signs at this time.
+    pub fn sign_by<T>(&self, at: UnixMs, make: impl FnOnce(&Key) -> T) -> T {
+        make(self.keys().at(at))
+    }
+
+    /// What the first of the keys makes that makes something of it: for what was made before, perhaps by another key.
+    pub fn find_made<T>(&self, make: impl FnMut(&Key) -> Option<T>) -> Option<T> {
+        let keys = self.keys();
+        keys.iter().map(|(_, key)| key).find_map(make)
+    }
+
     /// Signs and checks with these from now on. What only a removed one has signed is refused.
     pub fn set_keys(&self, keys: Keys) {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;

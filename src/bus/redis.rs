@@ -71,6 +71,20 @@ pub struct Options {
     pub cluster_name: String,
 }
 
+impl Options {
+    /// The addresses for the log: without the login that may stand in them.
+    fn shown(&self) -> String {
+        let shown = self
+            .nodes
+            .iter()
+            .map(|node| match (node.split_once("://"), node.rsplit_once('@')) {
+                (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
+                _ => node.clone(),
+            });
+        shown.collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// Who counts what the bus does. All methods may do nothing.
 pub trait RedisObserver: Send + Sync + 'static {
     /// So many messages went out in one write.
@@ -347,7 +361,7 @@ impl Task {
             if was_up || !is_told {
                 is_told = true;
                 tracing::warn!(
-                    nodes = self.options.nodes.join(", "),
+                    nodes = self.options.shown(),
                     problem = why,
                     "Redis does not carry messages: this node works alone and reads the log instead"
                 );
@@ -415,7 +429,7 @@ impl Task {
             shared.change(link, &mut subscribed).await?;
             if !shared.up.load(Ordering::Acquire) && canary.is_back(&shared) {
                 shared.up.store(true, Ordering::Release);
-                tracing::info!(nodes = self.options.nodes.join(", "), "Redis carries messages");
+                tracing::info!(nodes = self.options.shown(), "Redis carries messages");
                 shared.inbox.take(BusEvent::Up);
             }
             tokio::select! {
@@ -585,5 +599,22 @@ impl Canary {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_logged() {
+        let options = Options {
+            nodes: ["redis://:hunter2@a:6379/0", "rediss://me:p@ss@b", "redis://c:6379"]
+                .map(str::to_owned)
+                .into(),
+            mode: Mode::Standalone,
+            cluster_name: "taskflow".to_owned(),
+        };
+        assert_eq!(options.shown(), "redis://a:6379/0, rediss://b, redis://c:6379");
     }
 }

@@ -26,7 +26,7 @@ pub fn behind(peer: Option<IpAddr>, headers: &HeaderMap, config: &Config) -> Opt
 pub fn is_passed_on_by_a_stranger(request: &HttpRequest, trusted: &Networks) -> bool {
     let headers = request.headers();
     let names = [ForwardedHeader::XForwardedFor, ForwardedHeader::Forwarded];
-    let is_passed_on = names.iter().any(|header| headers.contains_key(header.name()));
+    let is_passed_on = names.iter().any(|header| headers.contains_key(header.word()));
     is_passed_on
         && request
             .peer_addr()
@@ -37,7 +37,7 @@ fn said_by(peer: IpAddr, headers: &HeaderMap, trusted: &Networks, header: Forwar
     let mut known = peer;
     // Each proxy appends whom it was asked by: the last one is what the nearest says.
     let lines: Vec<&str> = headers
-        .get_all(header.name())
+        .get_all(header.word())
         .filter_map(|line| line.to_str().ok())
         .collect();
     for said in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
@@ -83,7 +83,7 @@ mod tests {
         let trusted: Networks = "10.0.0.0/8, 2001:db8::/32, 127.0.0.1".parse().expect("networks");
         let mut headers = HeaderMap::new();
         for line in lines {
-            let name = HeaderName::from_static(header.name());
+            let name = HeaderName::from_static(header.word());
             headers.append(name, HeaderValue::from_str(line).expect("a value"));
         }
         said_by(peer.parse().expect("an address"), &headers, &trusted, header).to_string()

@@ -36,7 +36,7 @@ use uuid::Uuid;
 
 use super::counting::Counting;
 use super::frame::{self, Decoder, Incoming};
-use super::hub::{Delivery, results_frame};
+use super::hub::{Delivery, Lag, results_frame};
 use super::outbound::{Full, Outbound};
 use super::wire::Wire;
 use super::worker::Worker;
@@ -260,6 +260,17 @@ impl Connection {
 
     pub fn outbound_bytes(&self) -> usize {
         self.state.borrow().outbound.bytes()
+    }
+
+    /// How far its client is behind, for an operator.
+    pub fn lag(&self) -> Lag {
+        let state = self.state.borrow();
+        let behind = state.outbound.behind_since().map(|since| since.elapsed());
+        Lag {
+            user: state.user,
+            bytes: state.outbound.bytes(),
+            behind_ms: behind.unwrap_or_default().as_millis() as u64,
+        }
     }
 
     // ---------------------------------------------------------------------------------------------------- the way out

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use taskflow_actors::cluster::Cluster;
 use taskflow_actors::cursor::Cursor;
 use taskflow_actors::ports::{BoxFuture, ConnectionId, Head, Publication, Push};
@@ -19,6 +20,7 @@ use taskflow_protocol::{Encoding, UserId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::frame;
+use super::outbound::TOTAL_BYTES;
 use crate::http::Changes;
 
 /// Workers of one process: the width of the mask that says which of them follow a feed.
@@ -82,6 +84,38 @@ impl Delivery {
 /// Answers for connections of one worker.
 pub type Answers = Vec<(ConnectionId, Vec<OperationResult>)>;
 
+/// How far the client of a connection is behind.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lag {
+    /// Whose it is.
+    pub user: UserId,
+    /// Bytes that wait for it.
+    pub bytes: usize,
+    /// Since when its socket has not taken all that there was, in milliseconds.
+    pub behind_ms: u64,
+}
+
+/// Connections of whom an operator hears at once: as many as somebody reads.
+pub const SLOWEST_MAX: usize = 10;
+
+/// How long a worker may take to say which of its connections are slow. One that is busy for longer is slow itself.
+const SLOWEST_WAIT: Duration = Duration::from_millis(250);
+
+/// The slowest connections, the one with the most bytes first.
+#[derive(Debug, Default)]
+pub struct Slowest(Vec<Lag>);
+
+impl Slowest {
+    /// One more, if it is among them.
+    pub fn add(&mut self, lag: Lag) {
+        let place = self.0.partition_point(|other| other.bytes >= lag.bytes);
+        if place < SLOWEST_MAX {
+            self.0.truncate(SLOWEST_MAX - 1);
+            self.0.insert(place, lag);
+        }
+    }
+}
+
 /// What a worker gets.
 pub enum ToWorker {
     /// Entries for its followers, and answers for its connections.
@@ -94,6 +128,8 @@ pub enum ToWorker {
     Stale(Option<Duration>),
     /// What a session decided.
     Decided(Decision),
+    /// An operator asks which connections are slow.
+    Slowest(oneshot::Sender<Slowest>),
     /// The server stops: send some away, as many as [`Hub::may_leave`] says.
     Leave,
     /// The server stops: send away whoever is left.
@@ -322,6 +358,35 @@ impl Hub {
         for queue in self.queues() {
             drop(queue.sender.send(ToWorker::Drain));
         }
+    }
+
+    /// The slowest connections of all workers, and how many workers did not say in time. Costs nothing while nothing waits for
+    /// anybody; else each worker looks at its connections once.
+    pub async fn slowest(&self) -> (Vec<Lag>, usize) {
+        let mut all = Slowest::default();
+        if TOTAL_BYTES.load(Ordering::Relaxed) == 0 {
+            return (all.0, 0);
+        }
+        // Those that have not begun have nobody, and would not answer.
+        let has_begun: Vec<bool> = lock(&self.starting).iter().map(Option::is_none).collect();
+        let begun = self
+            .queues()
+            .iter()
+            .zip(has_begun)
+            .filter_map(|(queue, has_begun)| has_begun.then_some(queue));
+        let answers = begun.map(|queue| {
+            let (sender, receiver) = oneshot::channel();
+            drop(queue.sender.send(ToWorker::Slowest(sender)));
+            tokio::time::timeout(SLOWEST_WAIT, receiver)
+        });
+        let mut silent = 0;
+        for answer in join_all(answers).await {
+            match answer {
+                Ok(Ok(slowest)) => slowest.0.into_iter().for_each(|lag| all.add(lag)),
+                _ => silent += 1,
+            }
+        }
+        (all.0, silent)
     }
 
     fn send(&self, worker: u16, message: ToWorker) {

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, Bytes};
+use tokio::time::Instant;
 
 use super::wire::Wire;
 
@@ -21,6 +22,8 @@ pub struct Outbound {
     bytes: usize,
     /// The first frame has been sent in part: it must be finished, or the peer cannot read what follows.
     begun: bool,
+    /// Since when the socket has not taken all that there was.
+    blocked: Option<Instant>,
 }
 
 /// The queue is as full as it may be.
@@ -31,6 +34,11 @@ impl Outbound {
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Since when the client has been behind.
+    pub fn behind_since(&self) -> Option<Instant> {
+        self.blocked
     }
 
     /// Whether nothing waits.
@@ -83,6 +91,7 @@ impl Outbound {
         };
         self.begun = sent > 0;
         self.add(frame.slice(sent..));
+        self.blocked = Some(Instant::now());
         Ok(Ok(()))
     }
 
@@ -102,12 +111,16 @@ impl Outbound {
             };
             match result {
                 Ok(sent) => self.sent(sent),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked.get_or_insert_with(Instant::now);
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         }
         // An idle connection holds no buffer.
         self.frames = VecDeque::new();
+        self.blocked = None;
         stream.try_flush()
     }
 

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::catch_up;
 use super::connection::{Connection, Delivered, Run};
 use super::frame;
-use super::hub::{Answers, Delivery, Hub, ToWorker, WorkerInbox};
+use super::hub::{Answers, Delivery, Hub, Slowest, ToWorker, WorkerInbox};
 use super::outbound::TOTAL_BYTES;
 use super::wire::Wire;
 use crate::allocator;
@@ -316,6 +316,8 @@ impl Worker {
                     ToWorker::Announce(feed, head) => self.announce(feed, head),
                     ToWorker::Stale(since) => self.stale(since),
                     ToWorker::Decided(decision) => self.decided(decision),
+                    // Whoever asked may have given up.
+                    ToWorker::Slowest(asked) => drop(asked.send(self.slowest())),
                     ToWorker::Leave => self.send_some_away(),
                     ToWorker::Drain => self.drain(),
                 }
@@ -476,6 +478,19 @@ impl Worker {
             self.gateway.metrics.evictions.of(Eviction::QueuesFull).inc();
             connection.close(self, Code::TooSlow);
         }
+    }
+
+    /// Which clients are behind, for an operator.
+    fn slowest(&self) -> Slowest {
+        let mut slowest = Slowest::default();
+        for (_, slot) in self.slots.borrow().iter() {
+            if let Some(lag) = slot.connection.as_ref().map(|connection| connection.lag())
+                && lag.bytes > 0
+            {
+                slowest.add(lag);
+            }
+        }
+        slowest
     }
 
     /// As many as may leave now, in the order of the slots: nobody new comes any more.

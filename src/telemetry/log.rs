@@ -6,22 +6,102 @@ use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::scrub::scrub;
+use super::sentry::Errors;
 use crate::config::{LogFormat, LogLevel};
 use crate::telemetry::trace::{self, export};
+
+/// The target of lines about panics.
+pub const PANIC: &str = "panic";
+
+/// The fields of log lines, each with what it says; the first four are in each line. What is logged under another name fails a
+/// test: whoever ships logs can rely on these. Never an e-mail address, a token, a title or a note; but for `to` and `text`, the
+/// letters of a server on one's own machine.
+pub const FIELDS: &[(&str, &str)] = &[
+    ("timestamp", "When, in UTC (RFC 3339, with microseconds)."),
+    ("level", "ERROR, WARN, INFO, DEBUG or TRACE."),
+    ("target", "The part of the program that says it, or panic."),
+    ("message", "What happened, in the same words each time."),
+    ("address", "Where this node takes clients, or who comes without TLS."),
+    ("build", "Name and version of the server."),
+    ("cause", "Why, in the words of the system or a library."),
+    ("changed", "Settings that have changed."),
+    ("code", "Name of a code of docs/protocol.md."),
+    ("connections", "How many connections it is about."),
+    ("damage", "What is wrong with a stored feed."),
+    ("error", "What went wrong, in the words of the part that failed."),
+    ("feed.id", "Whose feed: the id of its user."),
+    ("files_open_max", "Files that the process may have open."),
+    ("issuer", "Whose keys it is about, as in the setting."),
+    ("keys", "How many signing keys there are."),
+    ("late_ms", "Milliseconds by which timers rang too late."),
+    ("members", "Names of the nodes of the cluster that are there."),
+    ("memory_bytes", "Memory that the process has."),
+    ("memory_bytes_max", "Memory that it may have."),
+    ("nodes", "Addresses of Redis, without passwords."),
+    ("operator_address", "Where this node has its operator's port."),
+    ("overload", "How hard the node is pressed: taskflow_overload."),
+    ("panic.backtrace", "Which calls led to a panic; with RUST_BACKTRACE=1."),
+    ("panic.location", "Where in the sources a thread panicked."),
+    ("panic.message", "What it said, without what may be somebody's words."),
+    ("panic.thread", "Which thread."),
+    ("path", "The path of a request, without its query."),
+    ("pause_seconds", "For how long nothing is tried."),
+    ("peer", "Address of a proxy that is not trusted."),
+    ("problem", "What is wrong, in a sentence."),
+    ("seconds", "How long it takes."),
+    (
+        "seconds_ahead",
+        "By how much this node's clock is ahead of that of Redis.",
+    ),
+    ("settings", "Settings that need a restart."),
+    ("sockets", "WebSockets that are sent to other nodes."),
+    ("streams", "Event streams and long-polls that are sent to other nodes."),
+    ("span_id", "Which step of a trace the line belongs to."),
+    ("subject", "What a letter is about."),
+    ("text", "A letter, where there is no mail server (environment = dev)."),
+    ("to", "Whom such a letter is for."),
+    ("trace_id", "Which trace: that of the request."),
+    ("user.id", "Whom it is about: the id of a user."),
+    ("variable", "A variable of the environment that is no setting."),
+    ("why", "Why a letter was dropped."),
+];
 
 /// Changes what is logged.
 type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
 
 static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
-/// Sends log lines of this program to standard error from now on. Once a process.
-pub fn init(level: LogLevel, format: LogFormat) {
+/// Sends log lines of this program to standard error from now on, and errors to whoever else takes them. Once a process.
+pub fn init(level: LogLevel, format: LogFormat, errors: Option<Errors>) {
     let (subscriber, set_level) = subscriber(level, format, std::io::stderr);
-    subscriber.init();
+    match errors {
+        Some(errors) => subscriber.with(errors).init(),
+        None => subscriber.init(),
+    }
     let _ = SET_LEVEL.set(set_level);
+    std::panic::set_hook(Box::new(log_panic));
+}
+
+/// A panic is a line like others. What it says may have been made of anybody's words.
+pub(super) fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let backtrace = std::backtrace::Backtrace::capture();
+    let is_asked_for = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
+    let thread = std::thread::current();
+    tracing::error!(
+        target: PANIC,
+        {
+            panic.message = scrub(panic.payload_as_str().unwrap_or("it says nothing")),
+            panic.location = panic.location().map(tracing::field::display),
+            panic.thread = thread.name(),
+            panic.backtrace = is_asked_for.then(|| tracing::field::display(backtrace))
+        },
+        "a thread panicked"
+    );
 }
 
 /// Logs what is at least so important from now on.
@@ -181,6 +261,102 @@ mod tests {
             "{text}"
         );
         assert!(!lines(LogLevel::Info, LogFormat::Json).contains("trace_id"));
+    }
+
+    /// The names of the fields in what stands between the brackets of a macro of `tracing`.
+    fn fields_in(arguments: &str) -> Vec<String> {
+        let (mut depth, mut is_text, mut is_escaped, mut parts) = (0, false, false, vec![String::new()]);
+        for char in arguments.chars() {
+            match char {
+                _ if is_escaped => is_escaped = false,
+                '\\' => is_escaped = true,
+                '"' => is_text = !is_text,
+                '(' | '[' | '{' if !is_text => depth += 1,
+                ')' | ']' | '}' if !is_text => depth -= 1,
+                _ => {}
+            }
+            match char {
+                ',' if depth == 0 && !is_text => parts.push(String::new()),
+                _ => parts.last_mut().expect("there is one").push(char),
+            }
+        }
+        let parts = parts.iter().map(|part| part.trim());
+        let names = parts.flat_map(
+            |part| match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
+                Some(inside) => fields_in(inside),
+                None if part.is_empty() || part.starts_with(['"', '/']) || part.starts_with("target:") => Vec::new(),
+                None => vec![
+                    part.split(" = ")
+                        .next()
+                        .unwrap_or(part)
+                        .trim_start_matches(['%', '?'])
+                        .to_owned(),
+                ],
+            },
+        );
+        names.collect()
+    }
+
+    /// What stands between the brackets of each macro of `tracing` in a source, but for its tests.
+    fn logged_in(source: &str) -> Vec<&str> {
+        let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or(source);
+        let calls = ["error", "warn", "info", "debug", "trace"].map(|level| format!("tracing::{level}!("));
+        let begins = calls.iter().flat_map(|call| source.match_indices(call.as_str()));
+        let begins = begins.map(|(at, call)| at + call.len());
+        let inside = begins.map(|at| {
+            let rest = &source[at..];
+            let (mut depth, mut is_text) = (1, false);
+            let end = rest.char_indices().find(|(_, char)| {
+                match char {
+                    '"' => is_text = !is_text,
+                    '(' if !is_text => depth += 1,
+                    ')' if !is_text => depth -= 1,
+                    _ => {}
+                }
+                depth == 0
+            });
+            &rest[..end.expect("the bracket is closed").0]
+        });
+        inside.collect()
+    }
+
+    #[test]
+    fn what_is_logged_has_the_fields_of_the_table_and_the_table_has_no_others() {
+        fn sources(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+            for entry in std::fs::read_dir(folder).expect("a folder") {
+                let path = entry.expect("it is readable").path();
+                match path.is_dir() {
+                    true => sources(&path, found),
+                    false => found.extend(path.extension().is_some_and(|end| end == "rs").then_some(path)),
+                }
+            }
+        }
+        let mut found = Vec::new();
+        for folder in ["src", "actors/src"] {
+            sources(
+                &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder),
+                &mut found,
+            );
+        }
+        // These two are written by `Traced`.
+        let mut used = std::collections::BTreeSet::from(["span_id", "trace_id"].map(str::to_owned));
+        for path in found {
+            let source = std::fs::read_to_string(&path).expect("it is text");
+            for field in logged_in(&source).into_iter().flat_map(fields_in) {
+                assert!(
+                    FIELDS.iter().any(|(known, _)| *known == field),
+                    "{}: {field}",
+                    path.display()
+                );
+                used.insert(field);
+            }
+        }
+        let in_all = ["timestamp", "level", "target", "message"];
+        let table: Vec<&str> = FIELDS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(table[..4], in_all);
+        assert!(table[4..].is_sorted(), "{table:?}");
+        let unused: Vec<_> = table[4..].iter().filter(|name| !used.contains(**name)).collect();
+        assert!(unused.is_empty(), "{unused:?}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::instruments::{Counter, Family, Gauge, Histogram, Instrument, Labelled
 use super::process::Process;
 
 macro_rules! labels {
-    ($($(#[$doc:meta])* $name:ident = $label:literal { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ })+) => {$(
+    ($($(#[$doc:meta])* $name:ident = $label:literal { $($(#[$variant_doc:meta])* $variant:ident = $text:expr,)+ })+) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name {
@@ -31,6 +31,20 @@ macro_rules! labels {
 }
 
 labels! {
+    /// What runs.
+    Build = "version" {
+        /// This.
+        This = env!("CARGO_PKG_VERSION"),
+    }
+
+    /// Whose fault it is that something was refused, by the code's HTTP status.
+    Fault = "fault" {
+        /// The client's: 4xx.
+        Client = "client",
+        /// The server's: 5xx.
+        Server = "server",
+    }
+
     /// Why a connection was cut by the server.
     Eviction = "reason" {
         /// It read more slowly than its feeds change.
@@ -278,6 +292,25 @@ labels! {
         /// Too many to one address, or under way.
         Dropped = "dropped",
     }
+
+    /// What became of a report of errors to Sentry.
+    ReportOutcome = "outcome" {
+        /// Sentry has it.
+        Sent = "sent",
+        /// Sentry did not take it; it waits.
+        Failed = "failed",
+        /// Too many at once: it is in the log only.
+        Dropped = "dropped",
+    }
+}
+
+impl From<taskflow_protocol::Code> for Fault {
+    fn from(code: taskflow_protocol::Code) -> Self {
+        match code.http_status() {
+            500.. => Self::Server,
+            _ => Self::Client,
+        }
+    }
 }
 
 impl From<taskflow_protocol::message::ResetReason> for Reset {
@@ -365,6 +398,8 @@ fn register(registry: &mut Registry, name: &str, help: &str, metric: impl Instru
 }
 
 metrics! {
+    /// The version that runs: 1 for it.
+    build_info: Family<Build, Gauge> = "taskflow_build_info";
     /// Whether this node takes clients, as /health/ready says: 1 or 0.
     ready: Gauge = "taskflow_ready";
     /// Connections that are open, by kind: WebSockets; event streams and long-polls.
@@ -402,6 +437,8 @@ metrics! {
     fsync_duration: Histogram = "taskflow_fsync_duration_seconds";
     /// Bytes of commits that are durable and not yet in their place; a start after a crash reads them back.
     store_tail_bytes: Gauge = "taskflow_store_tail_bytes";
+    /// Bytes of the embedded store's files: the database and its write-ahead log. With store = cql, 0.
+    store_bytes: Gauge = "taskflow_store_bytes";
     /// Bytes of the embedded store's write-ahead log.
     store_wal_bytes: Gauge = "taskflow_store_wal_bytes";
     /// Bytes that are free where the store is.
@@ -425,6 +462,8 @@ metrics! {
     http_idle_closed: Counter = "taskflow_http_idle_closed_total";
     /// Operations that were answered, by outcome.
     operations: Family<OperationOutcome> = "taskflow_operations_total";
+    /// Operations that feeds refused, by whose fault it is: the client's (codes with a status of 4xx) or the server's (5xx).
+    operation_refusals: Family<Fault> = "taskflow_operation_refusals_total";
 
     /// Appends that found another head: another node had written to the feed.
     append_conflicts: Counter = "taskflow_append_conflicts_total";
@@ -441,6 +480,8 @@ metrics! {
     /// Requests that were not, because too many had been already.
     cql_retries_refused: Counter = "taskflow_cql_retries_refused_total";
 
+    /// Whether there is a Redis in the settings: 1 or 0.
+    bus_configured: Gauge = "taskflow_bus_configured";
     /// Whether Redis carries messages: 1 or 0. Without Redis in the settings, 0.
     bus_up: Gauge = "taskflow_bus_up";
     /// Whether clients are told that what they show may be old, for messages of Redis were missed and the database does not answer: 1 or 0.
@@ -515,6 +556,8 @@ metrics! {
     sign_ins: Family<SignInOutcome> = "taskflow_sign_ins_total";
     /// Letters to the owners of accounts, by what became of them.
     letters: Family<LetterOutcome> = "taskflow_letters_total";
+    /// Reports of errors to Sentry, by what became of them; one may stand for many of the same error.
+    error_reports: Family<ReportOutcome> = "taskflow_error_reports_total";
 
     /// Users who changed something for the first time on a day (UTC): its increase over a day is how many were active.
     users_active: Counter = "taskflow_users_active_total";
@@ -653,6 +696,17 @@ mod tests {
         let count = names.len();
         names.dedup();
         assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn a_refusal_is_the_fault_of_whoever_can_do_something_about_it() {
+        use taskflow_protocol::Code;
+        for code in [Code::RowNotFound, Code::ValueTooLong, Code::LimitReached] {
+            assert_eq!(Fault::from(code), Fault::Client, "{code}");
+        }
+        for code in [Code::StoreFull, Code::RowDamaged, Code::FeedOverloaded] {
+            assert_eq!(Fault::from(code), Fault::Server, "{code}");
+        }
     }
 
     #[test]

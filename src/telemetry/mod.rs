@@ -5,6 +5,9 @@ pub mod log;
 pub mod metrics;
 pub mod operator;
 pub mod process;
+pub mod scrub;
+pub mod sentry;
+pub mod status;
 pub mod trace;
 
 pub use metrics::{Metrics, Telemetry};

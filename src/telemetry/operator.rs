@@ -1,4 +1,4 @@
-//! The operator's port: `/metrics`, `/health/{live,ready,startup}`, and a page that shows how the node is.
+//! The operator's port: `/metrics`, `/health/{live,ready,startup}`, `/status`, and a page that shows how the node is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -7,6 +7,7 @@ use actix_web::{HttpResponse, web};
 
 use crate::http::pages;
 use crate::telemetry::Telemetry;
+use crate::telemetry::status::{Look, Seen};
 
 /// Whether the server can do its work now.
 pub trait Readiness: Send + Sync + 'static {
@@ -24,6 +25,8 @@ pub trait Readiness: Send + Sync + 'static {
 pub struct Operator {
     telemetry: Telemetry,
     readiness: OnceLock<Arc<dyn Readiness>>,
+    look: OnceLock<Arc<dyn Look>>,
+    seen: Seen,
     draining: AtomicBool,
 }
 
@@ -33,6 +36,8 @@ impl Operator {
         Self {
             telemetry,
             readiness: OnceLock::new(),
+            look: OnceLock::new(),
+            seen: Seen::default(),
             draining: AtomicBool::new(false),
         }
     }
@@ -40,6 +45,11 @@ impl Operator {
     /// The store is open and the client port listens: from now on this answers for readiness.
     pub fn started(&self, readiness: Arc<dyn Readiness>) {
         let _ = self.readiness.set(readiness);
+    }
+
+    /// Who finds out what the page shows beside the figures.
+    pub fn show(&self, look: Arc<dyn Look>) {
+        let _ = self.look.set(look);
     }
 
     /// No new clients from now on: not ready, but alive.
@@ -67,6 +77,7 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
     ];
     pages::serve(cfg, &page);
     cfg.route("/metrics", web::get().to(metrics))
+        .route("/status", web::get().to(status))
         .route("/health/live", web::get().to(live))
         .route("/health/ready", web::get().to(ready))
         .route("/health/startup", web::get().to(startup));
@@ -78,6 +89,18 @@ async fn metrics(operator: web::Data<Operator>) -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
         .body(operator.telemetry.render())
+}
+
+/// Who is here and who is behind. For people: its form may change with any version.
+async fn status(operator: web::Data<Operator>) -> HttpResponse {
+    let Some(look) = operator.look.get() else {
+        return health(&Err("the server is starting".to_owned()));
+    };
+    let body = operator.seen.look(&**look).await;
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .insert_header(("cache-control", "no-store"))
+        .body(body)
 }
 
 /// The process answers: nothing more. What it depends on being down is no reason to kill it.

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::Nodes;
 use crate::support::ws::task;
-use crate::support::{ENCODINGS, Follower, Replica, eventually, id};
+use crate::support::{ENCODINGS, Follower, Replica, eventually, http, id};
 
 #[test]
 fn what_one_node_takes_is_on_the_screens_of_all_once_and_in_order() {
@@ -45,6 +45,32 @@ fn what_one_node_takes_is_on_the_screens_of_all_once_and_in_order() {
         received >= 3.0 * changes && received <= 3.0 * changes + requests + 20.0,
         "{received} messages for {changes} changes"
     );
+}
+
+#[test]
+fn the_operators_page_of_each_node_shows_all_of_them() {
+    let mut cluster = Nodes::start("shown", 2);
+    cluster.add(&["--roles=gateway"]);
+    cluster.meet();
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        let shown = http::request(node.operator, "GET", "/status", &[], b"").json();
+        assert_eq!(shown["node"], format!("node-{number}"));
+        let nodes = shown["nodes"].as_array().unwrap();
+        let names: Vec<_> = nodes.iter().map(|node| node["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["node-0", "node-1", "node-2"], "{shown}");
+        let mut shares = 0.0;
+        for node in nodes {
+            assert_eq!(node["is_this"], node["name"] == shown["node"], "{shown}");
+            assert_eq!(node["leaving"], false);
+            assert!(node["heard_ms_ago"].as_u64().unwrap() < 2_000, "{shown}");
+            let (share, is_host) = (node["share"].as_f64().unwrap(), node["name"] != "node-2");
+            assert_eq!(node["hosts_feeds"], is_host);
+            assert_eq!(share > 0.3, is_host, "{shown}");
+            shares += share;
+        }
+        assert_eq!(shares, 1.0, "{shown}");
+        assert_eq!(node.metric("taskflow_bus_configured"), 1.0);
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 """What can be said of the image, the compose files, the workflows and the examples of proxies by reading them."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -8,7 +9,8 @@ import tomllib
 
 import yaml
 
-COMPOSE = ["compose.yaml", "compose.cluster.yaml"]
+# Each with what it is laid over.
+COMPOSE = {"compose.yaml": None, "compose.cluster.yaml": None, "compose.logs.yaml": "compose.yaml"}
 
 # Its start writes its configuration where the image has it, and gives its folder to its user.
 NOT_HARDENED = {"scylla"}
@@ -17,7 +19,7 @@ OPERATOR_PORT = 9464
 
 # Keys of a service that are used; another one is a slip of the pen until it is put here.
 SERVICE_KEYS = set(
-    "build cap_drop command depends_on environment healthcheck image mem_limit networks ports read_only restart secrets "
+    "build cap_drop command depends_on environment healthcheck image logging mem_limit networks ports read_only restart secrets "
     "security_opt stop_grace_period tmpfs user volumes".split()
 )
 
@@ -41,10 +43,18 @@ def unknown(variables, known):
     return [name for name in variables if name.startswith("TASKFLOW_") and not {name, name.removesuffix("_FILE")} & known]
 
 
+def laid_over(below, above):
+    """As compose does with a second file, as far as ours need it: keys of the second count."""
+    services = {name: below["services"].get(name, {}) | service for name, service in above["services"].items()}
+    return {"services": below["services"] | services, "volumes": below.get("volumes", {}) | above.get("volumes", {})}
+
+
 def services():
     """Each service of each compose file: the file, the whole document, the service's name, the service."""
-    for file in COMPOSE:
+    for file, below in COMPOSE.items():
         document = yaml.safe_load(text(file))
+        if below:
+            document = laid_over(yaml.safe_load(text(below)), document)
         for name, service in document["services"].items():
             yield file, document, name, service
 
@@ -173,6 +183,33 @@ def check_proxies(checks, nodes):
     )
 
 
+def check_logs(checks):
+    """How logs are shipped. Vector itself is in no registry that tests have: where it is installed, it says more."""
+    vector = yaml.safe_load(text("deploy/vector.yaml"))
+    compose = yaml.safe_load(text("compose.logs.yaml"))["services"]
+    parts = {**vector["sources"], **vector["transforms"]}
+    named = [name for part in [*vector["transforms"].values(), *vector["sinks"].values()] for name in part["inputs"]]
+    named += [test["inputs"][0]["insert_at"] for test in vector["tests"]]
+    checks.none("every part that Vector's configuration names is there", [name for name in named if name not in parts])
+    asked = set(re.findall(r"\$\{(\w+)\}", text("deploy/vector.yaml")))
+    checks.check("it is given each variable that it asks for", asked == set(compose["vector"]["environment"]), asked)
+    to = compose["taskflow"]["logging"]["options"]["fluentd-address"]
+    port = to.rpartition(":")[2]
+    listens = vector["sources"]["containers"]["address"].rpartition(":")[2]
+    checks.check("the log goes where Vector listens", listens == port and compose["vector"]["ports"] == [f"{to}:{port}"], to)
+    table = re.search(r"<!-- fields: begin.*?-->\n(.*?)<!-- fields: end -->", text("docs/operations.md"), re.DOTALL)[1]
+    fields = re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)
+    line = json.loads(next(test["inputs"][0]["log_fields"]["log"] for test in vector["tests"]))
+    checks.none("its test is a line with fields of the table", [name for name in line if name not in fields])
+    checks.none(
+        "it looks for each field that every line has",
+        [name for name in fields[:4] if f"line.{name}" not in vector["transforms"]["checked"]["source"]],
+    )
+    if shutil.which("vector"):
+        code, said = run("vector", "test", "deploy/vector.yaml")
+        checks.check("Vector passes its tests", code == 0, said)
+
+
 def check_workflows(checks):
     workflows = sorted(pathlib.Path(".github/workflows").glob("*.yml"))
     code, said = run("actionlint", "-no-color", *map(str, workflows))
@@ -203,4 +240,5 @@ def check(checks, folder):
     check_dockerfile(checks, known)
     nodes = check_compose(checks, known, folder)
     check_proxies(checks, nodes)
+    check_logs(checks)
     check_workflows(checks)

@@ -13,6 +13,7 @@ mod support;
 mod account;
 mod cookies;
 mod docs;
+mod errors;
 mod feed;
 mod issuers;
 mod letters;

@@ -4,7 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 
 use crate::support::ws::{FIN, TEXT, masked, operation, task};
-use crate::support::{Client, Encoding, EventStream, Follower, Raw, Replica, Server, http, id, json};
+use taskflow::telemetry::log::FIELDS;
+
+use crate::support::{Client, Encoding, EventStream, Follower, Raw, Replica, Server, eventually, http, id, json};
 
 #[test]
 fn every_figure_moves_with_what_it_counts() {
@@ -59,6 +61,14 @@ fn every_figure_moves_with_what_it_counts() {
     assert!(metric("token_lookups_total{outcome=\"hit\"}") >= 1.0);
     assert!(metric("http_request_duration_seconds_count{route=\"auth\"}") >= 1.0);
 
+    let version = format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(metric(&version), 1.0);
+    assert_eq!(metric("bus_configured"), 0.0);
+    let files = ["taskflow.db", "taskflow.db-wal"].map(|name| server.data.path().join(name).metadata());
+    let bytes: u64 = files.iter().flatten().map(std::fs::Metadata::len).sum();
+    // It may have grown since.
+    assert!(bytes > 0 && metric("store_bytes") >= bytes as f64);
+
     let mut stale = operation(&json!({ "settings_patch": { "week_start": "sunday" } }));
     stale["base"] = json!(99);
     follower.client.submit(&stale);
@@ -67,6 +77,8 @@ fn every_figure_moves_with_what_it_counts() {
         .client
         .submit(&operation(&json!({ "task_complete": { "task": id() } })));
     assert_eq!(metric("operations_total{outcome=\"refused\"}"), 1.0);
+    assert_eq!(metric("operation_refusals_total{fault=\"client\"}"), 1.0);
+    assert_eq!(metric("operation_refusals_total{fault=\"server\"}"), 0.0);
 
     let born = format!("{}{:016x}", &follower.replica.cursor.as_ref().unwrap()[..16], 1);
     let old = Replica {
@@ -299,4 +311,60 @@ fn ten_thousand_users_have_as_many_series_as_a_thousand() {
     });
     assert_eq!((before, of_a_thousand), (series(), series()));
     assert_eq!(server.metric("taskflow_users_active_total"), 10_000.0);
+}
+
+#[test]
+fn every_line_of_the_log_has_the_fields_of_the_table_and_no_others() {
+    let mut server = Server::start(&["--log-level=debug"]);
+    let account = server.register();
+    let mut follower = Follower::start(&server, Encoding::Json, &account);
+    let seq = follower.client.accept(&task("logged")["command"]);
+    follower.until_seq(seq);
+    server.signal(rustix::process::Signal::HUP);
+    server.log.wait(|line| line.contains("were read again").then_some(()));
+    assert!(server.stop().success());
+    let text = server.log.text();
+    assert!(text.lines().count() >= 4, "{text}");
+    for line in text.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let line = line.as_object().unwrap();
+        for (name, _) in &FIELDS[..4] {
+            assert!(
+                line[*name].as_str().is_some_and(|text| !text.is_empty()),
+                "{name}: {line:?}"
+            );
+        }
+        let unknown = line.keys().find(|name| FIELDS.iter().all(|(known, _)| known != name));
+        assert_eq!(unknown, None, "{line:?}");
+    }
+}
+
+#[test]
+fn the_page_shows_who_is_behind_and_where_operations_wait() {
+    let server = Server::start(&[]);
+    let status = || http::request(server.operator, "GET", "/status", &[], b"").json();
+    let first = status();
+    assert_eq!(first["build"], concat!("taskflow ", env!("CARGO_PKG_VERSION")));
+    for list in ["nodes", "slowest", "feeds"] {
+        assert_eq!(first[list], json!([]), "{list}");
+    }
+    // A client that asks and does not read the answers.
+    let account = server.register();
+    let mut deaf = Client::over(Raw::connect_small(server.address), Encoding::Json);
+    deaf.hello(&account, &json!([]));
+    let frame = deaf.frame_of(&json!({ "unfollow": {} })).repeat(1000);
+    let shown = eventually("somebody is behind", || {
+        deaf.raw.try_send(&frame);
+        let shown = status();
+        (shown["slowest"] != json!([])).then_some(shown)
+    });
+    let slow = shown["slowest"].as_array().unwrap();
+    assert_eq!(slow.len(), 1, "{shown}");
+    assert_eq!(slow[0]["user"], account.user.as_str());
+    assert!(slow[0]["bytes"].as_u64() > Some(0), "{shown}");
+    assert_eq!(shown["workers_silent"], 0);
+    let behind = slow[0]["behind_ms"].as_u64().unwrap();
+    eventually("it is behind for longer", || {
+        (status()["slowest"][0]["behind_ms"].as_u64()? > behind).then_some(())
+    });
 }

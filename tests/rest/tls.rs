@@ -508,3 +508,43 @@ fn the_key_may_come_from_a_secret_that_is_mounted() {
         .unwrap();
     assert!(log.contains("signing_key") && log.contains("damaged"), "{log}");
 }
+
+#[test]
+fn a_secret_with_the_key_before_behind_the_new_one_signs_nobody_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let [old, new] = [Server::start(&[]), Server::start(&[])]
+        .map(|server| std::fs::read_to_string(taskflow::auth::Keys::path(server.data.path())).unwrap());
+    let file = folder.path().join("signing-key");
+    std::fs::write(&file, &old).unwrap();
+    let program = crate::support::server::Program {
+        environment: vec![("TASKFLOW_SIGNING_KEY_FILE", file.display().to_string())],
+        ..Default::default()
+    };
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let started = Server::try_start_as(&program, DataDir::temporary(), any, any, &[]);
+    let mut server = started.unwrap_or_else(|(_, log)| panic!("{log}"));
+    let before = server.register();
+    std::fs::write(&file, format!("{new}{old}")).unwrap();
+    server.restart();
+    let after = server.register();
+    for account in [&before, &after] {
+        assert_eq!(server.get("/api/v1/tasks", account).status, 200);
+    }
+    let set = http::request(server.address, "GET", "/.well-known/jwks.json", &[], b"").json();
+    assert_eq!(set["keys"].as_array().unwrap().len(), 2);
+    std::fs::write(&file, &new).unwrap();
+    server.restart();
+    assert_eq!(server.get("/api/v1/tasks", &before).status, 401, "the old key is gone");
+    assert_eq!(server.get("/api/v1/tasks", &after).status, 200, "the new one signed");
+    let body = serde_json::json!({ "refresh_token": before.refresh });
+    assert_eq!(
+        http::post(server.address, "/api/v1/auth/refresh", &[], &body).status,
+        200,
+        "nobody is signed out"
+    );
+    std::fs::write(&file, format!("{new}# the one before\n{old}")).unwrap();
+    let (_, log) = server.try_restart().err().unwrap();
+    let sentence =
+        "the signing key in signing_key is damaged: key 2 in it: it does not begin with -----BEGIN PRIVATE KEY-----";
+    assert!(log.contains(sentence), "{log}");
+}

@@ -8,6 +8,7 @@ pub mod collector;
 pub mod feed;
 pub mod http;
 pub mod issuer;
+pub mod sentry;
 pub mod server;
 pub mod ws;
 

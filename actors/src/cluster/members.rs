@@ -116,6 +116,12 @@ impl Members {
         all.filter(|member| member.cluster == self.cluster)
     }
 
+    /// Milliseconds since a node was heard; `None`: it is not there.
+    pub fn heard_ms_ago(&self, node: NodeId, now: u64) -> Option<u64> {
+        let seen = self.seen.get(&node)?;
+        Some(u64::try_from(seen.age_ms(now)).unwrap_or(0))
+    }
+
     /// What is wrong with who is there, for an operator. Nodes of another store are never asked for anything.
     pub fn clash(&self) -> Option<String> {
         let stranger = self.seen.values().find(|seen| seen.member.cluster != self.cluster);

@@ -57,6 +57,12 @@ impl Placement {
         self.hosts.get(shard_of(feed)).copied()
     }
 
+    /// How much of all feeds a node hosts, from 0 to 1.
+    pub fn share(&self, node: NodeId) -> f64 {
+        let hosted = self.hosts.iter().filter(|host| **host == node).count();
+        hosted as f64 / SHARDS as f64
+    }
+
     /// Whether the feed has another host here than there.
     pub fn differs(&self, other: &Self, feed: UserId) -> bool {
         self.host(feed) != other.host(feed)

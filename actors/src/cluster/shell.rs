@@ -70,6 +70,23 @@ pub struct Cluster {
     notices: OnceLock<Arc<dyn Notices>>,
 }
 
+/// A node, as another one or it itself sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SeenNode {
+    /// Its name.
+    pub name: String,
+    /// It is the one that sees.
+    pub is_this: bool,
+    /// It hosts feeds.
+    pub hosts_feeds: bool,
+    /// It is about to end.
+    pub leaving: bool,
+    /// Milliseconds since it was heard.
+    pub heard_ms_ago: Option<u64>,
+    /// How much of all feeds it hosts, from 0 to 1.
+    pub share: f64,
+}
+
 /// What is left to do when the lock has been given back.
 type Rest = Vec<Effect<Asked>>;
 
@@ -229,6 +246,26 @@ impl Cluster {
             node.is_up(),
             node.members().iter().map(|member| member.name.clone()).collect(),
         )
+    }
+
+    /// The nodes that are there, as this one sees them.
+    pub fn nodes(&self) -> Vec<SeenNode> {
+        let now = self.begun.elapsed().as_millis() as u64;
+        let (members, placement) = {
+            let node = self.locked();
+            let heard = |member: &Member| node.members().heard_ms_ago(member.node, now);
+            let members = node.members().iter().map(|member| (member.clone(), heard(member)));
+            (members.collect::<Vec<_>>(), node.placement().clone())
+        };
+        let seen = members.into_iter().map(|(member, heard_ms_ago)| SeenNode {
+            is_this: member.node == self.me,
+            hosts_feeds: member.hosts_feeds,
+            leaving: member.leaving,
+            heard_ms_ago,
+            share: placement.share(member.node),
+            name: member.name,
+        });
+        seen.collect()
     }
 
     fn locked(&self) -> MutexGuard<'_, Node<Asked>> {

@@ -219,6 +219,17 @@ impl<A: Address, R> Shard<A, R> {
         }
     }
 
+    /// Each feed at which operations wait, or for which they do while it starts, and how many.
+    pub fn queues(&self) -> impl Iterator<Item = (UserId, u32)> {
+        let queues = self.places.iter().filter_map(|(feed, place)| match place {
+            Place::Running { used, .. } | Place::Starting { used, .. } => {
+                Some((*feed, used.operations.load(Ordering::Relaxed)))
+            }
+            Place::Resting { .. } => None,
+        });
+        queues.filter(|(_, operations)| *operations > 0)
+    }
+
     /// A feed that runs wants to stop. It may, unless a request is on its way to it; whoever asks from now on starts a
     /// new one.
     pub fn retire(&mut self, feed: UserId) -> bool {

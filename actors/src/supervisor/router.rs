@@ -1,5 +1,6 @@
 //! The shell that routes: all shards, each behind a lock, on whatever thread somebody asks.
 
+use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::prelude::*;
@@ -146,6 +147,18 @@ impl Router {
             #[allow(clippy::disallowed_methods, reason = "one for each account that is deleted")]
             address.do_send(Removed);
         }
+    }
+
+    /// The feeds on this node at which the most operations wait, the longest queue first, up to so many of them. For an
+    /// operator: each shard is locked for as long as its feeds are counted.
+    pub fn longest_queues(&self, max: usize) -> Vec<(UserId, u32)> {
+        let mut longest: Vec<(UserId, u32)> = Vec::new();
+        for shard in 0..TABLE_SHARDS {
+            longest.extend(self.table.locked(shard).queues());
+            longest.sort_unstable_by_key(|(feed, operations)| (Reverse(*operations), *feed));
+            longest.truncate(max);
+        }
+        longest
     }
 
     /// Whether operations wait at the feed's actor on this node.

@@ -154,6 +154,22 @@ fn what_comes_while_a_feed_starts_is_handed_to_it_in_order_and_before_what_comes
 }
 
 #[test]
+fn the_queues_are_those_of_feeds_that_run_or_start_and_what_was_answered_is_not_in_them() {
+    let mut node = Node::new();
+    assert_eq!(node.route(user(1), 3, 0), Fate::Started);
+    node.start();
+    assert_eq!(node.route(user(1), 2, 1), Fate::Handed);
+    assert_eq!(node.route(user(2), 7, 2), Fate::Started);
+    assert_eq!(node.route(user(3), 0, 3), Fate::Started, "a look is no operation");
+    let queues = |node: &Node| node.shard.queues().collect::<HashMap<_, _>>();
+    assert_eq!(queues(&node), HashMap::from([(user(1), 5), (user(2), 7)]));
+    node.answer(user(1));
+    assert_eq!(queues(&node), HashMap::from([(user(1), 2), (user(2), 7)]));
+    node.answer(user(1));
+    assert_eq!(queues(&node), HashMap::from([(user(2), 7)]));
+}
+
+#[test]
 fn a_feed_is_full_at_its_limit_whether_it_runs_or_starts_and_has_room_again_for_what_it_answers() {
     let (mut node, feed) = (Node::new(), user(1));
     assert_eq!(node.route(feed, FULL + 1, 0), Fate::Refused(Code::FeedOverloaded));

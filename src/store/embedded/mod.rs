@@ -193,6 +193,13 @@ struct Inner {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// Bytes of the store's files in a folder: the database and its write-ahead log.
+pub fn bytes(data_dir: &Path) -> u64 {
+    let log = format!("{}-wal", folder::DATABASE);
+    let files = [folder::DATABASE, &log].map(|name| std::fs::metadata(data_dir.join(name)));
+    files.iter().flatten().map(std::fs::Metadata::len).sum()
+}
+
 /// Opens the store in a folder, making both if there is nothing yet. Blocks; the time grows only with what was not moved
 /// and with the number of accounts.
 ///

@@ -1,4 +1,4 @@
-// What the node says of itself, once a second, from /metrics and /health/ready.
+// What the node says of itself, once a second, from /metrics, /health/ready and /status.
 'use strict';
 
 const KEPT = 120;
@@ -60,7 +60,7 @@ const rate = (name, label) => ({ now, before, passed }) => (total(now, `taskflow
 const p99 = (name) => ({ now, before }) => quantile(now, before, `taskflow_${name}_seconds`, 0.99);
 const own = (name) => ({ now }) => total(now, name);
 
-// Name, figure, how it is written, and from when on it is worth a look.
+// Name, figure, how it is written, and from when on it is worth a look. A group with a gauge behind it is shown where that is not 0.
 const GROUPS = [
   ['Who is here', [
     ['WebSockets', gauge('connections', 'kind="websocket"'), number],
@@ -94,8 +94,13 @@ const GROUPS = [
     ['Memory', own('process_resident_memory_bytes'), bytes, (value, { now }) => value > 0.8 * total(now, 'taskflow_memory_bytes_max')],
     ['Cores in use', ({ now, before, passed }) => (own('process_cpu_seconds_total')({ now }) - own('process_cpu_seconds_total')({ now: before })) / passed, number],
     ['Files open', own('process_open_fds'), number, (value, { now }) => value > 0.8 * total(now, 'process_max_fds')],
-    ['Disk free', gauge('store_bytes_free'), bytes],
   ]],
+  ['The embedded store', [
+    ['Its files', gauge('store_bytes'), bytes],
+    ['Write-ahead log', gauge('store_wal_bytes'), bytes],
+    ['Not in its place yet', gauge('store_tail_bytes'), bytes],
+    ['Disk free', gauge('store_bytes_free'), bytes, (value) => value < 5e8],
+  ], 'store_bytes'],
   ['The cluster', [
     ['Nodes', gauge('cluster_members'), number],
     ['Bus is up', gauge('bus_up'), number, (value) => value < 1],
@@ -103,7 +108,7 @@ const GROUPS = [
     ['Messages a second', rate('bus_sent_total'), number],
     ['Screens may be old', gauge('stale'), number, (value) => value > 0],
     ['Conflicts a second', rate('append_conflicts_total'), number, (value) => value > 1],
-  ]],
+  ], 'bus_configured'],
 ];
 
 const tiles = [];
@@ -116,9 +121,9 @@ function element(name, attributes, ...children) {
   return made;
 }
 
-function build(isCluster) {
-  for (const [title, figures] of GROUPS) {
-    if (title === 'The cluster' && !isCluster) continue;
+function build(now) {
+  for (const [title, figures, only] of GROUPS) {
+    if (only && !total(now, `taskflow_${only}`)) continue;
     const list = element('ul', { class: 'tiles' });
     for (const [name, read, write, isBad] of figures) {
       const value = element('div', { class: 'value' }, '–');
@@ -144,13 +149,56 @@ function say(text, isBad) {
   state.classList.toggle('bad', isBad);
 }
 
+const share = (value) => value === 0 ? 'none' : `${number(100 * value)} %`;
+
+// Title; what is said while there is nothing in it; its rows; its columns: name, what of a row, and whether it is a number.
+const LISTS = [
+  ['The nodes, as this one sees them', null, (status) => status.nodes, [
+    ['Node', (node) => node.is_this ? `${node.name} (this one)` : node.name],
+    ['State', (node) => node.leaving ? 'going' : 'there'],
+    ['Hosts of all feeds', (node) => node.hosts_feeds ? share(node.share) : 'no feeds (roles)', true],
+    ['Heard', (node) => node.heard_ms_ago === null ? '–' : `${seconds(node.heard_ms_ago / 1000)} ago`, true],
+  ]],
+  ['The slowest connections', 'Nobody is behind.', (status) => status.slowest, [
+    ['User', (slow) => slow.user],
+    ['Waits for it', (slow) => bytes(slow.bytes), true],
+    ['Has been behind for', (slow) => seconds(slow.behind_ms / 1000), true],
+  ]],
+  ['The feeds with the longest queues', 'No operation waits.', (status) => status.feeds, [
+    ['User', (feed) => feed.user],
+    ['Operations that wait', (feed) => number(feed.operations), true],
+  ]],
+];
+
+function table(columns, rows) {
+  const cell = (kind, text, isNumber) => element(kind, isNumber ? { class: 'number' } : {}, text);
+  const head = element('tr', {}, ...columns.map(([name, , isNumber]) => cell('th', name, isNumber)));
+  const body = rows.map((row) => element('tr', {}, ...columns.map(([, read, isNumber]) => cell('td', read(row), isNumber))));
+  return element('div', { class: 'wide' }, element('table', {}, element('thead', {}, head), element('tbody', {}, ...body)));
+}
+
+function list(status) {
+  const sections = [];
+  for (const [title, nothing, read, columns] of LISTS) {
+    const rows = read(status);
+    if (!rows.length && nothing === null) continue;
+    sections.push(element('section', {}, element('h2', {}, title), rows.length ? table(columns, rows) : element('p', {}, nothing)));
+  }
+  if (status.workers_silent) {
+    sections.push(element('p', { class: 'bad' }, `${status.workers_silent} of the workers did not say in time who is behind: they are busy.`));
+  }
+  document.getElementById('name').textContent = status.node;
+  document.getElementById('lists').replaceChildren(...sections);
+}
+
 let last = null;
 
 async function look() {
-  const [scrape, health] = await Promise.all([fetch('/metrics'), fetch('/health/ready')]);
+  const [scrape, health, status] = await Promise.all(['/metrics', '/health/ready', '/status'].map((path) => fetch(path)));
   const [now, ready] = [samples(await scrape.text()), await health.json()];
+  if (status.ok) list(await status.json());
   const at = performance.now();
-  if (!tiles.length) build(total(now, 'taskflow_cluster_members') > 0);
+  if (!tiles.length) build(now);
   const isDraining = total(now, 'taskflow_draining') > 0;
   const word = { ok: 'ready', degraded: 'ready, but', unavailable: isDraining ? 'going' : 'not ready' }[ready.status];
   say(ready.reason ? `${word}: ${ready.reason}` : word, ready.status !== 'ok');
