@@ -223,7 +223,22 @@ fn asks(ann: &Ann, bob: &Account) -> Vec<Ask> {
         guess[field] = json!(value);
         guess
     };
-    vec![
+    // The cursor is of another feed.
+    let looks = [
+        "GET /api/v1/tasks",
+        "GET /api/v1/tasks/{id}",
+        "GET /api/v1/lists",
+        "GET /api/v1/lists/{id}",
+        "GET /api/v1/labels",
+        "GET /api/v1/labels/{id}",
+        "GET /api/v1/settings",
+        "GET /api/v1/statistics",
+        "GET /api/v1/activity",
+        "GET /api/v1/snapshot",
+        "GET /api/v1/export",
+    ];
+    let waits = looks.map(|look| ask(look, "400 cursor_invalid").query(format!("wait_for={cursor}")));
+    let others = vec![
         ask("GET /.well-known/jwks.json", "200"),
         ask("GET /openapi.json", "200"),
         ask("POST /api/v1/auth/register", "409 email_taken").body(json!({
@@ -297,7 +312,9 @@ fn asks(ann: &Ann, bob: &Account) -> Vec<Ask> {
         ask("PATCH /api/v1/settings", "200")
             .body(json!({ "time_zone": "Asia/Tokyo", "week_start": "sunday", "locale": "ja" })),
         ask("POST /api/v1/operations", "404 feed_not_found").body(json!({ "feed": user, "operations": commands(ann) })),
-        ask("POST /api/v1/operations", "200 row_not_found").body(json!({ "operations": commands(ann) })),
+        ask("POST /api/v1/operations", "200 row_not_found").body(json!({
+            "operations": commands(ann), "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        })),
 
         ask("GET /api/v1/changes", "200").query(format!("cursor={cursor}&wait=1&limit=1")),
         ask("GET /api/v1/events", "200").query(format!("cursor={cursor}&statistics=true")),
@@ -323,7 +340,8 @@ fn asks(ann: &Ann, bob: &Account) -> Vec<Ask> {
         ask("POST /api/v1/labels", "201").body(json!({ "id": label, "name": "n", "color": "#3b82f6" })),
         // The last one, because Bob is out after it.
         ask("POST /api/v1/auth/logout", "204").body(json!({ "everywhere": true })),
-    ]
+    ];
+    waits.into_iter().chain(others).collect()
 }
 
 /// One of every kind that names a row, on Ann's.

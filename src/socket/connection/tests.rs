@@ -150,7 +150,8 @@ async fn all_who_wait_for_room_go_on_when_there_is_some_or_when_they_need_not_wa
         })
         .collect();
     tokio::task::yield_now().await;
-    assert_eq!(connection.state().drained.len(), 3);
+    assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+    assert!(connection.state().drained.len() >= 3);
     let read = actix_rt::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await });
     for waiting in waiting {
         assert!(
