@@ -104,13 +104,22 @@ impl Issuers {
 
     /// Checks a token of one of them; `None`: it is not.
     pub async fn verify(&self, token: &str) -> Option<Result<Claims, Code>> {
+        let issuer = self.issuer_of(token)?;
+        Some(self.check(issuer, token).await)
+    }
+
+    /// Whether it says that it is of one of them.
+    pub fn names_one(&self, token: &str) -> bool {
+        self.issuer_of(token).is_some()
+    }
+
+    fn issuer_of(&self, token: &str) -> Option<&Arc<Known>> {
         if self.all.is_empty() {
             return None;
         }
         let body = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
         let Said { iss } = serde_json::from_slice(&body).ok()?;
-        let issuer = self.all.iter().find(|known| known.settings.issuer == iss)?;
-        Some(self.check(issuer, token).await)
+        self.all.iter().find(|known| known.settings.issuer == iss)
     }
 
     async fn check(&self, issuer: &Arc<Known>, token: &str) -> Result<Claims, Code> {

@@ -292,6 +292,13 @@ impl Tokens {
         self.still_good(claims)
     }
 
+    /// Whether somebody has to be asked to find out that a token was made up: the store, or its issuer. What we signed is known by
+    /// the signature.
+    pub fn asks_others(&self, token: &str) -> bool {
+        let names_issuer = |token| self.issuers.get().is_some_and(|issuers| issuers.names_one(token));
+        token.len() <= TOKEN_BYTES_MAX && (personal::Token::parse(token).is_some() || names_issuer(token))
+    }
+
     /// `None`: it is not a token of somebody else whom we trust.
     async fn of_issuer(&self, token: &str) -> Option<Result<Claims, Code>> {
         self.issuers.get()?.verify(token).await

@@ -44,10 +44,11 @@ const COMMENT_MS: u64 = 15_000;
 /// moment of its own: ten thousand that wait must not all ask a database that hardly answers at once.
 const LOOK_WITHIN_MS: u64 = 10_000;
 
-/// How often, and with what time between, it is looked whether the feed has come as far as a cursor: ten seconds in all. A cursor
-/// that is still ahead then is of what was lost in a restore.
-const WAIT_FOR_LOOKS_MAX: usize = 100;
-const WAIT_FOR_LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long it is waited until the feed has come as far as a cursor: one that is still ahead then is of what was lost in a restore.
+const WAIT_FOR_MAX: Duration = Duration::from_secs(10);
+
+/// When it is looked for the second time; the time between two looks doubles each time, for each is a few requests to a database.
+const WAIT_FOR_PAUSE_FIRST: Duration = Duration::from_millis(100);
 
 /// How long after a change the statistics are sent, to who asked for them.
 pub const STATISTICS_WITHIN: Duration = Duration::from_secs(1);
@@ -156,26 +157,35 @@ pub async fn wait_for(api: &Api, user: UserId, cursor: &str) -> Result<(), Probl
     let not_here = |why| Problem::new(Code::CursorInvalid).field("wait_for").because(why);
     let cursor = Cursor::parse(cursor).ok_or_else(|| not_here("it is no cursor"))?;
     let (mut leaving, share) = (api.leaving.clone(), rand::random());
+    let until = tokio::time::Instant::now() + WAIT_FOR_MAX;
+    let mut pause = WAIT_FOR_PAUSE_FIRST;
     let mut seat = None;
-    for _ in 0..WAIT_FOR_LOOKS_MAX {
-        let head = api.store.peek_head(user).await.map_err(read_code)?;
-        if head.is_none_or(|head| head.epoch != cursor.epoch) {
-            return Err(not_here(
-                "it is of another feed, or of what the feed was before a restore",
-            ));
+    loop {
+        let is_last = tokio::time::Instant::now() >= until;
+        match api.store.peek_head(user).await.map_err(read_code)? {
+            // Not even born, as far as one sees from here.
+            None => {}
+            Some(head) if head.epoch != cursor.epoch => {
+                return Err(not_here(
+                    "it is of another feed, or of what the feed was before a restore",
+                ));
+            }
+            Some(_) if operations::view(&api.router, user, State::seq).await? >= cursor.seq => return Ok(()),
+            Some(_) => {}
         }
-        if operations::view(&api.router, user, State::seq).await? >= cursor.seq {
-            return Ok(());
+        if is_last {
+            return Err(not_here("the feed has not come as far as this"));
         }
         if seat.is_none() {
             seat = Some(api.seats.take(user)?);
         }
+        let next = until.min(tokio::time::Instant::now() + pause);
+        pause *= 2;
         tokio::select! {
-            () = tokio::time::sleep(WAIT_FOR_LOOK_AGAIN) => {}
+            () = tokio::time::sleep_until(next) => {}
             () = leave(&mut leaving, share) => return Err(Code::ShuttingDown.into()),
         }
     }
-    Err(not_here("the feed has not come as far as this"))
 }
 
 async fn a_while_in_doubt(stale: &mut watch::Receiver<Option<Instant>>) {

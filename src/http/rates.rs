@@ -125,6 +125,28 @@ impl Limiter {
         let Ok(()) = charged;
     }
 
+    /// How long this key has to wait until the next one passes, if it has to.
+    fn wait(&self, key: u128) -> Option<Duration> {
+        let each = 1_000_000_000 / u64::from(self.a_second.get());
+        let burst = each * u64::from(burst(self.a_second).get());
+        let now = Nanos::from(self.began.elapsed()).as_u64();
+        let read = |used_up_to: Option<Nanos>| Err::<((), Nanos), _>(used_up_to);
+        // An error leaves the state as it is.
+        let used_up_to = self.states.measure_and_replace(&key, read).err().flatten()?;
+        let wait = used_up_to.as_u64().saturating_sub(now + burst);
+        (wait > 0).then_some(Duration::from_nanos(wait))
+    }
+
+    fn quota(&self, asked: Asked, left: u32, more_in_ms: i64) -> Quota {
+        Quota {
+            name: asked.name(),
+            window_ms: i64::from(BURST_SECONDS) * 1_000,
+            max: burst(self.a_second).get() as usize,
+            left: left as usize,
+            more_in_ms,
+        }
+    }
+
     fn take_spent(&self) -> Vec<(u128, u32)> {
         let spent = std::mem::take(&mut *lock(&self.spent));
         let least = (self.a_second.get() / TOLD_FROM).max(1);
@@ -137,6 +159,14 @@ impl Limiter {
 
 fn lock(spent: &Mutex<HashMap<u128, u32>>) -> MutexGuard<'_, HashMap<u128, u32>> {
     spent.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn key_of(address: IpAddr) -> u128 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        // Whoever has one has all of a /64 (RFC 6177).
+        IpAddr::V6(address) => address.to_bits() >> 64 << 64,
+    }
 }
 
 fn burst(a_second: NonZeroU32) -> NonZeroU32 {
@@ -263,13 +293,25 @@ impl Rates {
 
     /// Somebody at this address asks for something.
     pub fn stranger(&self, address: Option<IpAddr>) -> Result<Option<Quota>, TooMuch> {
-        let key = match address.map(|address| address.to_canonical()) {
-            None => return Ok(None),
-            Some(IpAddr::V4(address)) => u128::from(address.to_bits()),
-            // Whoever has one has all of a /64 (RFC 6177).
-            Some(IpAddr::V6(address)) => address.to_bits() >> 64 << 64,
+        match address {
+            None => Ok(None),
+            Some(address) => self.check(Asked::Strangers, key_of(address), 1),
+        }
+    }
+
+    /// Whether a stranger at this address may ask for something; nothing is counted. For those who may not, nobody is asked
+    /// whose tokens they bring.
+    pub fn may_stranger(&self, address: Option<IpAddr>) -> Result<(), TooMuch> {
+        let (Some(limiter), Some(key)) = (&self.strangers, address.map(key_of)) else {
+            return Ok(());
         };
-        self.check(Asked::Strangers, key, 1)
+        match limiter.wait(key) {
+            Some(wait) if self.live.now().rate_limits == RateLimits::Enforce => {
+                self.metrics.limited.of(Limited::Strangers).inc();
+                Err(TooMuch::until(Asked::Strangers, limiter, wait))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Somebody at this address uses a refresh token that names this sign-in. Whether it is a good one is not known yet: so nobody
@@ -290,19 +332,14 @@ impl Rates {
         // What is more than a whole burst never fits: it is taken for one.
         let burst = burst(limiter.a_second);
         let count = count.min(burst);
-        let quota = |left: u32| Quota {
-            name: asked.name(),
-            window_ms: i64::from(BURST_SECONDS) * 1_000,
-            max: burst.get() as usize,
-            left: left as usize,
-            more_in_ms: if left < burst.get() { 1_000 } else { 0 },
-        };
         match limiter.limiter.check_key_n(&key, count) {
             Ok(Ok(state)) => {
                 if self.is_shared.load(Ordering::Relaxed) {
                     *lock(&limiter.spent).entry(key).or_default() += count.get();
                 }
-                Ok(Some(quota(state.remaining_burst_capacity())))
+                let left = state.remaining_burst_capacity();
+                let more_in_ms = if left < burst.get() { 1_000 } else { 0 };
+                Ok(Some(limiter.quota(asked, left, more_in_ms)))
             }
             Ok(Err(not_until)) => {
                 self.metrics.limited.of(asked.into()).inc();
@@ -310,14 +347,7 @@ impl Rates {
                     return Ok(None);
                 }
                 let wait = not_until.wait_time_from(DefaultClock::default().now());
-                let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
-                Err(TooMuch {
-                    wait_ms,
-                    quota: Quota {
-                        more_in_ms: wait_ms.into(),
-                        ..quota(0)
-                    },
-                })
+                Err(TooMuch::until(asked, limiter, wait))
             }
             Err(_) => Ok(None),
         }
@@ -325,6 +355,14 @@ impl Rates {
 }
 
 impl TooMuch {
+    fn until(asked: Asked, limiter: &Limiter, wait: Duration) -> Self {
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+        Self {
+            wait_ms,
+            quota: limiter.quota(asked, 0, wait_ms.into()),
+        }
+    }
+
     /// As an error on a WebSocket.
     pub fn error(self) -> ErrorBody {
         let mut error = ErrorBody::new(Code::RateLimited);

@@ -20,7 +20,7 @@ use taskflow_protocol::{Code, Encoding, OperationId, UserId};
 use crate::auth::Claims;
 use crate::http::idle::Connection;
 use crate::http::problem::Problem;
-use crate::http::rates::Asked;
+use crate::http::rates::{Asked, TooMuch};
 use crate::http::{Api, address, feed};
 use crate::telemetry::trace;
 
@@ -62,6 +62,10 @@ pub async fn reader(api: &Api, request: &HttpRequest) -> Result<Claims, Problem>
         (None, _) => {}
         (Some(cursor), None) => {
             feed::wait_for(api, claims.user, cursor).await?;
+            // It may have been ended meanwhile.
+            if api.tokens.is_ended(claims.sign_in) {
+                return Err(Code::SignedOut.into());
+            }
             request.extensions_mut().insert(Waited);
         }
         (Some(_), Some(_)) => {
@@ -93,16 +97,21 @@ pub async fn owner(api: &Api, request: &HttpRequest) -> Result<Claims, Problem> 
 
 async fn caller_with(api: &Api, request: &HttpRequest, least: Access) -> Result<Claims, Problem> {
     let token = bearer(request)?;
+    let address = || address::of(request, &api.config.now());
+    let too_much = |too_much: TooMuch| too_much.problem(&mut request.extensions_mut());
     let claims = match api.tokens.verify_cached(token) {
         Some(known) => known,
-        None => api.tokens.verify(token).await,
+        None => {
+            if api.tokens.asks_others(token) {
+                api.rates.may_stranger(address()).map_err(too_much)?;
+            }
+            api.tokens.verify(token).await
+        }
     };
-    let claims = claims.map_err(
-        |code| match api.rates.stranger(address::of(request, &api.config.now())) {
-            Ok(_) => code.into(),
-            Err(too_much) => too_much.problem(&mut request.extensions_mut()),
-        },
-    )?;
+    let claims = claims.map_err(|code| match api.rates.stranger(address()) {
+        Ok(_) => code.into(),
+        Err(refused) => too_much(refused),
+    })?;
     if let Some(traces) = &api.traces {
         trace::admit(traces);
     }

@@ -163,23 +163,36 @@ impl Drop for Counted {
 /// `hello` does not check the signature again.
 async fn admit(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, ErrorBody> {
     let gateway = &worker.gateway;
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    let address = address::behind(peer, request.headers(), config);
     let agreed = match agree(worker, config, request) {
-        // It is not for who asked.
+        // It is not the fault of who asked.
         Err(error) if error.code.http_status() == 503 => return Err(error),
         Err(error) => Err(error),
         Ok(agreed) => match &agreed.token {
             None => Ok(agreed),
-            Some(token) => match gateway.tokens.verify(token).await {
-                Ok(claims) => {
-                    let passed = gateway.rates.user(Asked::Reads, claims.user, 1);
-                    return passed.map(|_| agreed).map_err(TooMuch::error);
+            Some(token) => {
+                let claims = match gateway.tokens.verify_cached(token) {
+                    Some(known) => known,
+                    None => {
+                        if gateway.tokens.asks_others(token) {
+                            gateway.rates.may_stranger(address).map_err(TooMuch::error)?;
+                        }
+                        gateway.tokens.verify(token).await
+                    }
+                };
+                match claims {
+                    Ok(claims) => {
+                        let passed = gateway.rates.user(Asked::Reads, claims.user, 1);
+                        return passed.map(|_| agreed).map_err(TooMuch::error);
+                    }
+                    // Nor is what others cannot answer.
+                    Err(code) if code.http_status() == 503 => return Err(ErrorBody::new(code)),
+                    Err(code) => Err(ErrorBody::new(code)),
                 }
-                Err(code) => Err(ErrorBody::new(code)),
-            },
+            }
         },
     };
-    let peer = request.peer_addr().map(|peer| peer.ip());
-    let address = address::behind(peer, request.headers(), config);
     gateway.rates.stranger(address).map_err(TooMuch::error)?;
     agreed
 }

@@ -119,7 +119,7 @@ fn filter(level: LogLevel) -> EnvFilter {
         LogLevel::Warn => "warn,actix_http=off",
         LogLevel::Info => "warn,actix_http=off,taskflow=info,taskflow_actors=info",
         LogLevel::Debug => "warn,actix_http=off,taskflow=debug,taskflow_actors=debug",
-        LogLevel::Trace => "info,taskflow=trace,taskflow_actors=trace",
+        LogLevel::Trace => "info,actix_http=off,taskflow=trace,taskflow_actors=trace",
     };
     EnvFilter::new(level)
 }

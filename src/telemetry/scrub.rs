@@ -68,6 +68,12 @@ fn quote(text: &str, mut before: Option<char>) -> Option<usize> {
 }
 
 fn end_of_quote(inside: &str, mark: &str) -> Option<usize> {
+    if mark == "`" {
+        // What is between these is written down as it is, with what it has of them: so the last one counts.
+        let first = inside.find(mark)?;
+        let is_kept = QUOTED_KEPT.contains(&&inside[..first]);
+        return if is_kept { Some(first) } else { inside.rfind(mark) };
+    }
     let mut is_escaped = false;
     for (at, char) in inside.char_indices() {
         if is_escaped {
@@ -166,6 +172,10 @@ mod tests {
             (
                 "called `Result::unwrap()` on an `Err` value: Bad { title: \"Buy milk\" }",
                 "called `Result::unwrap()` on an `Err` value: Bad { title: \"[scrubbed]\" }",
+            ),
+            (
+                "it is inside 'é' (bytes 3..5) of `a ` private words ` b`",
+                "it is inside '[scrubbed]' (bytes 3..5) of `[scrubbed]`",
             ),
             ("the driver's pool isn't open", "the driver's pool isn't open"),
             ("no column 'Ann's list' here", "no column '[scrubbed]' here"),

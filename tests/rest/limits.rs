@@ -128,6 +128,22 @@ fn strangers_share_what_their_address_may_ask_for() {
     };
     assert!((0..50).any(|_| with("eyJhbGciOiJub25lIn0.e30.") == 429));
     assert_eq!(with(&ada.token), 200);
+    // Nor is looked up what may be anybody's, unless it is known.
+    let personal = || {
+        let wish = json!({ "name": "script", "scopes": ["tasks:read"], "expires_in_days": 1 });
+        let made = server.post("/api/v1/tokens", &ada, &wish);
+        assert_eq!(made.status, 201, "{made:?}");
+        made.json()["token"].as_str().unwrap().to_owned()
+    };
+    let (known, unknown) = (personal(), personal());
+    let elsewhere = |token: &str| {
+        let bearer = format!("authorization: Bearer {token}");
+        http::request(server.address, "GET", "/api/v1/settings", &[&there, &bearer], b"").status
+    };
+    assert_eq!(elsewhere(&known), 200);
+    assert!((0..50).any(|_| with("bad") == 429));
+    assert_eq!((with(&known), with(&unknown)), (200, 429));
+    assert_eq!(elsewhere(&unknown), 200, "another address");
     // Nor does one that nobody reads.
     let open = |path: &str| http::request(server.address, "GET", path, &[&here, "authorization: x"], b"").status;
     for path in ["/openapi.json", "/docs", "/nothing"] {

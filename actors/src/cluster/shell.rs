@@ -4,7 +4,7 @@
 //! is done after the lock was given back.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,8 @@ pub struct Cluster {
     bus: OnceLock<Arc<dyn Bus>>,
     router: OnceLock<Router>,
     notices: OnceLock<Arc<dyn Notices>>,
+    /// Some may have been missed before there was anybody to tell.
+    missed_early: AtomicBool,
 }
 
 /// A node, as another one or it itself sees it.
@@ -115,6 +117,7 @@ impl Cluster {
             bus: OnceLock::new(),
             router: OnceLock::new(),
             notices: OnceLock::new(),
+            missed_early: AtomicBool::new(false),
         })
     }
 
@@ -152,7 +155,10 @@ impl Cluster {
 
     /// Who hears what all nodes are told. To be set once, before the first token is taken.
     pub fn on_notices(&self, notices: Arc<dyn Notices>) {
-        let _ = self.notices.set(notices);
+        let notices = self.notices.get_or_init(|| notices);
+        if self.missed_early.load(Ordering::SeqCst) {
+            notices.missed();
+        }
     }
 
     /// Tells every other node that something limited was done here.
@@ -366,6 +372,7 @@ impl Cluster {
                 }
             }
             Effect::NoticesMissed => {
+                self.missed_early.store(true, Ordering::SeqCst);
                 if let Some(notices) = self.notices.get() {
                     notices.missed();
                 }

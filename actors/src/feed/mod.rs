@@ -630,6 +630,10 @@ impl Feed {
                 }
             };
             entry.trace = waiting.trace.map(Box::new);
+            if entry.stored_bytes_max() > limits::COMMIT_BYTES_MAX {
+                // What fits without it is stored without it.
+                entry.trace = None;
+            }
             let size = entry.stored_bytes_max();
             if bytes + size > limits::COMMIT_BYTES_MAX && !entries.is_empty() {
                 // The draft holds this operation already, so it ends here; the rest is judged on the next one.

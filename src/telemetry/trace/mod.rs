@@ -119,6 +119,8 @@ impl Traces {
                 return;
             }
             last = back;
+            // It may be resting.
+            self.exporter.unpark();
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.exporter.unpark();
@@ -140,9 +142,12 @@ impl Tracer for Traces {
             at: Instant::now(),
             at_ns: SystemClock.now_ns(),
         };
-        if self.queue.try_send(Message::Ended(ended)).is_err() {
-            self.metrics.spans.of(SpanOutcome::QueueFull).inc();
-        }
+        let lost = match self.queue.try_send(Message::Ended(ended)) {
+            Ok(()) => return,
+            Err(TrySendError::Full(_)) => SpanOutcome::QueueFull,
+            Err(TrySendError::Disconnected(_)) => SpanOutcome::Failed,
+        };
+        self.metrics.spans.of(lost).inc();
     }
 }
 
