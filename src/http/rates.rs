@@ -128,12 +128,13 @@ impl Limiter {
     /// How long this key has to wait until the next one passes, if it has to.
     fn wait(&self, key: u128) -> Option<Duration> {
         let each = 1_000_000_000 / u64::from(self.a_second.get());
-        let burst = each * u64::from(burst(self.a_second).get());
+        // What may be used in advance, beside the one that is asked for.
+        let others = each * u64::from(burst(self.a_second).get() - 1);
         let now = Nanos::from(self.began.elapsed()).as_u64();
         let read = |used_up_to: Option<Nanos>| Err::<((), Nanos), _>(used_up_to);
         // An error leaves the state as it is.
         let used_up_to = self.states.measure_and_replace(&key, read).err().flatten()?;
-        let wait = used_up_to.as_u64().saturating_sub(now + burst);
+        let wait = used_up_to.as_u64().saturating_sub(now + others);
         (wait > 0).then_some(Duration::from_nanos(wait))
     }
 
@@ -425,6 +426,22 @@ mod tests {
         let rates = rates(RateLimits::Enforce);
         assert!(rates.user(Asked::Reads, ADA, 100).is_ok());
         assert!(rates.user(Asked::Reads, ADA, 1).is_err());
+    }
+
+    #[test]
+    fn whether_a_stranger_may_ask_is_known_without_counting() {
+        let at = Some("192.0.2.1".parse().expect("an address"));
+        let strict = rates(RateLimits::Enforce);
+        for _ in 0..10 {
+            assert_eq!((strict.may_stranger(at), strict.may_stranger(at)), (Ok(()), Ok(())));
+            assert!(strict.stranger(at).is_ok());
+        }
+        let refused = strict.may_stranger(at).expect_err("too much");
+        assert!((1..=1_000).contains(&refused.wait_ms), "{refused:?}");
+        assert!(strict.stranger(at).is_err());
+        let counting = rates(RateLimits::Count);
+        assert!((0..20).all(|_| counting.stranger(at).is_ok() && counting.may_stranger(at).is_ok()));
+        assert_eq!(counting.may_stranger(None), Ok(()));
     }
 
     #[test]
