@@ -207,7 +207,9 @@ fn report(record: &mut Record) {
     ];
     record.measures = measures;
     record.notes.push(
-        "While the users act, all feeds are in memory, and grow with what is made: tasks, and the answers of the last 24 hours.          Feeds that nobody changes stop, and give it back. So what is compared is the server at rest, after the first sixth and at          the end: what is more then is not anybody's data."
+        "While the users act, all feeds are in memory, and grow with what is made: tasks, and the answers of the last 24 hours. \
+         Feeds that nobody changes stop, and give it back. So what is compared is the server at rest, after the first sixth and at the \
+         end: what is more then is not anybody's data."
             .to_owned(),
     );
 }
