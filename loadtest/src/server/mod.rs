@@ -9,6 +9,8 @@ pub mod taskflow;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -115,10 +117,12 @@ pub fn free_address() -> Result<SocketAddr> {
     Ok((Ipv4Addr::LOCALHOST, free_port(&[Ipv4Addr::LOCALHOST])?).into())
 }
 
-/// A port that nobody listens on at any of these addresses.
+/// A port that nobody listens on at any of these addresses, and that was not given to anybody here lately: who got it may not
+/// listen yet.
 pub fn free_port(addresses: &[Ipv4Addr]) -> Result<u16> {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
     let mut error = None;
-    for port in std::iter::repeat_with(|| 12_000 + rand::random::<u16>() % 3_000).take(1_000) {
+    for port in std::iter::repeat_with(|| 12_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 3_000).take(1_000) {
         let listen = |address: &Ipv4Addr| TcpListener::bind((*address, port));
         match addresses.iter().map(listen).collect::<Result<Vec<_>, _>>() {
             Ok(_) => return Ok(port),
