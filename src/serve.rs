@@ -62,7 +62,7 @@ use crate::store::embedded::{self, Embedded, StoreObserver};
 use crate::telemetry::metrics::{Build, CqlError, CqlRequest, Thread};
 use crate::telemetry::operator::{self, Operator, Readiness};
 use crate::telemetry::sentry::{self, Errors, Origin, Telling};
-use crate::telemetry::status::{FeedStatus, Look, NodeStatus, SlowStatus, Status};
+use crate::telemetry::status::{FeedStatus, Look, SlowStatus, Status};
 use crate::telemetry::{Metrics, Telemetry, Traces};
 
 /// Connections that wait to be accepted: 10,000 clients that come back at once find room while the workers catch up.
@@ -1036,20 +1036,13 @@ impl Look for Around {
     fn look(&self) -> BoxFuture<Status> {
         let mut nodes = self.cluster.as_ref().map(|cluster| cluster.nodes()).unwrap_or_default();
         nodes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        let nodes = nodes.into_iter().take(NODES_SHOWN_MAX).map(|seen| NodeStatus {
-            name: seen.name,
-            is_this: seen.is_this,
-            leaving: seen.leaving,
-            hosts_feeds: seen.hosts_feeds,
-            share: seen.share,
-            heard_ms_ago: seen.heard_ms_ago,
-        });
+        nodes.truncate(NODES_SHOWN_MAX);
         let feeds = self.router.longest_queues(SLOWEST_MAX).into_iter();
         let feeds = feeds.map(|(feed, operations)| FeedStatus {
             user: feed.to_string(),
             operations,
         });
-        let (node, nodes, feeds, hub) = (self.node.clone(), nodes.collect(), feeds.collect(), self.hub.clone());
+        let (node, nodes, feeds, hub) = (self.node.clone(), nodes, feeds.collect(), self.hub.clone());
         Box::pin(async move {
             let (slowest, workers_silent) = hub.slowest().await;
             let slowest = slowest.into_iter().map(|lag| SlowStatus {

@@ -274,9 +274,18 @@ impl Tokens {
     ///
     /// Dropping the future changes nothing.
     pub async fn verify(&self, token: &str) -> Result<Claims, Code> {
-        if let Some(known) = self.verify_cached(token) {
-            return known;
+        match self.verify_cached(token) {
+            Some(known) => known,
+            None => self.verify_anew(token).await,
         }
+    }
+
+    /// The same of a token that is not in memory.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn verify_anew(&self, token: &str) -> Result<Claims, Code> {
         let forgotten = self.forgotten.load(Ordering::Acquire);
         let claims = match personal::Token::parse(token) {
             Some(personal) => self.look_up(&personal).await?,

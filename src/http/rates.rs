@@ -26,6 +26,7 @@ use taskflow_protocol::message::ErrorBody;
 use taskflow_protocol::{Code, UserId};
 use uuid::Uuid;
 
+use crate::auth::{Claims, Tokens};
 use crate::config::{Config, Live, RateLimits};
 use crate::http::attempts::Quota;
 use crate::http::problem::Problem;
@@ -221,6 +222,15 @@ pub struct TooMuch {
     quota: Quota,
 }
 
+/// A token does not open anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Why.
+    Code(Code),
+    /// There were too many bad ones.
+    TooMuch(TooMuch),
+}
+
 impl Rates {
     /// As these settings say.
     pub fn new(live: Arc<Live>, metrics: Arc<Metrics>) -> Self {
@@ -300,9 +310,35 @@ impl Rates {
         }
     }
 
-    /// Whether a stranger at this address may ask for something; nothing is counted. For those who may not, nobody is asked
-    /// whose tokens they bring.
-    pub fn may_stranger(&self, address: Option<IpAddr>) -> Result<(), TooMuch> {
+    /// Whose token this is. Whoever brings a bad one is a stranger; and for those who may ask for nothing more, nobody else is
+    /// asked whose it is. What others cannot answer is nobody's fault.
+    pub async fn claims(
+        &self,
+        tokens: &Tokens,
+        token: &str,
+        address: impl Fn() -> Option<IpAddr>,
+    ) -> Result<Claims, Denied> {
+        let claims = match tokens.verify_cached(token) {
+            Some(known) => known,
+            None => {
+                if tokens.asks_others(token) {
+                    self.may_stranger(address()).map_err(Denied::TooMuch)?;
+                }
+                tokens.verify_anew(token).await
+            }
+        };
+        match claims {
+            Ok(claims) => Ok(claims),
+            Err(code) if code.http_status() == 503 => Err(Denied::Code(code)),
+            Err(code) => match self.stranger(address()) {
+                Ok(_) => Err(Denied::Code(code)),
+                Err(too_much) => Err(Denied::TooMuch(too_much)),
+            },
+        }
+    }
+
+    /// Whether a stranger at this address may ask for something; nothing is counted.
+    fn may_stranger(&self, address: Option<IpAddr>) -> Result<(), TooMuch> {
         let (Some(limiter), Some(key)) = (&self.strangers, address.map(key_of)) else {
             return Ok(());
         };

@@ -20,7 +20,7 @@ use taskflow_protocol::{Code, Encoding, OperationId, UserId};
 use crate::auth::Claims;
 use crate::http::idle::Connection;
 use crate::http::problem::Problem;
-use crate::http::rates::{Asked, TooMuch};
+use crate::http::rates::{Asked, Denied};
 use crate::http::{Api, address, feed};
 use crate::telemetry::trace;
 
@@ -98,19 +98,10 @@ pub async fn owner(api: &Api, request: &HttpRequest) -> Result<Claims, Problem> 
 async fn caller_with(api: &Api, request: &HttpRequest, least: Access) -> Result<Claims, Problem> {
     let token = bearer(request)?;
     let address = || address::of(request, &api.config.now());
-    let too_much = |too_much: TooMuch| too_much.problem(&mut request.extensions_mut());
-    let claims = match api.tokens.verify_cached(token) {
-        Some(known) => known,
-        None => {
-            if api.tokens.asks_others(token) {
-                api.rates.may_stranger(address()).map_err(too_much)?;
-            }
-            api.tokens.verify(token).await
-        }
-    };
-    let claims = claims.map_err(|code| match api.rates.stranger(address()) {
-        Ok(_) => code.into(),
-        Err(refused) => too_much(refused),
+    let claims = api.rates.claims(&api.tokens, token, address).await;
+    let claims = claims.map_err(|denied| match denied {
+        Denied::Code(code) => code.into(),
+        Denied::TooMuch(too_much) => too_much.problem(&mut request.extensions_mut()),
     })?;
     if let Some(traces) = &api.traces {
         trace::admit(traces);

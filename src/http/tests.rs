@@ -21,7 +21,7 @@ use taskflow_protocol::message::{Outcome, Results};
 use taskflow_protocol::{Code, Encoding, TaskId, UserId};
 use uuid::Uuid;
 
-use crate::auth::Tokens;
+use crate::auth::{SignedOut, Tokens};
 use crate::config::{Config, Origins, Registration};
 use crate::http::{ROUTES, routes};
 use crate::testing::ApiBench;
@@ -1549,6 +1549,30 @@ async fn a_look_waits_for_a_cursor_only_so_long() {
     });
     assert_eq!(answer.ok(503)["name"], "shutting_down");
     assert_eq!(bench.api.seats.open(), 0);
+}
+
+#[actix_web::test]
+async fn who_is_signed_out_while_he_waits_for_a_cursor_sees_nothing() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    let next = Cursor {
+        seq: 2,
+        ..Cursor::parse(&snapshot_cursor(&client).await).expect("a cursor")
+    };
+    let token = client.token.as_deref().expect("a token");
+    let claims = bench.api.tokens.verify(token).await.expect("it is good");
+    let path = format!("/api/v1/lists?wait_for={}", next.text());
+    let (answer, made) = tokio::join!(client.get(&path), async {
+        while bench.api.seats.open() == 0 {
+            actix_rt::task::yield_now().await;
+        }
+        let made = client.post("/api/v1/tasks", json!({ "title": "a" })).await;
+        let (user, sign_in) = (claims.user, claims.sign_in);
+        bench.api.tokens.end(SignedOut { user, sign_in });
+        made
+    });
+    made.ok(201);
+    assert_eq!(answer.ok(401)["name"], "signed_out");
 }
 
 #[actix_web::test]

@@ -18,7 +18,7 @@ use super::worker::Worker;
 use crate::config::{Config, Live};
 use crate::http::address;
 use crate::http::problem::{PROBLEM_JSON, Problem};
-use crate::http::rates::{Asked, TooMuch};
+use crate::http::rates::{Asked, Denied, TooMuch};
 use crate::telemetry::metrics::{Handshake, Shed};
 
 /// Where sockets are opened.
@@ -168,31 +168,18 @@ async fn admit(worker: &Worker, config: &Config, request: &Request) -> Result<Ag
     let agreed = match agree(worker, config, request) {
         // It is not the fault of who asked.
         Err(error) if error.code.http_status() == 503 => return Err(error),
-        Err(error) => Err(error),
-        Ok(agreed) => match &agreed.token {
-            None => Ok(agreed),
-            Some(token) => {
-                let claims = match gateway.tokens.verify_cached(token) {
-                    Some(known) => known,
-                    None => {
-                        if gateway.tokens.asks_others(token) {
-                            gateway.rates.may_stranger(address).map_err(TooMuch::error)?;
-                        }
-                        gateway.tokens.verify(token).await
-                    }
-                };
-                match claims {
-                    Ok(claims) => {
-                        let passed = gateway.rates.user(Asked::Reads, claims.user, 1);
-                        return passed.map(|_| agreed).map_err(TooMuch::error);
-                    }
-                    // Nor is what others cannot answer.
-                    Err(code) if code.http_status() == 503 => return Err(ErrorBody::new(code)),
-                    Err(code) => Err(ErrorBody::new(code)),
-                }
-            }
-        },
+        agreed => agreed,
     };
+    if let Ok(Agreed { token: Some(token), .. }) = &agreed {
+        let claims = gateway.rates.claims(&gateway.tokens, token, || address).await;
+        let claims = claims.map_err(|denied| match denied {
+            Denied::Code(code) => ErrorBody::new(code),
+            Denied::TooMuch(too_much) => too_much.error(),
+        })?;
+        let passed = gateway.rates.user(Asked::Reads, claims.user, 1);
+        passed.map_err(TooMuch::error)?;
+        return agreed;
+    }
     gateway.rates.stranger(address).map_err(TooMuch::error)?;
     agreed
 }

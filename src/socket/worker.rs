@@ -253,7 +253,7 @@ impl Worker {
             Some(verified) => then(verified),
             None => {
                 let tokens = self.gateway.tokens.clone();
-                spawn(async move { then(tokens.verify(&token).await) });
+                spawn(async move { then(tokens.verify_anew(&token).await) });
             }
         }
     }

@@ -5,30 +5,13 @@ use std::time::Duration;
 
 use actix_web::web::Bytes;
 use serde::Serialize;
+use taskflow_actors::cluster::shell::SeenNode;
 use taskflow_actors::ports::BoxFuture;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// How long an answer is good for: each makes every worker look at its connections while somebody is behind, which takes a
-/// millisecond where there are twenty thousand.
+/// How long an answer is good for: each makes every worker look at all of its connections while somebody is behind.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// A node of the cluster.
-#[derive(Debug, Serialize)]
-pub struct NodeStatus {
-    /// Its name.
-    pub name: String,
-    /// It is the one that answers.
-    pub is_this: bool,
-    /// It is about to end.
-    pub leaving: bool,
-    /// It has the role `feeds`.
-    pub hosts_feeds: bool,
-    /// How much of all feeds it hosts, from 0 to 1.
-    pub share: f64,
-    /// Milliseconds since it was heard.
-    pub heard_ms_ago: Option<u64>,
-}
 
 /// A connection whose client is behind.
 #[derive(Debug, Serialize)]
@@ -58,7 +41,7 @@ pub struct Status {
     /// Name and version of the server.
     pub build: String,
     /// Of the cluster; none if this node is alone.
-    pub nodes: Vec<NodeStatus>,
+    pub nodes: Vec<SeenNode>,
     /// The slowest connections of this node, the one with the most bytes first.
     pub slowest: Vec<SlowStatus>,
     /// Workers that did not say in time who of theirs is slow: they are busy.

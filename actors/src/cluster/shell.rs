@@ -73,7 +73,7 @@ pub struct Cluster {
 }
 
 /// A node, as another one or it itself sees it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct SeenNode {
     /// Its name.
     pub name: String,

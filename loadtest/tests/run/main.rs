@@ -307,7 +307,7 @@ fn a_server_that_is_killed_for_good_fails_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let (url, tokens) = (flag("url", server.url()), flag("tokens", server.tokens().display()));
     let arguments = ["rolling", "--settle=0.5", &url, &tokens];
-    let running = Running::start(command(folder.path(), &arguments));
+    let running = Running::start(&server, command(folder.path(), &arguments));
     server.kill();
     let ran = running.finish(folder.path());
     ran.expect(1, "feeds could not be read back");
@@ -322,7 +322,7 @@ fn a_server_that_is_killed_and_comes_back_loses_nothing_that_this_client_would_c
     let folder = tempfile::tempdir().unwrap();
     let (url, tokens) = (flag("url", server.url()), flag("tokens", server.tokens().display()));
     let arguments = ["rolling", "--seconds=3", "--settle=20", &url, &tokens];
-    let running = Running::start(command(folder.path(), &arguments));
+    let running = Running::start(&server, command(folder.path(), &arguments));
     server.kill();
     server.start_again();
     let ran = running.finish(folder.path());
@@ -337,7 +337,7 @@ fn what_is_due_while_the_server_stands_still_is_timed_from_when_it_was_due() {
     let server = Server::start(&[]);
     let folder = tempfile::tempdir().unwrap();
     let (url, tokens) = (flag("url", server.url()), flag("tokens", server.tokens().display()));
-    let running = Running::start(command(folder.path(), &["push", "--seconds=3", &url, &tokens]));
+    let running = Running::start(&server, command(folder.path(), &["push", "--seconds=3", &url, &tokens]));
     kill(server.pid(), Signal::SIGSTOP).unwrap();
     std::thread::park_timeout(Duration::from_millis(1_000));
     kill(server.pid(), Signal::SIGCONT).unwrap();
@@ -359,7 +359,10 @@ fn who_interrupts_gets_what_there_is() {
     let server = Server::start(&[]);
     let folder = tempfile::tempdir().unwrap();
     let (url, tokens) = (flag("url", server.url()), flag("tokens", server.tokens().display()));
-    let running = Running::start(command(folder.path(), &["push", "--seconds=50", &url, &tokens]));
+    let running = Running::start(
+        &server,
+        command(folder.path(), &["push", "--seconds=50", &url, &tokens]),
+    );
     let begun = Instant::now();
     running.interrupt();
     let ran = running.finish(folder.path());
@@ -376,7 +379,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    fn start(server: &Server, mut command: Command) -> Self {
         // A group of its own, as a terminal gives it one: its generators are interrupted with it.
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap();
@@ -388,8 +391,7 @@ impl Running {
                 "{heard}"
             );
         }
-        // Something is under way then.
-        std::thread::park_timeout(Duration::from_millis(800));
+        server.wait_for_changes(10);
         Self { child, heard, says }
     }
 

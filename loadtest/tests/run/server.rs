@@ -1,9 +1,10 @@
 //! The real server, as a process that ends with the test.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -88,6 +89,27 @@ impl Server {
 
     pub fn operator_url(&self) -> String {
         format!("http://{}", self.operator)
+    }
+
+    /// Waits until it has answered so many operations more.
+    pub fn wait_for_changes(&self, more: u64) {
+        let upto = self.changes() + more;
+        let begun = Instant::now();
+        while self.changes() < upto {
+            assert!(begun.elapsed() < Duration::from_secs(40), "nothing is changed");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    fn changes(&self) -> u64 {
+        let mut stream = TcpStream::connect(self.operator).unwrap();
+        let ask = b"GET /metrics HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n";
+        stream.write_all(ask).unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        let name = "taskflow_operations_total{outcome=\"accepted\"} ";
+        let value = said.lines().find_map(|line| line.strip_prefix(name));
+        value.unwrap().parse().unwrap()
     }
 
     /// A file of tokens.
