@@ -178,7 +178,7 @@ settings! {
     /// The header in which the trusted proxies say whose request they pass on: x-forwarded-for or forwarded (RFC 7239).
     forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor;
 
-    /// Connections that one user may have at once, event streams and long-polls included.
+    /// Connections that one user may have at once on all nodes, event streams and long-polls included.
     connections_a_user_max: usize = limits::CONNECTIONS_A_USER_MAX;
 
     /// WebSockets that the server takes at once. Each costs about 2 KiB of memory and one open file.

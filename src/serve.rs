@@ -107,6 +107,7 @@ pub struct Running {
 struct Told {
     revocation: Arc<Revocation>,
     rates: Arc<Rates>,
+    seats: Arc<Seats>,
     attempts: Arc<Attempts>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -123,8 +124,9 @@ impl Notices for Told {
         self.attempts.heard(keys, self.clock.now_ms());
         self.metrics.sign_in_attempts_heard.inc();
     }
-    fn spent(&self, spent: &[Spent]) {
+    fn spent(&self, node: NodeId, spent: &[Spent]) {
         self.rates.heard(spent);
+        self.seats.heard(node, spent);
     }
 }
 
@@ -324,6 +326,7 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         cluster.on_notices(Arc::new(Told {
             revocation: revocation.clone(),
             rates: rates.clone(),
+            seats: seats.clone(),
             attempts: attempts.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
@@ -334,6 +337,8 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         attempts.on_pass(move |keys| others.tried(keys.to_vec()));
         let others = cluster.clone();
         spawn(rates.clone().share(move |spent| others.spent(spent)));
+        let others = cluster.clone();
+        spawn(seats.clone().share(move |held| others.spent(held)));
         let (heard, rounds) = (cluster.clone(), metrics.sign_in_rounds.clone());
         let (is_heard, looked) = (
             move || heard.status().0,

@@ -352,18 +352,18 @@ pub trait Notices: Send + Sync + 'static {
     fn missed(&self);
     /// Something that is limited was done on another node.
     fn tried(&self, keys: &[u128]);
-    /// Much was done on another node, in the second before, of what has a rate.
-    fn spent(&self, spent: &[Spent]);
+    /// Much was done on another node, in the second before, of what has a rate; or much is held there of what has a limit.
+    fn spent(&self, node: NodeId, spent: &[Spent]);
 }
 
-/// What was done, of which rate, how often.
+/// What was done, of which rate, how often; or what is held, of which limit, how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Spent(
-    /// The rate: a number that whoever limits gave it.
+    /// The rate or limit: a number that whoever limits gave it. Others are passed over.
     pub u8,
     /// Whose.
     pub u128,
-    /// How often.
+    /// How often, or how many.
     pub u32,
 );
 

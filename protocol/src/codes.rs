@@ -156,7 +156,7 @@ codes! {
     504 StoreUnavailable "store_unavailable" http 503 close 4504 Retry, 1000 ms: "The server's store does not answer; try again in a second."
     505 OutcomeUnknown "outcome_unknown" http 504 close 0 Retry, 250 ms: "Whether this was done is not known; send the same again under the same id."
     506 ServerBusy "server_busy" http 503 close 0 Reconnect, 1000 ms: "The server has as many connections as it takes; try again in a second."
-    507 TooManyConnections "too_many_connections" http 429 close 4507 GiveUp, 0 ms: "This user has as many connections as one may have; close another first."
+    507 TooManyConnections "too_many_connections" http 429 close 4507 Reconnect, 5000 ms: "This user has as many connections as one may have; close another, or wait until one has ended."
     508 TooSlow "too_slow" http 503 close 4508 Reconnect, 1000 ms: "The client reads more slowly than its feeds change; connect again with the cursors you hold."
     509 ShuttingDown "shutting_down" http 503 close 1012 Reconnect, 500 ms: "The server restarts; connect again with the cursors you hold."
     510 HeartbeatMissed "heartbeat_missed" http 408 close 4510 Reconnect, 500 ms: "No heartbeat came from the client in time; connect again with the cursors you hold."

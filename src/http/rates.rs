@@ -43,13 +43,13 @@ const REFRESHES_A_SECOND_MAX: u32 = 1;
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// How often nodes tell each other.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+pub const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Who did less than this part of the rate within that time is not told of: on as many nodes that is the rate once more.
-const TOLD_FROM: u32 = 10;
+pub const TOLD_FROM: u32 = 10;
 
 /// Of one rate so many are told of, those who did most: 12 KB a second.
-const TOLD_MAX: usize = 500;
+pub const TOLD_MAX: usize = 500;
 
 /// What governor remembers of each key, where what other nodes say can be added.
 #[derive(Clone, Default)]
@@ -175,7 +175,7 @@ fn burst(a_second: NonZeroU32) -> NonZeroU32 {
     a_second.saturating_mul(NonZeroU32::MIN.saturating_add(BURST_SECONDS - 1))
 }
 
-/// What is limited. The numbers go over the bus.
+/// What is limited. The numbers go over the bus; [`HELD`](crate::http::seats::HELD) is one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Asked {
@@ -429,6 +429,8 @@ impl From<Asked> for Limited {
 mod tests {
     use super::*;
     use crate::telemetry::Telemetry;
+    use crate::testing::AuthBench;
+    use taskflow_actors::ports::AccountError;
 
     fn rates(mode: RateLimits) -> Rates {
         let config = Config {
@@ -478,6 +480,28 @@ mod tests {
         let counting = rates(RateLimits::Count);
         assert!((0..20).all(|_| counting.stranger(at).is_ok() && counting.may_stranger(at).is_ok()));
         assert_eq!(counting.may_stranger(None), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn an_outage_is_nobodys_fault() {
+        let (bench, rates) = (AuthBench::default(), rates(RateLimits::Enforce));
+        let at = || Some([192, 0, 2, 1].into());
+        let token = bench.tokens.mint(ADA, Uuid::from_u128(1));
+        // It knows of no sign-in yet, and there is none.
+        let tokens = bench.restarted().tokens;
+        let down = AccountError::Unavailable("planted".to_owned());
+        bench.accounts.fail(Some(down));
+        for _ in 0..20 {
+            let denied = rates.claims(&tokens, &token, at).await.err();
+            assert_eq!(denied, Some(Denied::Code(Code::StoreUnavailable)));
+        }
+        bench.accounts.fail(None);
+        for _ in 0..10 {
+            let denied = rates.claims(&tokens, &token, at).await.err();
+            assert_eq!(denied, Some(Denied::Code(Code::SignedOut)), "nothing was counted");
+        }
+        let denied = rates.claims(&tokens, &token, at).await.err();
+        assert!(matches!(denied, Some(Denied::TooMuch(_))), "{denied:?}");
     }
 
     #[test]

@@ -208,3 +208,51 @@ fn what_a_user_asks_of_one_node_is_taken_off_what_the_others_give() {
     assert!(passed < 190, "{passed}");
     assert_eq!(ask(there, &bob), 200);
 }
+
+#[test]
+fn connections_on_other_nodes_count_while_there_are_others() {
+    let mut cluster = Nodes::start("seats", 0);
+    for _ in 0..3 {
+        cluster.add(&["--connections-a-user-max=4"]);
+    }
+    cluster.meet();
+    let [here, there, third] = &cluster.nodes[..] else {
+        unreachable!()
+    };
+    let (ada, bob) = (here.register(), here.register());
+    let is_open = |node: &Server, account: &Account| {
+        let mut client = Client::connect(node, ENCODINGS[0]);
+        client.send_hello(&account.token, &json!([]));
+        let message = client.next();
+        message
+            .is_ok_and(|message| message.get("welcome").is_some())
+            .then_some(client)
+    };
+    let mut held: Vec<_> = (0..2).map(|_| Client::open(here, ENCODINGS[0], &ada)).collect();
+    let stream = EventStream::open(there.address, "/api/v1/events", &[&ada.bearer()]).unwrap();
+    held.push(Client::open(there, ENCODINGS[0], &ada));
+    eventually("the third node has heard of all four", || {
+        is_open(third, &ada).is_none().then_some(())
+    });
+    let refused = EventStream::open(third.address, "/api/v1/events", &[&ada.bearer()])
+        .err()
+        .unwrap();
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("5")));
+    assert!(is_open(third, &bob).is_some(), "others are not concerned");
+    for client in &mut held {
+        client.accept(&task("whoever is in stays in")["command"]);
+    }
+    drop(stream);
+    held.push(eventually("there is room for one", || is_open(third, &ada)));
+    eventually("the first has heard of it", || {
+        is_open(here, &ada).is_none().then_some(())
+    });
+    cluster.nodes[1].kill();
+    let [here, _, third] = &cluster.nodes[..] else {
+        unreachable!()
+    };
+    held.push(eventually("what a dead node held does not count", || {
+        is_open(here, &ada)
+    }));
+    eventually("and no more", || is_open(third, &ada).is_none().then_some(()));
+}

@@ -167,7 +167,7 @@ impl Cluster {
         self.handle(Event::Notice(Notice::Tried { node, keys }));
     }
 
-    /// Tells every other node that much was done here of what has a rate.
+    /// Tells every other node that much was done here of what has a rate, or is held of what has a limit.
     pub fn spent(self: &Arc<Self>, spent: Vec<Spent>) {
         let node = self.me.0;
         self.handle(Event::Notice(Notice::Spent { node, spent }));
@@ -366,9 +366,9 @@ impl Cluster {
                     notices.tried(&keys);
                 }
             }
-            Effect::Notice(Notice::Spent { spent, .. }) => {
+            Effect::Notice(Notice::Spent { node, spent }) => {
                 if let Some(notices) = self.notices.get() {
-                    notices.spent(&spent);
+                    notices.spent(NodeId(node), &spent);
                 }
             }
             Effect::NoticesMissed => {

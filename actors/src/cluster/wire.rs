@@ -155,7 +155,8 @@ pub enum Notice {
         #[serde(rename = "k")]
         keys: Vec<u128>,
     },
-    /// Much was done here, within a second, of what has a rate: the others take it off what is left there. Said once.
+    /// Much was done here, within a second, of what has a rate, or is held of what has a limit: the others take it off what is
+    /// left there. Said once.
     #[serde(rename = "r")]
     Spent {
         /// Where: who counted it already.
