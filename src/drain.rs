@@ -76,6 +76,7 @@ impl Drain {
         let deadline = Instant::now() + Duration::from_secs(config.drain_seconds_max);
         self.stopping.store(true, Ordering::Release);
         self.metrics.draining.set(1.0);
+        self.seats.leave();
         let orderly = async {
             sleep(Duration::from_secs(config.drain_wait_seconds)).await;
             let end = deadline - LAST;

@@ -85,7 +85,7 @@ pub const SNAPSHOT_PIECE_ROWS: usize = 200;
 /// Bytes of log bodies that one read of a catching-up follower takes at most; it reads again until it is current.
 pub const CATCH_UP_BYTES: usize = 512 * 1024;
 
-/// Connections of one user. Five devices with a dozen tabs each; load tools raise it by configuration.
+/// Connections of one user, on all nodes. Five devices with a dozen tabs each; load tools raise it by configuration.
 pub const CONNECTIONS_A_USER_MAX: usize = 64;
 /// Bytes a second that one connection sends for long: 500 operations a second with notes of 2 KB. An import sends less.
 pub const SOCKET_BYTES_A_SECOND_MAX: u32 = 1024 * 1024;

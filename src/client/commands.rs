@@ -677,6 +677,10 @@ pub(super) async fn until_live(client: &mut Client) -> anyhow::Result<bool> {
         match client.next(Some(patience)).await? {
             Happening::Tick => return Ok(false),
             Happening::Interrupted => return Err(GaveUp("Interrupted.".to_owned()).into()),
+            Happening::Status(Status::Waiting(until, why)) if until >= patience => {
+                warn(&why);
+                return Ok(false);
+            }
             Happening::Status(Status::Waiting(_, why)) if !told => {
                 told = true;
                 warn(&format!("{why} Trying again…"));

@@ -48,7 +48,7 @@ pub const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Who did less than this part of the rate within that time is not told of: on as many nodes that is the rate once more.
 pub const TOLD_FROM: u32 = 10;
 
-/// Of one rate so many are told of, those who did most: 12 KB a second.
+/// Of one rate or limit so many are told of, those who did or have most: 12 KB a second.
 pub const TOLD_MAX: usize = 500;
 
 /// What governor remembers of each key, where what other nodes say can be added.
@@ -175,7 +175,7 @@ fn burst(a_second: NonZeroU32) -> NonZeroU32 {
     a_second.saturating_mul(NonZeroU32::MIN.saturating_add(BURST_SECONDS - 1))
 }
 
-/// What is limited. The numbers go over the bus; [`HELD`](crate::http::seats::HELD) is one of them.
+/// What is limited. The numbers go over the bus, where [`HELD`](crate::http::seats::HELD) is another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Asked {
@@ -428,6 +428,7 @@ impl From<Asked> for Limited {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::seats::HELD;
     use crate::telemetry::Telemetry;
     use crate::testing::AuthBench;
     use taskflow_actors::ports::AccountError;
@@ -548,6 +549,7 @@ mod tests {
         let refused = there.user(Asked::Reads, ADA, 1).expect_err("too much");
         assert!(refused.wait_ms <= 11_000, "{refused:?}");
         assert_eq!(here.take_spent(), []);
+        assert!(ALL.iter().all(|asked| *asked as u8 != HELD), "that is no rate");
     }
 
     #[test]

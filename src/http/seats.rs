@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::http::rates::{TELL_EVERY, TOLD_FROM, TOLD_MAX};
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::ConnectionKind;
+use crate::telemetry::metrics::{ConnectionKind, Limited};
 
-/// What connections are among the limits that nodes tell each other of: a number that no [`Asked`](crate::http::rates::Asked) has.
+/// What connections are in what nodes tell each other: a number that no [`Asked`](crate::http::rates::Asked) has.
 pub const HELD: u8 = 5;
 
 /// How long what another node has told counts: two of its words may be lost.
-const HEARD_FOR: Duration = Duration::from_secs(3);
+const HEARD_FOR: Duration = Duration::from_millis(3_500);
 
 /// How many another node has, and when it said so.
 type Told = (usize, Instant);
@@ -38,6 +38,8 @@ pub struct Seats {
     total: AtomicUsize,
     /// Connections that are not in the total here, but share its limit: the WebSockets.
     others: Box<dyn Fn() -> usize + Send + Sync>,
+    /// What there is here does not count elsewhere any more.
+    is_leaving: AtomicBool,
     metrics: Arc<Metrics>,
     user_max: usize,
     total_max: usize,
@@ -68,6 +70,7 @@ impl Seats {
             elsewhere: Mutex::default(),
             total: AtomicUsize::new(0),
             others: Box::new(others),
+            is_leaving: AtomicBool::new(false),
             metrics,
             user_max: config.connections_a_user_max,
             total_max: config.connections_max,
@@ -110,8 +113,16 @@ impl Seats {
         }
     }
 
+    /// Whoever is here is about to be sent to other nodes, and finds room there.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+
     /// Who has much here, and how much: those who have most, if they are too many to tell of.
     fn held(&self) -> HashMap<UserId, u32> {
+        if self.is_leaving.load(Ordering::Relaxed) {
+            return HashMap::new();
+        }
         let least = (self.user_max / TOLD_FROM as usize).max(1);
         let users = lock(&self.users);
         let many = users.iter().filter(|(_, count)| **count >= least);
@@ -129,8 +140,11 @@ impl Seats {
         let now = Instant::now();
         let mut elsewhere = lock(&self.elsewhere);
         for Spent(_, user, count) in held.iter().filter(|Spent(what, ..)| *what == HELD) {
-            let user = UserId(Uuid::from_u128(*user));
-            elsewhere.entry(user).or_default().insert(node, (*count as usize, now));
+            let nodes = elsewhere.entry(UserId(Uuid::from_u128(*user))).or_default();
+            match *count {
+                0 => nodes.remove(&node),
+                count => nodes.insert(node, (count as usize, now)),
+            };
         }
     }
 
@@ -146,7 +160,7 @@ impl Seats {
     fn forget(&self) {
         let mut elsewhere = lock(&self.elsewhere);
         elsewhere.retain(|_, nodes| {
-            nodes.retain(|_, (count, told)| *count > 0 && told.elapsed() < HEARD_FOR);
+            nodes.retain(|_, (_, told)| told.elapsed() < HEARD_FOR);
             !nodes.is_empty()
         });
     }
@@ -159,6 +173,7 @@ impl Seats {
         }
         let here = users.get(&user).copied().unwrap_or(0);
         if here + elsewhere >= self.user_max {
+            self.metrics.limited.of(Limited::Connections).inc();
             return Err(Code::TooManyConnections);
         }
         users.insert(user, here + 1);
@@ -251,6 +266,20 @@ mod tests {
         let _five = here.take(ADA).expect("free");
         a_second().await;
         assert_eq!(told.try_recv().ok(), None, "nothing to tell");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_sent_away_finds_room_elsewhere() {
+        let here = node(3);
+        let told = told(&here);
+        let _seats = [here.take(ADA), here.take(ADA)];
+        a_second().await;
+        assert_eq!(told.try_recv(), Ok(vec![Spent(HELD, ADA.0.as_u128(), 2)]));
+        here.leave();
+        a_second().await;
+        assert_eq!(told.try_recv(), Ok(vec![Spent(HELD, ADA.0.as_u128(), 0)]));
+        let _third = here.take(ADA).expect("it has what it had");
+        assert_eq!(here.take(ADA).err(), Some(Code::TooManyConnections));
     }
 
     #[tokio::test(start_paused = true)]

@@ -67,7 +67,7 @@ labels! {
         Accepted = "accepted",
         /// A token, origin or request that is not right.
         Refused = "refused",
-        /// Too many connections, of one user or of all.
+        /// As many connections as the server takes, or more handshakes than it or their address may make.
         Limited = "limited",
     }
 
@@ -265,6 +265,8 @@ labels! {
         Refreshes = "refreshes",
         /// Bytes that a WebSocket sent: it had to wait.
         Bytes = "bytes",
+        /// Connections of a user who has as many as one may have.
+        Connections = "connections",
     }
 
     /// What became of an attempt to sign in, register or refresh.

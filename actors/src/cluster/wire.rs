@@ -156,7 +156,7 @@ pub enum Notice {
         keys: Vec<u128>,
     },
     /// Much was done here, within a second, of what has a rate, or is held of what has a limit: the others take it off what is
-    /// left there. Said once.
+    /// left there. What was done is said once, what is held each second.
     #[serde(rename = "r")]
     Spent {
         /// Where: who counted it already.

@@ -505,6 +505,11 @@ impl Rival {
                     "TaskFlow does not let a user follow ({}): {}.",
                     error.name, error.message
                 ))),
+                Ok(Some(ServerMessage::Reconnect(reconnect))) => Step::Refused(Trouble(format!(
+                    "TaskFlow does not let a user follow ({}): {}",
+                    reconnect.code.name(),
+                    reconnect.code.sentence()
+                ))),
                 _ => Step::Wait,
             },
         }

@@ -246,6 +246,8 @@ impl Screen {
         }
         match code.map(|code| code.action()) {
             Some(Action::SignIn | Action::GiveUp) => End::Refused,
+            // Whoever was in comes back to where another node has gone; whoever never was does not fit.
+            _ if code == Some(&Code::TooManyConnections) && !self.was_current.get() => End::Refused,
             _ => End::Cut(self.told.get().map(|told| {
                 let window = Duration::from_millis(told.window_ms.into());
                 Duration::from_millis(told.after_ms.into()) + world.part_of(window)

@@ -281,10 +281,16 @@ impl<'a> Importing<'a> {
             };
             // Where there is a bar, it says so itself.
             match (was_away, away_since.is_some()) {
-                (false, true) if bar.is_hidden() => warn(
-                    "The server does not answer. The import goes on by itself when it does; to stop, press Ctrl-C, and \
-                     run the same command again later: nothing is doubled.",
-                ),
+                (false, true) if bar.is_hidden() => {
+                    let why = match client.status() {
+                        Status::Waiting(_, why) => why,
+                        _ => "The server does not answer.",
+                    };
+                    warn(&format!(
+                        "{why} The import goes on by itself when that is over; to stop, press Ctrl-C, and run the same command \
+                         again later: nothing is doubled."
+                    ));
+                }
                 (true, false) if bar.is_hidden() => warn("The server is back; the import goes on."),
                 _ => {}
             }
