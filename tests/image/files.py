@@ -1,6 +1,7 @@
 """What can be said of the image, the compose files, the workflows and the examples of proxies by reading them."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -235,6 +236,83 @@ def check_workflows(checks):
     checks.none("every job has a limit of time", wrong["time"])
 
 
+# A release for deploy.yml, as its history in the file HISTORY. HELM_FAILS says when what fails: an upgrade `early`, before there is
+# a revision, or `late`; or everything, because the cluster is `away`.
+HELM = """#!/usr/bin/env python3
+import json, os, pathlib, sys
+command, name = sys.argv[1:3]
+file = pathlib.Path(os.environ["HISTORY"])
+history = json.loads(file.read_text())
+fails = os.environ.get("HELM_FAILS")
+def revision(status):
+    history.append({"revision": len(history) + 1, "status": status})
+    file.write_text(json.dumps(history))
+def deployed():
+    for entry in history:
+        entry["status"] = entry["status"].replace("deployed", "superseded")
+    revision("deployed")
+if fails == "away":
+    sys.exit("Error: Kubernetes cluster unreachable")
+elif command == "list":
+    print("taskflow" if history else "")
+elif command == "history":
+    print(json.dumps(history) if history else sys.exit("Error: release: not found"))
+elif command == "upgrade" and fails:
+    if fails == "late":
+        revision("failed")
+    sys.exit("Error: UPGRADE FAILED")
+elif command == "upgrade":
+    deployed()
+elif command == "rollback":
+    to = sys.argv[3] if sys.argv[3].isdigit() else history[-2]["revision"]
+    deployed()
+    print(f"to {to}")
+"""
+
+
+def deploy(folder, history, **fails):
+    """Runs the steps of deploy.yml around a release with this history: what the last one said."""
+    folder = pathlib.Path(folder, "deploy")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "helm").write_text(HELM)
+    (folder / "helm").chmod(0o755)
+    (folder / "history").write_text(json.dumps([{"revision": at, "status": status} for at, status in enumerate(history, 1)]))
+    steps = yaml.safe_load(text(".github/workflows/deploy.yml"))["jobs"]["deploy"]["steps"]
+    outputs = folder / "outputs"
+    names = {"HISTORY": folder / "history", "GITHUB_OUTPUT": outputs, "RUNNER_TEMP": folder, "GITHUB_REPOSITORY_OWNER": "o"}
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", **{key: str(path) for key, path in names.items()}, **fails}
+    outputs.touch()
+    said = ""
+    for step in steps:
+        if "helm" not in step.get("run", ""):
+            continue
+        found = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
+        given = {key: found.get(value.split(".")[-1].split()[0], "") for key, value in step.get("env", {}).items()}
+        code, said = run("bash", "-e", "-c", step["run"], env=environment | given)
+        if code != 0 and step.get("id") == "before":
+            break
+    return said.strip()
+
+
+def check_deploy(checks, folder):
+    ran, failed_before = ["superseded", "deployed"], ["deployed", "failed"]
+    stays = "::notice::The upgrade failed before it changed anything: revision {} still runs."
+    for sentence, history, fails, expected in [
+        ("an upgrade that failed early takes nothing back", ran, "early", stays.format(2)),
+        ("one that failed late is taken back to what ran", ran, "late", "to 2"),
+        ("and so is one whose smoke test failed", ran, "", "to 2"),
+        ("what failed before is passed over", failed_before, "late", "to 1"),
+        ("and stays where it is", failed_before, "early", stays.format(1)),
+        ("a cluster that does not answer is left alone", ran, "away", "Error: Kubernetes cluster unreachable"),
+    ]:
+        said = deploy(folder, history, HELM_FAILS=fails)
+        checks.check(f"deploy: {sentence}", said == expected, said)
+    nothing = "::notice::No version ran here before, so there is none to go back to: mend what failed, and deploy again."
+    said = [deploy(folder, history, HELM_FAILS=fails) for history in ([], ["failed"]) for fails in ("early", "late", "")]
+    checks.none("deploy: from a first version there is no way back", [text for text in said if text != nothing])
+
+
 def check(checks, folder):
     known = settings()
     check_dockerfile(checks, known)
@@ -242,3 +320,4 @@ def check(checks, folder):
     check_proxies(checks, nodes)
     check_logs(checks)
     check_workflows(checks)
+    check_deploy(checks, folder)
