@@ -32,8 +32,8 @@ def values(example, over=None):
     return merged(yaml.safe_load((VALUES / f"{example}.yaml").read_text()), over or {})
 
 
-def helm_template(values, release=RELEASE, chart=CHART):
-    command = [HELM, "template", release, str(chart), "--namespace", "tasks", "--values", "-"]
+def helm_template(values, release=RELEASE, chart=CHART, flags=()):
+    command = [HELM, "template", release, str(chart), "--namespace", "tasks", "--values", "-", *flags]
     return subprocess.run(command, input=yaml.safe_dump(values), capture_output=True, text=True)
 
 

@@ -1,11 +1,12 @@
-"""What is made from something else: the chart's table of values, the settings that its schema knows, and its copies of
-dashboards and rules.
+"""What is made from something else: the chart's table of values, the settings that its schema knows and the values that it asks
+for, and its copies of dashboards and rules.
 
     generate.py          say which of them are not as they should be; exit 1 if any
     generate.py --write  make them so
 """
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -25,12 +26,60 @@ def settings():
     return re.findall(r"^\| `(\w+)` \|", table, re.M)
 
 
+TEXTS = {"type": "array", "items": {"type": "string", "minLength": 1}}
+# What the types of settings are in values.
+TYPES = {
+    "bool": {"type": "boolean"},
+    "SocketAddr": {"$ref": "#/definitions/address"},
+    **dict.fromkeys(["Address", "Name", "PathBuf", "Secret"], {"type": "string"}),
+    **dict.fromkeys(["Names", "Networks", "Origins", "Roles"], TEXTS),
+    "IssuerList": {"type": "array", "items": {"type": "object"}},
+    **dict.fromkeys(["u8", "u32", "u64", "usize"], {"type": "integer", "minimum": 0}),
+    # `--set` makes a string of a number that is not whole.
+    "f64": {"type": ["number", "string"], "pattern": r"^[0-9]+(\.[0-9]+)?(e-?[0-9]+)?$"},
+}
+
+
+def config():
+    """The settings by their types in src/config.rs, and by the bounds that are numbers there."""
+    code = (ROOT / "src/config.rs").read_text()
+    words = {
+        name: {"enum": re.findall(r'= "([^"]+)"', body)}
+        for name, body in re.findall(r"^words! \{.*?^    (\w+) \{(.*?)^    \}", code, re.M | re.S)
+    }
+    table = code.split("\nsettings! {", 1)[1].split("\n}", 1)[0]
+    found = {key: (TYPES | words)[kind].copy() for key, kind in re.findall(r"^    (\w+): (\w+) =", table, re.M)}
+    count, ranges = re.search(r"let ranges: .*?; (\d+)\] = \[(.*?)\];", code, re.S).groups()
+    bounds = re.findall(r'\(\s*"(\w+)",\s*[^,]+,\s*([^,]+),\s*([^,]+?),?\s*\),', ranges)
+    assert len(bounds) == int(count), "the ranges in src/config.rs are not as they were"
+    for key, *pair in bounds:
+        for bound, text in zip(("minimum", "maximum"), pair):
+            factors = text.replace("_", "").split(" * ")
+            if all(factor.isdigit() for factor in factors):
+                found[key][bound] = math.prod(map(int, factors))
+    return found
+
+
+def require(values, part, definitions):
+    """Has the schema refuse that what templates need is taken away (null): sections, and single values that are not empty by
+    themselves."""
+    required = []
+    for key, value in values.items():
+        inner = part["properties"][key]
+        is_section = bool(value) and "properties" in definitions.get(inner.get("$ref", "").rpartition("/")[2], inner)
+        if is_section or not isinstance(value, dict | list) and value not in (None, ""):
+            required.append(key)
+        if is_section and "$ref" not in inner:
+            require(value, inner, definitions)
+    if required:
+        part["required"] = required
+
+
 def schema():
-    """values.schema.json, with every setting under `config`: those that the chart looks at have a type there already."""
+    """values.schema.json, with every setting under `config`, and with what may not be taken away."""
     document = json.loads((CHART / "values.schema.json").read_text())
-    config = document["properties"]["config"]
-    known = {key: what for key, what in config["properties"].items() if what is not True}
-    config["properties"] = known | {key: True for key in settings() if key not in known}
+    document["properties"]["config"]["properties"] = config()
+    require(yaml.safe_load((CHART / "values.yaml").read_text()), document, document["definitions"])
     return json.dumps(document, indent=2) + "\n"
 
 

@@ -49,8 +49,8 @@ CASES = [
         ]
     ],
     *[
-        ("embedded", {"config": {key: "x"}}, f"config.{key} follows from mode and is set by the chart: leave it out.")
-        for key in ("store", "data_dir", "node_name", "roles")
+        ("embedded", {"config": {key: value}}, f"config.{key} follows from mode and is set by the chart: leave it out.")
+        for key, value in {"store": "cql", "data_dir": "x", "node_name": "x", "roles": ["feeds"]}.items()
     ],
     *[
         (
@@ -83,6 +83,12 @@ CASES = [
         "embedded",
         {"config": {"smtp": "smtps://tasks:hidden@mail.example"}},
         "config.smtp has a password, which would be in the ConfigMap: name the Secret that has the whole value in secrets.smtp.",
+    ),
+    (
+        "embedded",
+        {"config": {"otlp_endpoint": "http://tasks:hidden@collector"}},
+        "config.otlp_endpoint has a password, which would be in the ConfigMap: name the Secret that has the whole value in "
+        "secrets.otlp_endpoint.",
     ),
     (
         "cluster",
@@ -196,20 +202,40 @@ CASES = [
         )
         for none in (0, "0%")
     ],
-    (
-        "cluster",
-        {"podDisruptionBudget": {"minAvailable": "100%"}},
-        "podDisruptionBudget.minAvailable lets no pod go, so no machine could be emptied: set less than 100%.",
-    ),
-    (
-        "cluster",
-        {"podDisruptionBudget": {"minAvailable": 3}},
-        "podDisruptionBudget.minAvailable lets no pod go while server has 3, so no machine could be emptied: set less.",
-    ),
+    *[
+        (
+            example,
+            {"podDisruptionBudget": {"minAvailable": bound}} | more,
+            f"podDisruptionBudget.minAvailable keeps {stay} of the {least} pods that {component} has at least (a percentage is rounded "
+            "up), so no machine could be emptied: set less, or maxUnavailable in its place.",
+        )
+        for example, bound, more, component, stay, least in [
+            ("cluster", 3, {}, "server", 3, 3),
+            ("cluster", "100%", {}, "server", 3, 3),
+            ("cluster", "90%", {}, "server", 3, 3),
+            ("cluster", "67%", {}, "server", 3, 3),
+            ("cluster", "50%", {"server": {"replicas": 1}}, "server", 1, 1),
+            ("full", 2, {}, "feeds", 2, 2),
+            ("full", "51%", {}, "feeds", 2, 2),
+        ]
+    ],
+    *[
+        (
+            example,
+            {"feeds": more},
+            f"feeds.{key} is about pods that are there only with feeds.enabled: set that to true, or leave it out.",
+        )
+        for example, key, more in [
+            ("cluster", "replicas", {"replicas": 2}),
+            ("cluster", "autoscaling.enabled", {"autoscaling": {"enabled": True}}),
+            ("embedded", "replicas", {"replicas": 2}),
+        ]
+    ],
     (
         "full",
-        {"podDisruptionBudget": {"minAvailable": 2}},
-        "podDisruptionBudget.minAvailable lets no pod go while feeds has 2, so no machine could be emptied: set less.",
+        {"config": {"proxy_protocol": True}},
+        "Controllers of Ingresses send no PROXY header unless they are told to, and config.proxy_protocol refuses what comes without: "
+        "leave it out, or add the annotation of yours (such as haproxy.org/send-proxy-protocol) to ingress.annotations.",
     ),
     (
         "full",
@@ -260,16 +286,26 @@ CASES = [
         "config.outbound_bytes_total_max is more than half of server.resources.limits.memory, so slow readers could have the pod "
         "killed: lower it, or raise the limit.",
     ),
-    (
-        "full",
-        {"config": {"cql_nodes": ["scylla.data:9142", "scylla.data"]}},
-        "config.cql_nodes names the port 9042, which networkPolicy.egress does not let pods go to: add it there.",
-    ),
-    (
-        "cluster",
-        {"networkPolicy": {"enabled": True}, "config": {"redis": ["redis://redis.data:6380"]}},
-        "config.redis names the port 6380, which networkPolicy.egress does not let pods go to: add it there.",
-    ),
+    *[
+        (
+            example,
+            {"networkPolicy": {"enabled": True}, "config": {key: address}},
+            f"config.{key} leads to port {port}, which networkPolicy.egress.{egress} does not let pods go to: add it to its ports.",
+        )
+        for example, key, address, egress, port in [
+            ("full", "cql_nodes", ["scylla.data:9142", "scylla.data"], "cql", 9042),
+            ("cluster", "redis", ["redis://redis.data:6380"], "redis", 6380),
+            ("cluster", "redis", ["redis://redis.data", "rediss://user@redis.data:6380/0"], "redis", 6380),
+            ("tls", "otlp_endpoint", "http://collector:9999", "otlp", 9999),
+            ("tls", "otlp_endpoint", "http://collector", "otlp", 80),
+            ("tls", "otlp_endpoint", "https://collector/", "otlp", 443),
+            ("tls", "smtp", "smtp://mail:2525", "smtp", 2525),
+            ("tls", "smtp", "smtp://localhost", "smtp", 25),
+            ("tls", "smtp", "smtps://mail:2465?a=b", "smtp", 2465),
+            ("tls", "issuers", [{"issuer": "https://id.example:8443/realms/home", "audience": "a"}], "issuers", 8443),
+            ("tls", "issuers", [{"issuer": "a", "audience": "b", "jwks": "http://id.example/keys"}] * 2, "issuers", 80),
+        ]
+    ],
 ]
 
 
@@ -318,6 +354,18 @@ def test_every_sentence_of_the_chart_is_reached_by_a_case():
         ({"config": {"hosts": "a.example"}}, "at '/config/hosts': got string, want array"),
         ({"server": {"resources": {"limits": {"memory": "1 GB"}}}}, "at '/server/resources/limits/memory'"),
         ({"metrics": {"scrape": "both"}}, "at '/metrics/scrape': value must be one of"),
+        ({"config": {"workers": 2.5}}, "at '/config/workers': got number, want integer"),
+        ({"config": {"workers": "many"}}, "at '/config/workers': got string, want integer"),
+        ({"config": {"heartbeat_ms": 10}}, "at '/config/heartbeat_ms': minimum: got 10, want 1,000"),
+        ({"config": {"trace_sample_ratio": "much"}}, "at '/config/trace_sample_ratio': 'much' does not match pattern"),
+        ({"config": {"log_level": "loud"}}, "at '/config/log_level': value must be one of 'error', 'warn', 'info', 'debug', 'trace'"),
+        ({"config": {"cql_compress": "no"}}, "at '/config/cql_compress': got string, want boolean"),
+        # What is taken away and needed.
+        ({"config": None}, "at '': missing property 'config'"),
+        ({"server": {"resources": None}}, "at '/server': missing property 'resources'"),
+        ({"podDisruptionBudget": None}, "at '': missing property 'podDisruptionBudget'"),
+        ({"feeds": {"autoscaling": {"enabled": None}}}, "at '/feeds/autoscaling': missing property 'enabled'"),
+        ({"cost": {"othersDay": None}}, "at '/cost': missing property 'othersDay'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -92,9 +92,10 @@ def test_no_setting_that_is_secret_is_in_a_config_map(example):
 
 def test_settings_keep_their_types_on_the_way_to_the_server():
     given = {
-        "registration": 'say "no" \\ <&> \n',
+        "mail_from": 'say "no" \\ <&> \n',
         "sign_in_attempts_max": 0,
         "outbound_bytes_total_max": 500_000_000,
+        "trace_sample_ratio": 0.25,
         "behind_proxy": False,
         "origins_allowed": [],
         "issuers": [{"issuer": "https://a.example", "audience": "b"}, {"issuer": "https://c.example", "audience": "d"}],
@@ -102,6 +103,19 @@ def test_settings_keep_their_types_on_the_way_to_the_server():
     read = settings_file(render(values("embedded", {"config": given})))
     assert {key: read[key] for key in given} == given
     assert type(read["sign_in_attempts_max"]) is int and type(read["outbound_bytes_total_max"]) is int
+    assert settings_file(rendered("full"))["trace_sample_ratio"] == 0.1
+
+
+@pytest.mark.parametrize("ratio", ["0.25", "1e-05"])
+def test_numbers_that_are_set_by_flags_are_numbers(ratio):
+    # Helm makes a string of what is not whole.
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["config"]["properties"]
+    ratios = [key for key, what in schema.items() if "number" in what.get("type", ())]
+    flags = ["--set", "config.workers=2,config.outbound_bytes_total_max=500000000"]
+    flags += [flag for key in ratios for flag in ("--set", f"config.{key}={ratio}")]
+    read = settings_file(render(values("embedded"), flags=flags))
+    assert ratios and [read[key] for key in ratios] == [float(ratio)] * len(ratios)
+    assert [(read[key], type(read[key])) for key in ("workers", "outbound_bytes_total_max")] == [(2, int), (500_000_000, int)]
 
 
 @pytest.mark.parametrize(
@@ -310,7 +324,14 @@ def test_every_deployment_has_a_budget_with_one_bound(example):
 
 @pytest.mark.parametrize(
     ("bounds", "expected"),
-    [({}, ("maxUnavailable", 1)), ({"maxUnavailable": 2}, ("maxUnavailable", 2)), ({"minAvailable": 2}, ("minAvailable", 2))],
+    [
+        ({}, ("maxUnavailable", 1)),
+        ({"maxUnavailable": 2}, ("maxUnavailable", 2)),
+        ({"minAvailable": 2}, ("minAvailable", 2)),
+        # Two of three.
+        ({"minAvailable": "66%"}, ("minAvailable", "66%")),
+        ({"minAvailable": 0}, ("minAvailable", 0)),
+    ],
 )
 def test_the_bound_is_the_one_that_is_given_or_one_pod(bounds, expected):
     spec = one(render(values("cluster", {"podDisruptionBudget": bounds})), "PodDisruptionBudget", "work-taskflow")["spec"]
@@ -383,6 +404,26 @@ def test_pods_go_only_where_what_they_use_is():
     assert rules("tls", direction="egress") == {(53, 53): None}
 
 
+def test_an_address_that_is_in_a_secret_is_one_that_is_used():
+    secret = {"name": "traces", "key": "url"}
+    documents = render(values("tls", {"secrets": {"otlp_endpoint": secret}}))
+    assert rules("tls", direction="egress", documents=documents) == {(53, 53): None, (4318,): None}
+    found = variables(documents, "StatefulSet", "work-taskflow")
+    assert found["TASKFLOW_OTLP_ENDPOINT_FILE"] == "/run/secrets/taskflow/otlp_endpoint"
+
+
+@pytest.mark.parametrize(
+    ("more", "ports"),
+    [
+        ({"config": {"otlp_endpoint": "http://c:9999/"}, "networkPolicy": {"egress": {"otlp": {"ports": [9999]}}}}, (9999,)),
+        ({"config": {"smtp": "smtp://mail.example?tls=required"}}, (465, 587)),
+        ({"config": {"issuers": [{"issuer": "https://id.example", "audience": "a"}]}}, (443,)),
+    ],
+)
+def test_ports_that_addresses_lead_to_are_ones_that_pods_may_go_to(more, ports):
+    assert set(rules("tls", direction="egress", documents=render(values("tls", more)))) == {(53, 53), ports}
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_each_policy_is_of_one_workload_and_closes_both_directions(example):
     documents = rendered(example)
@@ -433,6 +474,11 @@ def test_a_balancer_in_front_leaves_clients_their_addresses():
     spec = one(rendered("tls"), "Service", "work-taskflow")["spec"]
     assert (spec["type"], spec["externalTrafficPolicy"], spec["ports"][0]["port"]) == ("LoadBalancer", "Local", 443)
     assert "externalTrafficPolicy" not in one(rendered("embedded"), "Service", "work-taskflow")["spec"]
+
+
+def test_an_ingress_whose_controller_is_told_to_send_proxy_headers_may_lead_to_who_expects_them():
+    more = {"config": {"proxy_protocol": True}, "ingress": {"annotations": {"haproxy.org/send-proxy-protocol": "proxy-v2"}}}
+    assert settings_file(render(values("full", more)))["proxy_protocol"] is True
 
 
 def test_a_service_has_the_annotations_that_are_given():

@@ -8,7 +8,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from chart import CHART, EXAMPLES, ROOT, render, rendered, values
+from chart import CHART, EXAMPLES, ROOT, VALUES, render, rendered, values
 from custom import KINDS
 from generate import main, settings, uncommented
 from test_modes import with_files  # noqa: F401
@@ -31,6 +31,53 @@ def test_kubernetes_takes_it(example, version):
             check_custom(document)
         else:
             kubernetes_validate.validate(document, version, strict=True)
+
+
+NOTHING = {
+    "image": {"tag": None},
+    "secrets": None,
+    "externalSecret": {"store": None, "data": None},
+    "server": {
+        "replicas": None,
+        "resources": {"requests": None, "limits": None},
+        "nodeSelector": None,
+        "tolerations": None,
+        "affinity": None,
+    },
+    "topologySpread": None,
+    "podDisruptionBudget": {"minAvailable": None, "maxUnavailable": None},
+    "persistence": {"storageClass": None},
+    "service": {"annotations": None},
+    "ingress": {"className": None, "annotations": None, "tlsSecret": None},
+    "networkPolicy": {"clients": None},
+    "metrics": {"labels": None},
+    "dashboards": {"labels": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("example", "more"),
+    [
+        ("embedded", {}),
+        ("cluster", {"secrets": {"signing_key": {"name": "a", "key": "b"}}}),
+        ("cluster", {"secrets": {"signing_key": {"name": "a", "key": "b"}}, "dashboards": {"labels": {"grafana_dashboard": None}}}),
+    ],
+)
+def test_what_may_be_empty_may_be_nothing(example, more):
+    shown = {
+        "config": {"hosts": ["a.example"], "trusted_proxies": ["10.0.0.0/8"]},
+        "ingress": NOTHING["ingress"] | {"enabled": True},
+        "networkPolicy": NOTHING["networkPolicy"] | {"enabled": True},
+        "metrics": NOTHING["metrics"] | {"scrape": "serviceMonitor"},
+        "dashboards": NOTHING["dashboards"] | {"enabled": True},
+    }
+    # Not `values`: nothing over something that the example does not have is for Helm to take away.
+    given = yaml.safe_load((VALUES / f"{example}.yaml").read_text())
+    for document in render(NOTHING | given | shown | {"config": given.get("config", {}) | shown["config"]} | more):
+        if (document["apiVersion"], document["kind"]) in KINDS:
+            check_custom(document)
+        else:
+            kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
 
 
 def test_rules_are_what_the_operator_of_prometheus_takes(with_files):  # noqa: F811

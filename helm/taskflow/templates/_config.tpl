@@ -1,11 +1,8 @@
-{{/*
-A value in TOML. Strings are those of JSON; numbers come from values as floating point and are whole, or the server would
-refuse them.
-*/}}
+{{/* A value in TOML. Strings are those of JSON; numbers come from values as floating point, also those that are whole. */}}
 {{- define "taskflow.toml" -}}
 {{- if kindIs "string" . -}}
 {{ toRawJson . }}
-{{- else if kindIs "float64" . -}}
+{{- else if and (kindIs "float64" .) (eq . (floor .)) -}}
 {{ int64 . }}
 {{- else if kindIs "slice" . -}}
 [{{ range $index, $value := . }}{{ if $index }}, {{ end }}{{ include "taskflow.toml" $value }}{{ end }}]
@@ -22,6 +19,10 @@ refuse them.
 {{/* The settings file: what is given, and what follows from the mode. */}}
 {{- define "taskflow.config" -}}
 {{- $config := deepCopy .Values.config -}}
+{{- /* What `--set` makes of a number that is not whole is a string. */ -}}
+{{- if kindIs "string" $config.trace_sample_ratio -}}
+{{- $_ := set $config "trace_sample_ratio" (float64 $config.trace_sample_ratio) -}}
+{{- end -}}
 {{- if eq .Values.mode "cluster" -}}
 {{- $_ := set $config "store" "cql" -}}
 {{- else -}}
@@ -35,7 +36,7 @@ refuse them.
 
 {{/* Where the settings from Secrets are: (dict "root" $ "made" the name of the Secret that an ExternalSecret makes). */}}
 {{- define "taskflow.secrets" -}}
-{{- $secrets := deepCopy .root.Values.secrets -}}
+{{- $secrets := deepCopy (.root.Values.secrets | default dict) -}}
 {{- range $setting, $_ := .root.Values.externalSecret.data -}}
 {{- $_ := set $secrets $setting (dict "name" $.made "key" $setting) -}}
 {{- end -}}

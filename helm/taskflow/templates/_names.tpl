@@ -36,6 +36,14 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- regexFind "[0-9]+$" . -}}
 {{- end -}}
 
+{{/* The port that an address leads to, with the scheme of a URL or, for a node of the database, without. */}}
+{{- define "taskflow.portOfUrl" -}}
+{{- $mail := contains "tls=" . | ternary "587" "25" -}}
+{{- $usual := dict "" "9042" "redis://" "6379" "rediss://" "6379" "http://" "80" "https://" "443" "smtp://" $mail "smtps://" "465" -}}
+{{- $authority := regexFind "^([a-z]+://)?[^/?#]*" . -}}
+{{- regexFind ":[0-9]+$" $authority | trimPrefix ":" | default (index $usual (regexFind "^[a-z]+://" .)) -}}
+{{- end -}}
+
 {{/*
 Seconds that the kubelet waits before it kills: the server has ended by drain_seconds_max, and the rest is for the store to be
 closed and for a machine that is slow. There is no preStop hook: the server itself goes on taking connections for

@@ -5,7 +5,7 @@
     - {protocol: TCP, port: 53}
 {{- $secrets := include "taskflow.secrets" (dict "root" $ "made" "any") | fromJson }}
 {{- $isCluster := eq .Values.mode "cluster" }}
-{{- $used := dict "cql" $isCluster "redis" $isCluster "smtp" (or .Values.config.smtp $secrets.smtp) "issuers" .Values.config.issuers "otlp" .Values.config.otlp_endpoint "sentry" $secrets.sentry_dsn }}
+{{- $used := dict "cql" $isCluster "redis" $isCluster "smtp" (or .Values.config.smtp $secrets.smtp) "issuers" .Values.config.issuers "otlp" (or .Values.config.otlp_endpoint $secrets.otlp_endpoint) "sentry" $secrets.sentry_dsn }}
 {{- range $what, $egress := .Values.networkPolicy.egress }}
 {{- if index $used $what }}
 # {{ $what }}
