@@ -83,7 +83,14 @@ pub async fn patch_list(api: Data<Api>, http: HttpRequest, payload: Payload) -> 
 pub async fn delete_list(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
     let list = request::id(&http)?;
-    rows::delete(&api, &http, caller.user, Command::ListDelete(ListRef { list })).await
+    rows::delete(
+        &api,
+        &http,
+        caller.user,
+        Name::List(list),
+        Command::ListDelete(ListRef { list }),
+    )
+    .await
 }
 
 /// `POST /api/v1/lists/{id}/restore`
@@ -163,7 +170,14 @@ pub async fn patch_label(api: Data<Api>, http: HttpRequest, payload: Payload) ->
 pub async fn delete_label(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
     let label = request::id(&http)?;
-    rows::delete(&api, &http, caller.user, Command::LabelDelete(LabelRef { label })).await
+    rows::delete(
+        &api,
+        &http,
+        caller.user,
+        Name::Label(label),
+        Command::LabelDelete(LabelRef { label }),
+    )
+    .await
 }
 
 /// `POST /api/v1/labels/{id}/restore`

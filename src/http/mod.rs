@@ -271,6 +271,12 @@ async fn front(
             response.headers_mut().insert(name, value);
         }
     }
+    let is_own = |kept: &HeaderValue| kept.as_bytes().starts_with(b"private");
+    if response.headers().get(header::CACHE_CONTROL).is_some_and(is_own) {
+        // Of whoever's token it is: a cache may serve several users.
+        let asked_by = HeaderValue::from_static("Authorization");
+        response.headers_mut().append(header::VARY, asked_by);
+    }
     if let Some(value) = strict_transport(&config) {
         response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, value);
     }

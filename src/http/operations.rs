@@ -1,12 +1,11 @@
 //! `POST /api/v1/operations`, and how every other change becomes an operation.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use taskflow_actors::domain::{Entry, State};
-use taskflow_actors::supervisor::{Router, Settled};
+use taskflow_actors::domain::State;
+use taskflow_actors::supervisor::{Committed, Router, Settled};
 use taskflow_protocol::message::{Accepted, Command, Operation, OperationResult, Outcome, Results};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, OperationId, UserId};
@@ -95,21 +94,21 @@ pub fn operation_id(api: &Api, http: &HttpRequest) -> Result<OperationId, Proble
     }
 }
 
-/// Submits one command and waits until it is durable. With the answer come the entries that were committed with it,
-/// unless it was given before.
+/// Submits one command and waits until it is durable. With the answer comes what was committed with it, unless it was given
+/// before.
 pub async fn submit_one(
     api: &Api,
     user: UserId,
     id: OperationId,
     base: Option<Seq>,
     command: Command,
-) -> Result<(Accepted, Option<Arc<[Entry]>>), Problem> {
+) -> Result<(Accepted, Option<Committed>), Problem> {
     let operation = Operation { id, base, command };
     let settled = submit_all(api, user, vec![operation]).await;
     // Who sent no id gets ours: repeating the request under it is then safe.
     let mut settled = settled.map_err(|problem| problem.operation(id))?;
     match settled.results.pop().map(|result| result.outcome) {
-        Some(Outcome::Accepted(accepted)) => Ok((accepted, settled.entries)),
+        Some(Outcome::Accepted(accepted)) => Ok((accepted, settled.committed)),
         Some(Outcome::Refused(error)) => Err(Problem::from(error)),
         Some(Outcome::Conflict(conflict)) => Err(Problem::new(Code::VersionConflict).row(conflict.row)),
         Some(Outcome::Unknown(error)) => Err(Problem::from(error).operation(id)),

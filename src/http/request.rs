@@ -21,6 +21,7 @@ use crate::auth::Claims;
 use crate::http::idle::Connection;
 use crate::http::problem::Problem;
 use crate::http::rates::{Asked, Denied};
+use crate::http::rows::Mark;
 use crate::http::{Api, address, feed};
 use crate::telemetry::trace;
 
@@ -339,8 +340,9 @@ pub fn id<T: std::str::FromStr>(request: &HttpRequest) -> Result<T, Problem> {
         .map_err(|_| Problem::new(Code::RowNotFound).because("the id is not a UUID"))
 }
 
-/// The version that the row must still have, from `If-Match` (RFC 9110, section 13.1.1).
-pub fn base(request: &HttpRequest) -> Result<Option<Seq>, Problem> {
+/// The tag that the row must still have, from `If-Match` (RFC 9110, section 13.1.1). The version alone will do: it stands in the
+/// row.
+pub fn base(request: &HttpRequest) -> Result<Option<(Seq, Option<Mark>)>, Problem> {
     let Some(value) = header(request, "If-Match")? else {
         return Ok(None);
     };
@@ -348,9 +350,13 @@ pub fn base(request: &HttpRequest) -> Result<Option<Seq>, Problem> {
         if text == "*" {
             return Some(None);
         }
-        let digits = text.strip_prefix('"')?.strip_suffix('"')?;
+        let inside = text.strip_prefix('"')?.strip_suffix('"')?;
+        let (digits, mark) = match inside.split_once('-') {
+            Some((digits, mark)) => (digits, Some(Mark::parse(mark)?)),
+            None => (inside, None),
+        };
         let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-        plain.then(|| digits.parse().ok().map(Some))?
+        plain.then(|| digits.parse().ok().map(|version| Some((version, mark))))?
     });
     version.ok_or_else(|| {
         Problem::new(Code::InvalidField)

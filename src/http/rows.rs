@@ -7,7 +7,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 use taskflow_actors::domain::{Change, Entry, Label, List, Settings, State, Task};
-use taskflow_actors::ports::{RowKey, RowKind};
+use taskflow_actors::ports::{Epoch, RowKey, RowKind};
 use taskflow_protocol::message::{Command, Row};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, LabelId, ListId, OperationId, TaskId, UserId};
@@ -78,19 +78,38 @@ impl Found {
             Self::Settings(row) => Encoding::Json.encode(&row.to_wire()),
         }
     }
+}
 
-    /// The row itself, with its version as `ETag`.
-    fn answer(&self, status: StatusCode) -> HttpResponse {
-        answer(status, self.version(), self.json())
+fn answer(status: StatusCode, tag: &str, json: Vec<u8>) -> HttpResponse {
+    tagged(status, tag).body(json)
+}
+
+/// Tells one history of one feed from all others, in tags: versions and entries have the same numbers in each, and whoever asks
+/// with the tag of another user's row, as caches do for those who share them, must not hear that it is still good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark(u64);
+
+impl Mark {
+    /// The epoch is random: with the id folded into it, it stays so.
+    fn new(feed: UserId, epoch: Epoch) -> Self {
+        let (high, low) = feed.0.as_u64_pair();
+        Self(epoch.0 ^ high ^ low)
     }
-}
 
-fn answer(status: StatusCode, version: Seq, json: Vec<u8>) -> HttpResponse {
-    tagged(status, &tag_of(version)).body(json)
-}
+    fn of(state: &State) -> Self {
+        Self::new(state.user(), state.epoch())
+    }
 
-fn tag_of(version: Seq) -> String {
-    format!("\"{version}\"")
+    /// Sixteen digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hex.then(|| u64::from_str_radix(text, 16).ok().map(Self))?
+    }
+
+    /// The tag of a row of this version.
+    fn tag(self, version: Seq) -> String {
+        format!("\"{version}-{:016x}\"", self.0)
+    }
 }
 
 /// An answer in JSON with its tag. It is the user's own, and is asked for again each time it is used.
@@ -115,7 +134,8 @@ pub enum Several<T> {
 impl<T> Several<T> {
     /// Looks, unless the client has seen this very state. Another build may write the same rows otherwise.
     pub fn look(state: &State, had: &Had, look: impl FnOnce() -> T) -> Self {
-        let tag = format!("W/\"{}-{}\"", state.seq(), env!("CARGO_PKG_VERSION"));
+        let Mark(mark) = Mark::of(state);
+        let tag = format!("W/\"{}-{mark:016x}-{}\"", state.seq(), env!("CARGO_PKG_VERSION"));
         if had.has(&tag) {
             Self::Had(tag)
         } else {
@@ -126,7 +146,10 @@ impl<T> Several<T> {
     /// The answer: 304, or what was found, written down.
     pub fn answer<D: Serialize>(self, write: impl FnOnce(T) -> D) -> HttpResponse {
         match self {
-            Self::Had(tag) => tagged(StatusCode::NOT_MODIFIED, &tag).finish(),
+            // With the headers that choose among what is kept: a cache takes them from here, too.
+            Self::Had(tag) => tagged(StatusCode::NOT_MODIFIED, &tag)
+                .insert_header((header::VARY, HeaderValue::from_static("Accept-Encoding")))
+                .finish(),
             Self::Found(tag, found) => tagged(StatusCode::OK, &tag).body(Encoding::Json.encode(&write(found))),
         }
     }
@@ -161,17 +184,17 @@ pub async fn get(api: &Api, http: &HttpRequest, user: UserId, name: Name) -> Res
             Found::Label(label) => !label.is_deleted(),
             Found::Settings(_) => true,
         };
-        Ok::<_, Code>((found, shown))
+        Ok::<_, Code>((found, shown, Mark::of(state)))
     };
     match operations::view(&api.router, user, look).await? {
-        Ok((found, true)) => {
-            let tag = tag_of(found.version());
+        Ok((found, true, mark)) => {
+            let tag = mark.tag(found.version());
             if Had::of(http).has(&tag) {
                 return Ok(tagged(StatusCode::NOT_MODIFIED, &tag).finish());
             }
-            Ok(found.answer(StatusCode::OK))
+            Ok(answer(StatusCode::OK, &tag, found.json()))
         }
-        Ok((found, false)) => Err(Problem::new(Code::RowDeleted).row(found.wire())),
+        Ok((found, false, _)) => Err(Problem::new(Code::RowDeleted).row(found.wire())),
         Err(missing) => Err(missing.into()),
     }
 }
@@ -184,30 +207,51 @@ pub async fn change(
     name: Name,
     command: Command,
 ) -> Result<HttpResponse, Problem> {
-    let base = request::base(http)?;
+    let base = base(api, http, user, name).await?;
     let id = operations::operation_id(api, http)?;
-    let (accepted, entries) = operations::submit_one(api, user, id, base, command).await?;
+    let (accepted, committed) = operations::submit_one(api, user, id, base, command).await?;
     if request::prefers_minimal(http) {
         // Of an operation that was done before nobody knows here which version it made.
-        let is_new = entries.is_some_and(|entries| entries.iter().any(|entry| entry.seq == accepted.seq));
-        return Ok(minimal(StatusCode::NO_CONTENT, is_new.then_some(accepted.seq)));
+        let committed = committed.filter(|all| all.entries.iter().any(|entry| entry.seq == accepted.seq));
+        let tag = committed.map(|all| Mark::new(user, all.epoch).tag(accepted.seq));
+        return Ok(minimal(StatusCode::NO_CONTENT, tag));
     }
-    Ok(changed(api, user, name).await?.answer(StatusCode::OK))
+    changed(api, user, name, StatusCode::OK).await
+}
+
+/// The version that the row must still have. What has the mark of another history is none of it.
+async fn base(api: &Api, http: &HttpRequest, user: UserId, name: Name) -> Result<Option<Seq>, Problem> {
+    let Some((version, mark)) = request::base(http)? else {
+        return Ok(None);
+    };
+    if let Some(mark) = mark {
+        let look = move |state: &State| (Mark::of(state) != mark).then(|| Found::look(state, name))?;
+        if let Some(other) = operations::view(&api.router, user, look).await? {
+            return Err(Problem::new(Code::VersionConflict).row(other.wire()));
+        }
+    }
+    Ok(Some(version))
 }
 
 /// An answer without the row.
-fn minimal(status: StatusCode, version: Option<Seq>) -> HttpResponse {
+fn minimal(status: StatusCode, tag: Option<String>) -> HttpResponse {
     let mut response = HttpResponse::build(status);
     response.insert_header(("preference-applied", "return=minimal"));
-    if let Some(version) = version {
-        response.insert_header((header::ETAG, tag_of(version)));
+    if let Some(tag) = tag {
+        response.insert_header((header::ETAG, tag));
     }
     response.finish()
 }
 
 /// As [`change`], for a deletion: there is nothing to answer.
-pub async fn delete(api: &Api, http: &HttpRequest, user: UserId, command: Command) -> Result<HttpResponse, Problem> {
-    let base = request::base(http)?;
+pub async fn delete(
+    api: &Api,
+    http: &HttpRequest,
+    user: UserId,
+    name: Name,
+    command: Command,
+) -> Result<HttpResponse, Problem> {
+    let base = base(api, http, user, name).await?;
     let id = operations::operation_id(api, http)?;
     operations::submit_one(api, user, id, base, command).await?;
     Ok(HttpResponse::NoContent().finish())
@@ -222,14 +266,17 @@ pub async fn create(
     name: Name,
     command: Command,
 ) -> Result<HttpResponse, Problem> {
-    let base = request::base(http)?;
-    let (accepted, entries) = operations::submit_one(api, user, operation, base, command).await?;
-    let made = entries.and_then(|entries| made(&entries, accepted.seq, name));
+    let base = request::base(http)?.map(|(version, _)| version);
+    let (accepted, committed) = operations::submit_one(api, user, operation, base, command).await?;
+    let made = committed.and_then(|all| {
+        let json = made(&all.entries, accepted.seq, name)?;
+        Some((Mark::new(user, all.epoch).tag(accepted.seq), json))
+    });
     let mut response = match made {
-        Some(_) if request::prefers_minimal(http) => minimal(StatusCode::CREATED, Some(accepted.seq)),
-        Some(json) => answer(StatusCode::CREATED, accepted.seq, json),
+        Some((tag, _)) if request::prefers_minimal(http) => minimal(StatusCode::CREATED, Some(tag)),
+        Some((tag, json)) => answer(StatusCode::CREATED, &tag, json),
         // The same operation again: its entry is history, the row is as it is now.
-        None => changed(api, user, name).await?.answer(StatusCode::CREATED),
+        None => changed(api, user, name, StatusCode::CREATED).await?,
     };
     let location = match name {
         Name::Task(id) => format!("/api/v1/tasks/{id}"),
@@ -255,7 +302,8 @@ fn made(entries: &[Entry], seq: Seq, name: Name) -> Option<Vec<u8>> {
 }
 
 /// The row after a change that was accepted.
-async fn changed(api: &Api, user: UserId, name: Name) -> Result<Found, Problem> {
-    let found = operations::view(&api.router, user, move |state| Found::look(state, name)).await?;
-    found.ok_or_else(|| Code::Internal.into())
+async fn changed(api: &Api, user: UserId, name: Name, status: StatusCode) -> Result<HttpResponse, Problem> {
+    let look = move |state: &State| Some((Found::look(state, name)?, Mark::of(state)));
+    let (found, mark) = operations::view(&api.router, user, look).await?.ok_or(Code::Internal)?;
+    Ok(answer(status, &mark.tag(found.version()), found.json()))
 }

@@ -373,7 +373,14 @@ pub async fn patch(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resul
 pub async fn delete(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
     let task = request::id(&http)?;
-    rows::delete(&api, &http, caller.user, Command::TaskDelete(TaskRef { task })).await
+    rows::delete(
+        &api,
+        &http,
+        caller.user,
+        Name::Task(task),
+        Command::TaskDelete(TaskRef { task }),
+    )
+    .await
 }
 
 /// `POST /api/v1/tasks/{id}/complete`

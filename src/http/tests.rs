@@ -179,7 +179,8 @@ async fn a_task_is_made_changed_completed_deleted_and_restored() {
     let id = task["id"].as_str().expect("an id").to_owned();
     let path = format!("/api/v1/tasks/{id}");
     assert_eq!(made.header("location"), path);
-    assert_eq!(made.header("etag"), "\"2\"");
+    let tag = made.header("etag").to_owned();
+    assert!(tag.starts_with("\"2-"), "{tag}");
     assert_eq!(task["title"], "Buy milk");
     assert_eq!(task["status"], "todo");
     assert_eq!(task["version"], 2);
@@ -191,7 +192,7 @@ async fn a_task_is_made_changed_completed_deleted_and_restored() {
 
     let got = client.get(&path).await;
     assert_eq!(got.ok(200), task);
-    assert_eq!(got.header("etag"), "\"2\"");
+    assert_eq!(got.header("etag"), tag);
 
     let patched = client
         .patch(
@@ -200,7 +201,7 @@ async fn a_task_is_made_changed_completed_deleted_and_restored() {
         )
         .await;
     assert_eq!(patched.ok(200)["title"], "Buy oat milk");
-    assert_eq!(patched.header("etag"), "\"3\"");
+    assert_eq!(patched.header("etag"), tag.replace("\"2-", "\"3-"));
     let cleared = client.patch(&path, json!({ "due": null })).await.ok(200);
     assert_eq!(cleared.get("due"), None);
 
@@ -722,11 +723,21 @@ async fn if_match_asks_for_a_version_and_a_conflict_brings_the_present_row() {
             .send()
             .await
     };
-    patch("\"2\"", "v3").await.ok(200);
+    let tag = made.header("etag");
+    patch(tag, "v3").await.ok(200);
+    let conflict = patch(tag, "lost").await.problem(Code::VersionConflict);
+    assert_eq!(conflict["row"]["task"]["title"], "v3");
+    // The version alone, and with the mark of another history.
     let conflict = patch("\"2\"", "lost").await.problem(Code::VersionConflict);
     assert_eq!(conflict["row"]["task"]["title"], "v3");
     assert_eq!(conflict["row"]["task"]["version"], 3);
-    patch("*", "v4").await.ok(200);
+    let other = "\"3-0123456789abcdef\"";
+    let conflict = patch(other, "lost").await.problem(Code::VersionConflict);
+    assert_eq!(conflict["row"]["task"]["title"], "v3");
+    let gone = client.ask("DELETE", &path).header("if-match", other).send().await;
+    gone.problem(Code::VersionConflict);
+    patch("\"3\"", "v4").await.ok(200);
+    patch("*", "v5").await.ok(200);
     for bad in [
         "2",
         "W/\"2\"",
@@ -734,6 +745,9 @@ async fn if_match_asks_for_a_version_and_a_conflict_brings_the_present_row() {
         "\"-1\"",
         "\"+1\"",
         "\"\"",
+        "\"5-\"",
+        "\"5-123\"",
+        "\"5-+123456789abcdef\"",
         "\"99999999999999999999\"",
     ] {
         assert_eq!(

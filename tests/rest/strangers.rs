@@ -553,6 +553,66 @@ fn nobody_gets_or_changes_anything_of_another_user_by_any_route() {
     ann.has_all_her_keys(&server);
 }
 
+/// Entries and versions have the same numbers in every feed. What one user has must be good for nobody else, whoever sends its
+/// tag: caches do that for all who share them.
+#[test]
+fn what_one_user_has_is_not_still_good_for_another() {
+    let server = Server::start(&[]);
+    let (ann, bob) = (server.register(), server.register());
+    let [list, label, task] = [id(), id(), id()];
+    for (who, name) in [(&ann, "hers"), (&bob, "his")] {
+        let make = |kind: &str, body: Value| {
+            let made = server.post(&format!("/api/v1/{kind}"), who, &body);
+            assert_eq!(made.status, 201, "{made:?}");
+        };
+        make("lists", json!({ "id": list, "name": name }));
+        make("labels", json!({ "id": label, "name": name }));
+        make(
+            "tasks",
+            json!({ "id": task, "title": name, "list": list, "labels": [label] }),
+        );
+    }
+    let description = http::request(server.address, "GET", "/openapi.json", &[], b"").json();
+    let varies = |response: &Response| {
+        let mut varies = response.headers.iter().filter(|(name, _)| name == "vary");
+        varies.any(|(_, by)| by == "Authorization")
+    };
+    let mut tagged = Vec::new();
+    for (route, ..) in routes(&description) {
+        // Event streams have no end, and no tag.
+        let Some(path) = route.strip_prefix("GET ").filter(|path| *path != "/api/v1/events") else {
+            continue;
+        };
+        let id = match path.split('/').nth(3) {
+            Some("lists") => &list,
+            Some("labels") => &label,
+            _ => &task,
+        };
+        let path = path.replace("{id}", id);
+        let [hers, his] = [&ann, &bob].map(|who| server.get(&path, who));
+        assert_eq!((hers.status, his.status), (200, 200), "{path}");
+        if !OPEN.contains(&route.as_str()) {
+            let is_kept = hers.header("cache-control") != Some("no-store");
+            assert!(varies(&hers) || !is_kept, "{path} {hers:?}");
+        }
+        let Some(tag) = hers.header("etag") else {
+            continue;
+        };
+        let version = |tag: &str| tag.split('-').next().map(str::to_owned);
+        assert_eq!(
+            version(tag),
+            his.header("etag").and_then(version),
+            "the test asks too little"
+        );
+        let has = format!("if-none-match: {tag}");
+        let [hers, his] = [&ann, &bob].map(|who| server.send("GET", &path, who, &[&has], &Value::Null));
+        assert_eq!((hers.status, his.status), (304, 200), "{path}");
+        assert!(varies(&hers), "{hers:?}");
+        tagged.push(path);
+    }
+    assert_eq!(tagged.len(), 7, "rows of each kind, and pages of them: {tagged:?}");
+}
+
 /// Asks everything, and says what was answered otherwise than it must be.
 fn walk(server: &Server, ann: &Ann, asks: &[Ask], who: Who, token: Option<&str>) -> Vec<String> {
     let mut wrong = Vec::new();

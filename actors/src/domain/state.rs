@@ -14,7 +14,7 @@ use super::entry::{Change, Entry};
 use super::find::Index;
 use super::row::{Label, List, Settings, Stamp, Task};
 use crate::planted::{Bug, is_planted};
-use crate::ports::{RowKey, RowKind, StoredRow};
+use crate::ports::{Epoch, RowKey, RowKind, StoredRow};
 
 /// How many rows there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,6 +168,7 @@ impl Counts {
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     user: UserId,
+    epoch: Epoch,
     seq: Seq,
     settings: Settings,
     rows: Rows,
@@ -198,6 +199,7 @@ impl State {
     pub fn new(user: UserId) -> Self {
         Self {
             user,
+            epoch: Epoch(0),
             seq: 0,
             settings: Settings::default(),
             rows: Rows::default(),
@@ -210,6 +212,16 @@ impl State {
     /// Whose feed it is.
     pub fn user(&self) -> UserId {
         self.user
+    }
+
+    /// The history that it is of; 0 until it is known.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// It is of this history.
+    pub(crate) fn belongs_to(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
     }
 
     /// The last entry that is in it; 0 before birth.

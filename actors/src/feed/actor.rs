@@ -12,7 +12,7 @@ use taskflow_protocol::{Code, OperationId, UserId, limits};
 use super::{Effect, Feed, Message as Step, SubmissionId};
 use crate::domain::State;
 use crate::ports::{AppendError, BoxFuture, Publication};
-use crate::supervisor::{Envelope, Permit, Ports, ReplyTo, Settled, Submission, Table};
+use crate::supervisor::{Committed, Envelope, Permit, Ports, ReplyTo, Settled, Submission, Table};
 use crate::trace::{Span, SpanKind};
 
 /// What a feed's mailbox takes. Every one carries a permit, so the mailbox is bounded by what the router hands out.
@@ -216,8 +216,9 @@ impl FeedActor {
                     match self.settled(submission, &results) {
                         Some(ReplyTo::Connection(connection)) => answers.push((connection, results)),
                         Some(ReplyTo::Waiter(waiter)) => {
-                            let entries = Some(entries.clone());
-                            drop(waiter.send(Settled { results, entries }));
+                            let entries = entries.clone();
+                            let committed = Some(Committed { epoch, entries });
+                            drop(waiter.send(Settled { results, committed }));
                         }
                         None => {}
                     }

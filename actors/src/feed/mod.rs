@@ -995,6 +995,7 @@ impl Feed {
             rows_upto: self.head.map_or(0, |head| head.rows_upto),
         };
         self.head = Some(head);
+        self.state.belongs_to(head.epoch);
         self.phase = Phase::Ready;
         let before = std::mem::replace(&mut self.last_time, append.time);
         for entry in &entries {
@@ -1234,6 +1235,7 @@ pub struct Rebuilt {
 /// decode, or a hole are a wall: the error names it.
 pub fn rebuild(user: UserId, loaded: &Loaded, mut report: impl FnMut(String)) -> Result<Rebuilt, String> {
     let mut state = State::new(user);
+    state.belongs_to(loaded.head.epoch);
     let mut damaged = loaded.unreadable.clone();
     for row in &loaded.rows {
         if let Err(error) = state.load_row(row) {

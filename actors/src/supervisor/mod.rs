@@ -24,7 +24,7 @@ use taskflow_protocol::limits::FEED_UNSAVED_OPERATIONS_MAX;
 use taskflow_protocol::{Code, UserId};
 
 pub use self::actor::{Observer, Ports, Supervisor, Unobserved};
-pub use self::router::{ReplyTo, Router, Settled, Submission, Table};
+pub use self::router::{Committed, ReplyTo, Router, Settled, Submission, Table};
 
 /// Shortest wait before a feed that panicked is started again.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);

@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::cluster::lines::all;
 use crate::domain::{Entry, State};
 use crate::feed::actor::{Announce, FeedActor, Removed, Request};
-use crate::ports::{ConnectionId, Push};
+use crate::ports::{ConnectionId, Epoch, Push};
 use crate::trace::TraceContext;
 
 /// Shards of the routing table: enough that the workers of one node seldom meet at a lock.
@@ -35,14 +35,26 @@ pub enum ReplyTo {
 pub struct Settled {
     /// One for each operation.
     pub results: Vec<OperationResult>,
-    /// The entries that were committed with them, those of others among them; none if the results come from memory. They
-    /// hold the rows that a request made, so it need not look for them.
-    pub entries: Option<Arc<[Entry]>>,
+    /// What was committed with them; none if the results come from memory, or from another node.
+    pub committed: Option<Committed>,
+}
+
+/// Entries that were committed with the results of a request, those of others among them. They hold the rows that the request
+/// made, so it need not look for them.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// The history that they are of.
+    pub epoch: Epoch,
+    /// The entries.
+    pub entries: Arc<[Entry]>,
 }
 
 impl From<Vec<OperationResult>> for Settled {
     fn from(results: Vec<OperationResult>) -> Self {
-        Self { results, entries: None }
+        Self {
+            results,
+            committed: None,
+        }
     }
 }
 
