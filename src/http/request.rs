@@ -184,6 +184,12 @@ pub fn encoding(request: &HttpRequest) -> Result<Encoding, Problem> {
     let essence = named.map(|named| named.split(';').next().unwrap_or_default().trim());
     match essence {
         Some(essence) if essence.eq_ignore_ascii_case("application/json") => Ok(Encoding::Json),
+        // RFC 7396: fields that are not there stay, and `null` empties one. So it is with every PATCH here.
+        Some(essence)
+            if *request.method() == Method::PATCH && essence.eq_ignore_ascii_case("application/merge-patch+json") =>
+        {
+            Ok(Encoding::Json)
+        }
         Some(essence)
             if [
                 "application/msgpack",

@@ -761,6 +761,26 @@ async fn if_match_asks_for_a_version_and_a_conflict_brings_the_present_row() {
 }
 
 #[actix_web::test]
+async fn a_patch_may_be_called_a_merge_patch_and_nothing_else_may() {
+    let bench = ApiBench::new(Config::default());
+    let client = client!(bench);
+    let made = client.post("/api/v1/tasks", json!({ "title": "t", "deadline": "2026-12-01" }));
+    let task = made.await.header("location").to_owned();
+    let merge = async |method: &str, path: &str, body: Value| {
+        let kind = "application/merge-patch+json";
+        client.ask(method, path).raw(kind, body.to_string()).send().await
+    };
+    let patched = merge("PATCH", &task, json!({ "title": "u", "deadline": null }))
+        .await
+        .ok(200);
+    assert_eq!((&patched["title"], patched.get("deadline")), (&json!("u"), None));
+    let settings = merge("PATCH", "/api/v1/settings", json!({ "locale": "ja" })).await;
+    assert_eq!(settings.ok(200)["locale"], "ja");
+    let made = merge("POST", "/api/v1/tasks", json!({ "title": "t" })).await;
+    made.problem(Code::WrongEncoding);
+}
+
+#[actix_web::test]
 async fn the_same_key_makes_one_task_and_another_body_under_it_is_refused() {
     let bench = ApiBench::new(Config::default());
     let client = client!(bench);
