@@ -720,7 +720,7 @@ fn serve_redirects(listen: SocketAddr, clients: SocketAddr, live: Arc<Live>) -> 
 }
 
 fn redirect(request: &actix_web::HttpRequest, port: u16, config: &Config) -> actix_web::HttpResponse {
-    let host = request.headers().get("host").and_then(|host| host.to_str().ok());
+    let host = http::host_of(request.uri(), request.headers());
     let name = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name));
     let Some(name) = name.filter(|name| config.is_host(host) && !name.is_empty()) else {
         return http::problem::Problem::new(Code::HostRefused).error_response();
@@ -729,7 +729,9 @@ fn redirect(request: &actix_web::HttpRequest, port: u16, config: &Config) -> act
         443 => String::new(),
         port => format!(":{port}"),
     };
-    let to = format!("https://{name}{port}{}", request.uri());
+    let path = request.uri().path_and_query().map(|path| path.as_str());
+    let path = path.filter(|path| path.starts_with('/')).unwrap_or("/");
+    let to = format!("https://{name}{port}{path}");
     actix_web::HttpResponse::PermanentRedirect()
         .insert_header(("location", to))
         .finish()

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
-use actix_web::http::{ConnectionType, Method, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode, Uri};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{HttpMessage as _, HttpResponse, ResponseError as _, web};
 use taskflow_actors::ports::{BoxFuture, Clock, ReadError, Store, Tracer as _};
@@ -349,7 +349,7 @@ fn answered_here(
     route: Route,
     origin: Option<&HeaderValue>,
 ) -> Option<HttpResponse> {
-    let host = host_of(request);
+    let host = host_of(request.uri(), request.headers());
     if !config.is_host(host) {
         return Some(Problem::new(Code::HostRefused).error_response());
     }
@@ -427,10 +427,11 @@ const FIXED_HEADERS: [(header::HeaderName, HeaderValue); 4] = [
     ),
 ];
 
-/// The name by which the client reached this server: HTTP/2 has it in the address.
-fn host_of(request: &ServiceRequest) -> Option<&str> {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    host.or_else(|| request.uri().authority().map(|authority| authority.as_str()))
+/// The name by which the client reached this server. If it is in the address, `Host` counts for nothing (RFC 9112, section
+/// 3.2.2); HTTP/2 has it only there.
+pub(crate) fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    let named = uri.authority().map(|authority| authority.as_str());
+    named.or_else(|| headers.get(header::HOST)?.to_str().ok())
 }
 
 /// Where clients come over TLS, browsers are told to come over nothing else (RFC 6797).
@@ -472,7 +473,8 @@ fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
         HeaderValue::from_static("true"),
     );
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    let exposed = HeaderValue::from_static("ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After");
+    let exposed =
+        HeaderValue::from_static("ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 

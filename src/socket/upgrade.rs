@@ -16,9 +16,9 @@ use super::hub::Hub;
 use super::wire::Wire;
 use super::worker::Worker;
 use crate::config::{Config, Live};
-use crate::http::address;
 use crate::http::problem::{PROBLEM_JSON, Problem};
 use crate::http::rates::{Asked, Denied, TooMuch};
+use crate::http::{address, host_of};
 use crate::telemetry::metrics::{Handshake, Shed};
 
 /// Where sockets are opened.
@@ -196,17 +196,16 @@ fn agree(worker: &Worker, config: &Config, request: &Request) -> Result<Agreed, 
     may.map_err(ErrorBody::new)?;
     ws::verify_handshake(request.head()).map_err(|error| ErrorBody::new(Code::FramingError).because(error))?;
     let headers = request.headers();
-    if !config.is_host(headers.get(header::HOST).and_then(|host| host.to_str().ok())) {
+    let host = host_of(request.uri(), headers);
+    if !config.is_host(host) {
         return Err(ErrorBody::new(Code::HostRefused));
     }
-    if let Some(origin) = headers.get(header::ORIGIN) {
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        if !origin
+    if let Some(origin) = headers.get(header::ORIGIN)
+        && !origin
             .to_str()
             .is_ok_and(|origin| config.origins_allowed.allow(origin, host))
-        {
-            return Err(ErrorBody::new(Code::OriginRefused));
-        }
+    {
+        return Err(ErrorBody::new(Code::OriginRefused));
     }
     let mut agreed = negotiate(headers)?;
     if let Some(bearer) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) {

@@ -406,6 +406,19 @@ fn who_comes_without_tls_is_sent_on() {
     stranger.send_raw(b"GET / HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n");
     let answer = stranger.response();
     assert_eq!((answer.status, &answer.json()["name"]), (421, &json!("host_refused")));
+    // Where the name is in the address, that one counts, and goes to the new address once.
+    let named = |target: &str| {
+        let mut connection = Connection::open(address);
+        connection
+            .send_raw(format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes());
+        let answer = connection.response();
+        (answer.status, answer.header("location").map(str::to_owned))
+    };
+    assert_eq!(named("http://evil.example/a"), (421, None));
+    for (path, expected) in [("/a?b=c", "/a?b=c"), ("", "/")] {
+        let expected = format!("https://127.0.0.1:{}{expected}", secure.inner.port());
+        assert_eq!(named(&format!("http://127.0.0.1:1{path}")), (308, Some(expected)));
+    }
 }
 
 #[test]
@@ -424,16 +437,28 @@ fn a_server_answers_to_its_own_names_only() {
         ask("GET /openapi.json HTTP/1.1\r\nhost: tasks.example.evil.example"),
         refused
     );
-    let upgrade = "GET /api/v1/socket HTTP/1.1\r\nhost: evil.example\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
-                   sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==";
-    let upgrade = upgrade.replace("connection: close", "");
-    let mut connection = Connection::open(server.address);
-    connection.send_raw(format!("{upgrade}\r\nconnection: upgrade\r\n\r\n").as_bytes());
-    let response = connection.response();
+    // The name in the address goes before that in the header.
     assert_eq!(
-        (response.status, &response.json()["name"]),
-        (421, &json!("host_refused"))
+        ask("GET http://evil.example/openapi.json HTTP/1.1\r\nhost: tasks.example"),
+        refused
     );
+    assert_eq!(
+        ask("GET http://tasks.example/openapi.json HTTP/1.1\r\nhost: evil.example").0,
+        200
+    );
+    for (address, host) in [("", "evil.example"), ("http://evil.example", "tasks.example")] {
+        let mut connection = Connection::open(server.address);
+        let upgrade = format!(
+            "GET {address}/api/v1/socket HTTP/1.1\r\nhost: {host}\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nconnection: upgrade\r\n\r\n"
+        );
+        connection.send_raw(upgrade.as_bytes());
+        let response = connection.response();
+        assert_eq!(
+            (response.status, &response.json()["name"]),
+            (421, &json!("host_refused"))
+        );
+    }
 }
 
 #[test]
