@@ -31,16 +31,19 @@ pub mod tokens;
 #[cfg(test)]
 mod wire_tests;
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use actix_web::body::MessageBody;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::http::{ConnectionType, Method, StatusCode, Uri};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::{HttpMessage as _, HttpResponse, ResponseError as _, web};
+use actix_web::{HttpMessage as _, HttpResponse, ResponseError as _, guard, web};
 use taskflow_actors::ports::{BoxFuture, Clock, ReadError, Store, Tracer as _};
 use taskflow_actors::supervisor::Router;
 use taskflow_actors::trace::Span;
@@ -125,7 +128,7 @@ macro_rules! resources {
                 const _: () = assert!(!$path.is_empty());
                 cfg.service(
                     web::resource($path)
-                        $(.route(web::method(Method::$method).to($handler)))+
+                        $(.route(asked(Method::$method).to($handler)))+
                         .default_service(web::to(|| async {
                             method_not_allowed(&[$(stringify!($method)),+])
                         })),
@@ -221,8 +224,18 @@ async fn openapi() -> HttpResponse {
         .body(include_str!("openapi.json"))
 }
 
+/// Whatever may be asked for with GET may be with HEAD: that gets the same answer without its body (RFC 9110, section 9.3.2).
+pub(crate) fn asked(method: Method) -> actix_web::Route {
+    match method {
+        Method::GET => web::route().guard(guard::Any(guard::Get()).or(guard::Head())),
+        other => web::method(other),
+    }
+}
+
 fn method_not_allowed(methods: &[&str]) -> HttpResponse {
     let mut response = Problem::new(Code::MethodNotAllowed).error_response();
+    let head = methods.contains(&"GET").then_some("HEAD");
+    let methods: Vec<&str> = methods.iter().copied().chain(head).collect();
     if let Ok(allow) = HeaderValue::from_str(&methods.join(", ")) {
         response.headers_mut().insert(header::ALLOW, allow);
     }
@@ -259,7 +272,10 @@ async fn front(
         }
     };
     let (request, response) = response.into_parts();
-    let response = compress::whole(request.headers(), response);
+    let mut response = compress::whole(request.headers(), response);
+    if *request.method() == Method::HEAD {
+        response = response.map_body(|_, body| BoxBody::new(Untold(body.size())));
+    }
     let mut response = ServiceResponse::new(request, response);
     let quota = response.request().extensions().get::<Quota>().copied();
     if let Some(quota) = quota {
@@ -398,7 +414,7 @@ fn answered_here(
 /// What a request is where not everything can be done. Whoever is signed in stays so, and can end what a thief has: refreshes,
 /// sign-outs and the ends of sign-ins and tokens are always done, and pages, which cost nothing.
 fn shed(request: &ServiceRequest, route: Route) -> Option<Shed> {
-    let is_read = *request.method() == Method::GET;
+    let is_read = [Method::GET, Method::HEAD].contains(request.method());
     match route {
         Route::Account if *request.method() == Method::DELETE => None,
         Route::Auth if request.path().ends_with("/refresh") || request.path().ends_with("/logout") => None,
@@ -432,6 +448,21 @@ const FIXED_HEADERS: [(header::HeaderName, HeaderValue); 4] = [
 pub(crate) fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     let named = uri.authority().map(|authority| authority.as_str());
     named.or_else(|| headers.get(header::HOST)?.to_str().ok())
+}
+
+/// The body of an answer to HEAD: nothing but its length.
+struct Untold(BodySize);
+
+impl MessageBody for Untold {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        self.0
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<web::Bytes, Infallible>>> {
+        Poll::Ready(None)
+    }
 }
 
 /// Where clients come over TLS, browsers are told to come over nothing else (RFC 6797).

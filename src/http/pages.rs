@@ -1,12 +1,12 @@
 //! Files that a browser shows: each brings all it needs, and may ask nobody but this server.
 
-use actix_web::http::header;
+use actix_web::http::{Method, header};
 use actix_web::web;
 use actix_web::{HttpRequest, HttpResponse};
 use sha2::{Digest, Sha256};
 
-use crate::http::method_not_allowed;
 use crate::http::request::Had;
+use crate::http::{asked, method_not_allowed};
 
 /// What a page may do: run its own script, and ask this server.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -47,7 +47,7 @@ pub(crate) fn serve(cfg: &mut web::ServiceConfig, files: &[(&'static str, &'stat
         };
         cfg.service(
             web::resource(path)
-                .route(web::get().to(file))
+                .route(asked(Method::GET).to(file))
                 .default_service(web::to(|| async { method_not_allowed(&["GET"]) })),
         );
     }

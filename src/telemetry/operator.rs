@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use actix_web::http::Method;
 use actix_web::{HttpResponse, web};
 
-use crate::http::pages;
+use crate::http::{asked, pages};
 use crate::telemetry::Telemetry;
 use crate::telemetry::status::{Look, Seen};
 
@@ -76,11 +77,11 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
         ("/page.css", include_str!("page/page.css")),
     ];
     pages::serve(cfg, &page);
-    cfg.route("/metrics", web::get().to(metrics))
-        .route("/status", web::get().to(status))
-        .route("/health/live", web::get().to(live))
-        .route("/health/ready", web::get().to(ready))
-        .route("/health/startup", web::get().to(startup));
+    cfg.route("/metrics", asked(Method::GET).to(metrics))
+        .route("/status", asked(Method::GET).to(status))
+        .route("/health/live", asked(Method::GET).to(live))
+        .route("/health/ready", asked(Method::GET).to(ready))
+        .route("/health/startup", asked(Method::GET).to(startup));
 }
 
 async fn metrics(operator: web::Data<Operator>) -> HttpResponse {

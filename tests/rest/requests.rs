@@ -1,5 +1,6 @@
 //! Requests: rows as resources, idempotency, conditions, pages, and the errors of everything.
 
+use crate::support::http::Connection;
 use crate::support::{Account, Encoding, Follower, Response, Server, Value, http, id, json};
 
 fn name(response: &Response) -> (u16, String) {
@@ -586,4 +587,57 @@ fn texts_that_break_other_programs_are_kept_byte_by_byte_everywhere() {
         crate::support::Replica::of(&server, &account).rows.len(),
         follower.replica.rows.len() + 20
     );
+}
+
+#[test]
+fn whatever_may_be_asked_for_with_get_may_be_with_head() {
+    let server = Server::start(&[]);
+    let account = server.user();
+    let made = server.post(
+        "/api/v1/tasks",
+        &account,
+        &json!({ "title": "t", "notes": "n".repeat(5_000) }),
+    );
+    let task = made.json()["id"].as_str().expect("an id").to_owned();
+    let description = http::request(server.address, "GET", "/openapi.json", &[], b"").json();
+    let paths = description["paths"].as_object().expect("paths").iter();
+    let paths = paths.filter(|(_, methods)| methods.get("get").is_some());
+    let paths = paths.map(|(path, _)| path.replace("{id}", &task));
+    let pages = ["/docs", "/docs/page.js", "/account/reset"].map(str::to_owned);
+    let (bearer, mut statuses) = (account.bearer(), Vec::new());
+    for path in paths.chain(pages) {
+        let headers = [bearer.as_str(), "accept-encoding: gzip"];
+        let mut connection = Connection::open(server.address);
+        connection.send("HEAD", &path, &headers, b"");
+        let head = connection.head().expect("an answer");
+        assert_eq!(connection.rest(), b"", "{path}");
+        if path == "/api/v1/events" {
+            assert_eq!(
+                (head.status, head.header("content-type")),
+                (200, Some("text/event-stream"))
+            );
+            continue;
+        }
+        let got = http::request(server.address, "GET", &path, &headers, b"");
+        let own = ["date", "ratelimit"];
+        let said = |response: &Response| {
+            let mut said = response.headers.clone();
+            said.retain(|(name, _)| !own.contains(&name.as_str()));
+            said.sort();
+            (response.status, said)
+        };
+        assert_eq!(said(&head), said(&got), "{path}");
+        statuses.push(head.status);
+    }
+    assert!(
+        statuses.iter().filter(|status| **status == 200).count() > 15,
+        "{statuses:?}"
+    );
+
+    // The connection goes on.
+    let mut connection = Connection::open(server.address);
+    connection.send("HEAD", "/api/v1/tasks", &[&bearer, "connection: keep-alive"], b"");
+    assert_eq!(connection.head().expect("an answer").status, 200);
+    connection.send("GET", "/api/v1/tasks", &[&bearer], b"");
+    assert_eq!(connection.response().json()["items"][0]["id"], *task);
 }
