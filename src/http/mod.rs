@@ -60,6 +60,7 @@ use crate::http::seats::Seats;
 use crate::mail::Letters;
 use crate::overload::Overload;
 use crate::telemetry::metrics::{Route, Shed, StatusClass};
+use crate::telemetry::request_id::{self, RequestId, X_REQUEST_ID};
 use crate::telemetry::trace::Handling;
 use crate::telemetry::{Metrics, Traces};
 
@@ -252,16 +253,21 @@ async fn front(
     let (route, begun) = (Route::of(request.path()), Instant::now());
     let config = api.config.now();
     let origin = request.headers().get(header::ORIGIN).cloned();
+    let id = RequestId::of(request.headers());
     let traced = api
         .traces
         .as_ref()
         .and_then(|traces| traces.request(traceparent(&request)));
-    let response = match answered_here(&api, &config, &request, route, origin.as_ref()) {
+    let here = {
+        let _handling = request_id::Handling::of(id);
+        answered_here(&api, &config, &request, route, origin.as_ref())
+    };
+    let response = match here {
         Some(answer) => request.into_response(answer),
         None => {
             let mut handled = std::pin::pin!(next.call(request));
             let handled = std::future::poll_fn(|context| {
-                let _handling = traced.clone().map(Handling::of);
+                let _handling = (request_id::Handling::of(id), traced.clone().map(Handling::of));
                 handled.as_mut().poll(context)
             });
             let mut response = handled.await?.map_into_boxed_body();
@@ -281,6 +287,7 @@ async fn front(
     if let Some(quota) = quota {
         say_quota(response.headers_mut(), quota);
     }
+    response.headers_mut().insert(X_REQUEST_ID, id.value());
     for (name, value) in FIXED_HEADERS {
         // A page has a policy of its own.
         if !response.headers().contains_key(&name) {
@@ -306,7 +313,7 @@ async fn front(
     let class = StatusClass::of(status.as_u16());
     api.metrics.http_requests.of(route, class).inc();
     api.metrics.http_request_duration.of(route).observe(begun.elapsed());
-    let handling = traced.clone().map(Handling::of);
+    let handling = (request_id::Handling::of(id), traced.clone().map(Handling::of));
     if status == StatusCode::INTERNAL_SERVER_ERROR {
         tracing::error!(path = response.request().path(), "a request failed");
     }
@@ -505,7 +512,7 @@ fn allow_origin(headers: &mut HeaderMap, origin: &HeaderValue) {
     );
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     let exposed =
-        HeaderValue::from_static("ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After");
+        HeaderValue::from_static("ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 
@@ -514,7 +521,8 @@ fn allow_preflight(headers: &mut HeaderMap, origin: &HeaderValue) {
     let methods = HeaderValue::from_static("GET, POST, PATCH, DELETE");
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
     let names = HeaderValue::from_static(
-        "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, Prefer, Traceparent",
+        "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, Prefer, Traceparent, \
+         X-Request-Id",
     );
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("7200"));

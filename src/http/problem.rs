@@ -9,6 +9,8 @@ use serde::Serialize;
 use taskflow_protocol::message::{ErrorBody, Row};
 use taskflow_protocol::{Code, OperationId};
 
+use crate::telemetry::request_id::{self, RequestId};
+
 /// Media type of the errors.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -47,6 +49,8 @@ struct Body<'a> {
     row: Option<&'a Row>,
     #[serde(skip_serializing_if = "Option::is_none")]
     operation: Option<OperationId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
 }
 
 impl Problem {
@@ -118,6 +122,7 @@ impl Problem {
     pub fn json(&self) -> Vec<u8> {
         let inner = &*self.0;
         let code = inner.code;
+        let request = request_id::current();
         taskflow_protocol::Encoding::Json.encode(&Body {
             r#type: format!("about:blank#{}", code.name()),
             title: code.sentence(),
@@ -130,6 +135,7 @@ impl Problem {
             retry_after_ms: self.wait_ms(),
             row: inner.row.as_ref(),
             operation: inner.operation,
+            request_id: request.as_ref().map(RequestId::as_str),
         })
     }
 }

@@ -1193,9 +1193,10 @@ async fn sign_in_says_what_is_wrong_and_not_more() {
     // It has made nothing that would be in the way of the next try.
     register("bob@example.org", "correct horse").await.ok(201);
     let login = async |email: &str, password: &str| {
-        client
-            .post("/api/v1/auth/login", json!({ "email": email, "password": password }))
-            .await
+        let ask = client
+            .ask("POST", "/api/v1/auth/login")
+            .header("x-request-id", "the-same");
+        ask.json(&json!({ "email": email, "password": password })).send().await
     };
     let wrong = login("ann@example.org", "wrong horse")
         .await

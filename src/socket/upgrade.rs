@@ -20,6 +20,7 @@ use crate::http::problem::{PROBLEM_JSON, Problem};
 use crate::http::rates::{Asked, Denied, TooMuch};
 use crate::http::{address, host_of};
 use crate::telemetry::metrics::{Handshake, Shed};
+use crate::telemetry::request_id::{self, RequestId, X_REQUEST_ID};
 
 /// Where sockets are opened.
 pub const PATH: &str = "/api/v1/socket";
@@ -48,6 +49,7 @@ pub async fn accept<IO: Into<Wire>>(
     framed: actix_codec::Framed<IO, h1::Codec>,
 ) {
     let config = config.now();
+    let id = RequestId::of(request.headers());
     let parts = framed.into_parts();
     let stream: Wire = parts.io.into();
     // The answers to requests that were pipelined before this one.
@@ -79,7 +81,7 @@ pub async fn accept<IO: Into<Wire>>(
                 Handshake::Refused
             };
             worker.gateway.metrics.handshakes.of(outcome).inc();
-            return refuse(&stream, &error).await;
+            return refuse(&stream, id, &error).await;
         }
     };
     let socket = SockRef::from(stream.tcp());
@@ -99,7 +101,8 @@ pub async fn accept<IO: Into<Wire>>(
         .unwrap_or_default();
     let response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
-         sec-websocket-accept: {accept}\r\n{protocol}\r\n"
+         sec-websocket-accept: {accept}\r\n{X_REQUEST_ID}: {}\r\n{protocol}\r\n",
+        id.as_str()
     );
     if stream.write_all(response.as_bytes()).await.is_ok() {
         worker.gateway.metrics.handshakes.of(Handshake::Accepted).inc();
@@ -251,12 +254,15 @@ fn negotiate(headers: &HeaderMap) -> Result<Agreed, ErrorBody> {
     Ok(agreed)
 }
 
-async fn refuse(stream: &Wire, error: &ErrorBody) {
+async fn refuse(stream: &Wire, id: RequestId, error: &ErrorBody) {
     let status = error.code.http_status();
     let reason = actix_http::StatusCode::from_u16(status)
         .ok()
         .and_then(|status| status.canonical_reason());
-    let body = Problem::from(error.clone()).json();
+    let body = {
+        let _handling = request_id::Handling::of(id);
+        Problem::from(error.clone()).json()
+    };
     let body = String::from_utf8_lossy(&body);
     let retry = error
         .retry_after_ms
@@ -264,9 +270,10 @@ async fn refuse(stream: &Wire, error: &ErrorBody) {
         .unwrap_or_default();
     let response = format!(
         "HTTP/1.1 {status} {}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\n{retry}\
-         sec-websocket-version: 13\r\nconnection: close\r\n\r\n{body}",
+         sec-websocket-version: 13\r\n{X_REQUEST_ID}: {}\r\nconnection: close\r\n\r\n{body}",
         reason.unwrap_or("Error"),
         body.len(),
+        id.as_str(),
     );
     drop(stream.write_all(response.as_bytes()).await);
 }

@@ -13,6 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::scrub::scrub;
 use super::sentry::Errors;
 use crate::config::{LogFormat, LogLevel};
+use crate::telemetry::request_id;
 use crate::telemetry::trace::{self, export};
 
 /// The target of lines about panics.
@@ -53,6 +54,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("pause_seconds", "For how long nothing is tried."),
     ("peer", "Address of a proxy that is not trusted."),
     ("problem", "What is wrong, in a sentence."),
+    ("request.id", "Which request: its X-Request-Id."),
     ("seconds", "How long it takes."),
     (
         "seconds_ahead",
@@ -157,7 +159,7 @@ where
     }
 }
 
-/// Lines that say which step of which trace they belong to, if they do.
+/// Lines that say which request they belong to, and which step of which trace, if they do.
 struct Traced<F> {
     format: F,
     is_json: bool,
@@ -175,15 +177,35 @@ where
         mut writer: Writer<'_>,
         event: &tracing::Event<'_>,
     ) -> fmt::Result {
-        let Some(current) = trace::current() else {
+        let mut facts = Vec::new();
+        if let Some(request) = request_id::current() {
+            facts.push(("request.id", request.as_str().to_owned()));
+        }
+        if let Some(current) = trace::current() {
+            facts.push(("trace_id", export::trace_id(current)));
+            facts.push(("span_id", export::span_id(current.span)));
+        }
+        if facts.is_empty() {
             return self.format.format_event(context, writer, event);
-        };
-        let (trace, span) = (export::trace_id(current), export::span_id(current.span));
+        }
         let mut line = String::new();
         self.format.format_event(context, Writer::new(&mut line), event)?;
         match line.strip_prefix('{') {
-            Some(rest) if self.is_json => write!(writer, "{{\"trace_id\":\"{trace}\",\"span_id\":\"{span}\",{rest}"),
-            _ => writeln!(writer, "{} trace_id={trace} span_id={span}", line.trim_end()),
+            Some(rest) if self.is_json => {
+                writer.write_char('{')?;
+                // Nothing in them has to be escaped.
+                for (name, value) in facts {
+                    write!(writer, "\"{name}\":\"{value}\",")?;
+                }
+                writer.write_str(rest)
+            }
+            _ => {
+                writer.write_str(line.trim_end())?;
+                for (name, value) in facts {
+                    write!(writer, " {name}={value}")?;
+                }
+                writeln!(writer)
+            }
         }
     }
 }
@@ -263,6 +285,24 @@ mod tests {
         assert!(!lines(LogLevel::Info, LogFormat::Json).contains("trace_id"));
     }
 
+    #[test]
+    fn a_line_of_a_request_says_which() {
+        let mut headers = actix_http::header::HeaderMap::new();
+        headers.insert(request_id::X_REQUEST_ID, "one-of-many".parse().expect("a value"));
+        let handling = request_id::Handling::of(request_id::RequestId::of(&headers));
+        let [json, text] = [LogFormat::Json, LogFormat::Text].map(|format| lines(LogLevel::Info, format));
+        drop(handling);
+        for line in json.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!(line["request.id"], "one-of-many");
+        }
+        assert!(
+            text.lines().count() == 2 && text.lines().all(|line| line.ends_with(" request.id=one-of-many")),
+            "{text}"
+        );
+        assert!(!lines(LogLevel::Info, LogFormat::Json).contains("request.id"));
+    }
+
     /// The names of the fields in what stands between the brackets of a macro of `tracing`.
     fn fields_in(arguments: &str) -> Vec<String> {
         let (mut depth, mut is_text, mut is_escaped, mut parts) = (0, false, false, vec![String::new()]);
@@ -338,8 +378,8 @@ mod tests {
                 &mut found,
             );
         }
-        // These two are written by `Traced`.
-        let mut used = std::collections::BTreeSet::from(["span_id", "trace_id"].map(str::to_owned));
+        // These are written by `Traced`.
+        let mut used = std::collections::BTreeSet::from(["request.id", "span_id", "trace_id"].map(str::to_owned));
         for path in found {
             let source = std::fs::read_to_string(&path).expect("it is text");
             for field in logged_in(&source).into_iter().flat_map(fields_in) {

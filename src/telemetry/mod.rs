@@ -5,6 +5,7 @@ pub mod log;
 pub mod metrics;
 pub mod operator;
 pub mod process;
+pub mod request_id;
 pub mod scrub;
 pub mod sentry;
 pub mod status;

@@ -1,6 +1,7 @@
 //! Requests: rows as resources, idempotency, conditions, pages, and the errors of everything.
 
 use crate::support::http::Connection;
+use crate::support::ws::Raw;
 use crate::support::{Account, Encoding, Follower, Response, Server, Value, http, id, json};
 
 fn name(response: &Response) -> (u16, String) {
@@ -619,7 +620,7 @@ fn whatever_may_be_asked_for_with_get_may_be_with_head() {
             continue;
         }
         let got = http::request(server.address, "GET", &path, &headers, b"");
-        let own = ["date", "ratelimit"];
+        let own = ["date", "x-request-id", "ratelimit"];
         let said = |response: &Response| {
             let mut said = response.headers.clone();
             said.retain(|(name, _)| !own.contains(&name.as_str()));
@@ -640,4 +641,61 @@ fn whatever_may_be_asked_for_with_get_may_be_with_head() {
     assert_eq!(connection.head().expect("an answer").status, 200);
     connection.send("GET", "/api/v1/tasks", &[&bearer], b"");
     assert_eq!(connection.response().json()["items"][0]["id"], *task);
+}
+
+#[test]
+fn every_answer_says_which_request_it_is_for() {
+    let server = Server::start(&[]);
+    let account = server.user();
+    let ask = |path: &str, said: &[&str]| server.send("GET", path, &account, said, &Value::Null);
+    let id_of = |response: &Response| response.header("x-request-id").expect("an id").to_owned();
+    let [one, other] = [(); 2].map(|()| id_of(&ask("/api/v1/tasks", &[])));
+    assert!(one.len() == 32 && other.len() == 32 && one != other, "{one} {other}");
+    for path in [
+        "/api/v1/tasks",
+        "/api/v1/snapshot",
+        "/openapi.json",
+        "/docs",
+        "/nowhere",
+    ] {
+        assert_eq!(
+            id_of(&ask(path, &["x-request-id: of-a-proxy.7"])),
+            "of-a-proxy.7",
+            "{path}"
+        );
+    }
+    assert_eq!(
+        id_of(&ask("/api/v1/tasks", &["x-request-id: a b"])).len(),
+        32,
+        "not fit to be repeated"
+    );
+
+    for (path, said) in [
+        ("/api/v1/tasks?limit=0", vec!["x-request-id: of-a-proxy.8"]),
+        ("/nowhere", vec![]),
+        ("/api/v1/tasks", vec!["origin: https://evil.example"]),
+    ] {
+        let problem = ask(path, &said);
+        assert!(problem.status >= 400, "{problem:?}");
+        assert_eq!(problem.json()["request_id"], *id_of(&problem), "{path}");
+    }
+
+    let upgrade = |headers: &[&str]| Raw::connect(server.address).upgrade(headers);
+    let accepted = upgrade(&["x-request-id: of-a-proxy.9"]);
+    assert_eq!((accepted.status, &*id_of(&accepted)), (101, "of-a-proxy.9"));
+    let refused = upgrade(&["origin: https://evil.example"]);
+    assert_eq!(refused.json()["request_id"], *id_of(&refused), "{refused:?}");
+
+    // A line of the log that is written for a request.
+    let body = json!({ "email": "ada@example.org", "password": "a good guess" });
+    let passed_on = ["x-forwarded-for: 192.0.2.1", "x-request-id: of-a-proxy.10"];
+    http::post(server.address, "/api/v1/auth/login", &passed_on, &body);
+    let line = server.log.wait(|line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        line["message"]
+            .as_str()?
+            .starts_with("requests are passed on")
+            .then_some(line)
+    });
+    assert_eq!(line.expect("it is logged")["request.id"], "of-a-proxy.10");
 }
