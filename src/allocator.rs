@@ -3,6 +3,10 @@
 //! mimalloc keeps for each thread what was freed, also what *other* threads freed of it, until that thread allocates
 //! again. A thread that fell idle after a busy time would keep its peak for ever. So every long-lived thread collects
 //! now and then ([`collect`]); a thread that has nothing to collect returns at once.
+//!
+//! A page (64 KiB of blocks of one size, 512 KiB of large ones) goes back as a whole, when its last block is freed, and each
+//! thread has its own. So a small block that stays keeps as much as its page ever held beside it: that is most of what the
+//! server has at rest, and why that grows for a while. What stays is best made where other such things are.
 
 use std::time::Duration;
 
@@ -43,7 +47,16 @@ pub fn collect() {
     unsafe { mi::mi_collect(true) };
 }
 
-/// The same for a thread of the store: SQLite is C and has its memory from the C library, which keeps the largest that
+/// The same, now and then, for ever: to be spawned on a long-lived thread.
+pub async fn collect_always() {
+    let mut tick = tokio::time::interval(COLLECT_EVERY);
+    loop {
+        tick.tick().await;
+        collect();
+    }
+}
+
+/// The same as [`collect`] for a thread of the store: SQLite is C and has its memory from the C library, which keeps the largest that
 /// was ever freed, times two, for each of its arenas.
 #[allow(unsafe_code, reason = "a call that may be made at any time (malloc_trim(3))")]
 pub fn collect_of_store() {
@@ -72,5 +85,25 @@ mod tests {
         assert_eq!([-1, 0, 1].map(|step| get(PAGE_FULL_RETAIN + step)), [0, 2, 4]);
         configure();
         assert_eq!(get(PAGE_FULL_RETAIN), 0);
+    }
+
+    /// The feature `no_thp`. The flag is there or not whether the system has huge pages to give or not (proc_pid_smaps(5)).
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn no_huge_pages_are_asked_for() {
+        // SAFETY: any size may be asked for, and null is fine below.
+        #[allow(unsafe_code, reason = "a block that is only looked at")]
+        let block = unsafe { mi::mi_malloc(100) }.addr();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines();
+        let is_around = |line: &str| {
+            let (from, rest) = line.split_once('-')?;
+            let upto = rest.split_once(' ')?.0;
+            let [from, upto] = [from, upto].map(|end| usize::from_str_radix(end, 16));
+            Some((from.ok()?..upto.ok()?).contains(&block))
+        };
+        assert!(lines.any(|line| is_around(line) == Some(true)));
+        let flags = lines.find_map(|line| line.strip_prefix("VmFlags:")).unwrap();
+        assert!(!flags.split_whitespace().any(|flag| flag == "hg"), "{flags}");
     }
 }
