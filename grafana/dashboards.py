@@ -211,11 +211,12 @@ WELL = dashboard(
     "6h",
     number(
         "Nodes that take clients",
-        "none",
-        "Normal: as many as you run. Otherwise: one that is missing is stopped, drains, or its store does not answer (below); 0 means"
-        " that nobody comes in (TaskflowDown).",
-        "sum(taskflow_ready{$who})",
-        is_bad_below(1),
+        "percentunit",
+        "Normal: 100 % of those that are scraped. Otherwise: one that is missing is stopped, drains, or its store does not answer (below);"
+        " 0 means that nobody comes in (TaskflowDown).",
+        # A node that does not answer counts, with what it said last; one that is no longer asked does not.
+        "avg(last_over_time(taskflow_ready{$who}[6h]) * up{$who})",
+        is_bad_below(0.5, 1),
     ),
     number(
         "Changes answered in 0.5 s",
@@ -362,9 +363,10 @@ WELL = dashboard(
         ("{{instance}} draining", "taskflow_draining{$who}"),
     ),
     lines(
-        "Running since",
+        "Running for",
         "s",
-        "Normal: it grows. Otherwise: a fall to 0 that you did not cause is a crash; the log ends with its reason.",
+        "Normal: it grows. Otherwise: a fall to 0 that you did not cause is a crash; the log ends with its reason. One after the other:"
+        " TaskflowRestarts.",
         ("{{instance}}", "time() - process_start_time_seconds{$who}"),
     ),
 )
@@ -457,10 +459,15 @@ SLOW = dashboard(
     lines(
         "Feeds in memory",
         "none",
-        "Normal: those used in the last minutes. Otherwise: many starts a second with few in memory are users who come and go, each of"
-        " whom is read from the store.",
-        ("in memory {{instance}}", "taskflow_feeds_running{$who}"),
-        ("starts a second", rate("taskflow_feed_starts_total")),
+        "Normal: those used in the last minutes. Otherwise: a steep fall is a node that ended, and its feeds start elsewhere.",
+        ("{{instance}}", "taskflow_feeds_running{$who}"),
+    ),
+    lines(
+        "Feeds started, a second",
+        "ops",
+        "Normal: as many as users come back. Otherwise: many with few in memory (beside this) are users who come and go, each of whom is"
+        " read from the store.",
+        ("{{instance}}", rate("taskflow_feed_starts_total", ["instance"])),
     ),
 )
 
@@ -497,10 +504,11 @@ PUSHES = dashboard(
         "sum(taskflow_feeds_followed{$who})",
     ),
     number(
-        "Bytes that wait",
+        "Bytes that wait, fullest node",
         "bytes",
-        "Normal: near 0. Otherwise: readers are slower than their feeds; beyond 2 MiB each is cut, and catches up from the log.",
-        "sum(taskflow_queue_bytes{$who})",
+        "Normal: near 0. Otherwise: readers are slower than their feeds; beyond 2 MiB each is cut, and catches up from the log. All together"
+        " have `outbound_bytes_total_max` on a node.",
+        "max(taskflow_queue_bytes{$who})",
         is_bad_from(500_000_000, 50_000_000),
     ),
     number(
@@ -776,10 +784,13 @@ NODES = dashboard(
     "3h",
     number(
         "Nodes that see each other",
-        "none",
-        "Normal: as many as you run: the fewest that any node sees. Otherwise: TaskflowClusterSplit, TaskflowMembersMissing.",
-        "min(taskflow_cluster_members{$who})",
-        is_bad_below(1),
+        "percentunit",
+        "Normal: 100 %: each node sees all that run. It is what the node sees that sees the fewest. Otherwise: TaskflowClusterSplit; 0 % is a"
+        " node for which Redis is away (beside this).",
+        "min(min by (namespace, job) (taskflow_cluster_members{$who})"
+        # Of all nodes, whichever are chosen.
+        ' / count by (namespace, job) (taskflow_cluster_members{job=~"$job"}))',
+        is_bad_below(0.5, 1),
     ),
     number(
         "Nodes for which Redis works",
@@ -789,9 +800,10 @@ NODES = dashboard(
         is_bad_below(0.5, 1),
     ),
     number(
-        "Nodes whose clients are told",
+        "Nodes with stale clients",
         "none",
-        "Normal: 0. Otherwise (TaskflowStale): Redis lost something and the database does not answer: clients show that they may be old.",
+        "Normal: 0. On these, clients are told that what they show may be old: Redis lost something, and the database does not answer."
+        " Otherwise: TaskflowStale.",
         "sum(taskflow_stale{$who})",
         is_bad_from(1),
     ),
@@ -837,7 +849,7 @@ NODES = dashboard(
         ("{{instance}}", "taskflow_cluster_members{$who}"),
     ),
     lines(
-        "Whether Redis works, and clients are told",
+        "Whether Redis works, and whether clients are stale",
         "none",
         "Normal: up 1, stale 0. Otherwise: one node alone is its network; all of them is Redis.",
         ("{{instance}} up", "taskflow_bus_up{$who}"),
@@ -1055,12 +1067,18 @@ DOOR = dashboard(
         ("{{outcome}}", "sum by (outcome) (increase(taskflow_letters_total{$who}[1h]))"),
     ),
     lines(
-        "Passwords, tried and waiting",
+        "Passwords, hashed and waiting",
         "none",
         "Normal: none wait. Otherwise: 2 are hashed at a time on a node; a storm takes as long as it has people.",
-        ("running", "sum(taskflow_passwords_running{$who})"),
+        ("hashed", "sum(taskflow_passwords_running{$who})"),
         ("waiting", "sum(taskflow_passwords_waiting{$who})"),
-        ("tried on other nodes, a second", rate("taskflow_sign_in_attempts_heard_total")),
+    ),
+    lines(
+        "Sign-ins tried on other nodes, heard a second",
+        "ops",
+        "Normal: with N nodes, all but one in N of the attempts, from each of them; a single node hears of none. Otherwise: none in a cluster is a"
+        " Redis that is away: each node counts for itself, and who tries passwords has as many tries more.",
+        ("{{instance}}", rate("taskflow_sign_in_attempts_heard_total", ["instance"])),
     ),
 )
 

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import figures
 import yaml
 from promql import named
 from sources import (
@@ -170,8 +171,9 @@ def pages(checks):
             for target in panel.get("targets", []):
                 query = named(target["expr"])
                 for metric, matchers in query.selectors:
-                    # What was recorded of all nodes together has no instance.
-                    chosen = {("job", "=~", "$job"), ("instance", "=~", "$instance")}
+                    # What was recorded of all nodes together has no instance; beside those that are chosen, all may be counted.
+                    is_beside = any(("instance", "=~", "$instance") in others for other, others in query.selectors if other == metric)
+                    chosen = {("job", "=~", "$job")} | (set() if is_beside else {("instance", "=~", "$instance")})
                     chosen = {each for each in chosen if each[0] in (recorded.get(metric) or TARGET_LABELS)}
                     if chosen - set(matchers):
                         wrong.append(f"{where}: {metric} is not asked of {', '.join(sorted(each[2] for each in chosen))}")
@@ -251,5 +253,7 @@ def check(checks):
     alerts(checks)
     metrics(checks)
     pages(checks)
+    figures.shapes(checks)
+    figures.check(checks, said)
     provisioning(checks)
     types(checks)
