@@ -20,7 +20,7 @@ use crate::telemetry::trace::{self, export};
 pub const PANIC: &str = "panic";
 
 /// The fields of log lines, each with what it says; the first four are in each line. What is logged under another name fails a
-/// test: whoever ships logs can rely on these. Never an e-mail address, a token, a title or a note; but for `to` and `text`, the
+/// test, and what libraries say under theirs is folded into `cause`: whoever ships logs can rely on these. Never an e-mail address, a token, a title or a note; but for `to` and `text`, the
 /// letters of a server on one's own machine.
 pub const FIELDS: &[(&str, &str)] = &[
     ("timestamp", "When, in UTC (RFC 3339, with microseconds)."),
@@ -29,7 +29,10 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("message", "What happened, in the same words each time."),
     ("address", "Where this node takes clients, or who comes without TLS."),
     ("build", "Name and version of the server."),
-    ("cause", "Why, in the words of the system or a library."),
+    (
+        "cause",
+        "Why, in the words of the system or a library; in a library's own lines, the fields that it gives them.",
+    ),
     ("changed", "Settings that have changed."),
     ("code", "Name of a code of docs/protocol.md."),
     ("connections", "How many connections it is about."),
@@ -73,6 +76,9 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("why", "Why a letter was dropped."),
 ];
 
+/// So many of them are in each line.
+const IN_ALL: usize = 4;
+
 /// Changes what is logged.
 type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
 
@@ -114,16 +120,17 @@ pub fn set_level(level: LogLevel) {
 }
 
 /// Libraries at `warn` at most: their `info` is not ours to explain. Nothing of actix-http, which calls it an error when
-/// what comes is no HTTP: anybody could fill the log.
+/// what comes is no HTTP: anybody could fill the log. What warns in the builder of the database's driver is a keep-alive of
+/// a second, and that is meant (docs/decisions/0007).
 fn filter(level: LogLevel) -> EnvFilter {
     let level = match level {
-        LogLevel::Error => "error,actix_http=off",
-        LogLevel::Warn => "warn,actix_http=off",
-        LogLevel::Info => "warn,actix_http=off,taskflow=info,taskflow_actors=info",
-        LogLevel::Debug => "warn,actix_http=off,taskflow=debug,taskflow_actors=debug",
-        LogLevel::Trace => "info,actix_http=off,taskflow=trace,taskflow_actors=trace",
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "warn,taskflow=info,taskflow_actors=info",
+        LogLevel::Debug => "warn,taskflow=debug,taskflow_actors=debug",
+        LogLevel::Trace => "info,taskflow=trace,taskflow_actors=trace",
     };
-    EnvFilter::new(level)
+    EnvFilter::new(format!("{level},actix_http=off,scylla::client::session_builder=error"))
 }
 
 fn subscriber<W>(
@@ -159,7 +166,30 @@ where
     }
 }
 
-/// Lines that say which request they belong to, and which step of which trace, if they do.
+/// Whether a part of this program says it. What a library says has fields of its own.
+fn is_ours(target: &str) -> bool {
+    target.starts_with("taskflow") || target == PANIC
+}
+
+/// A line of a library, with no other fields than ours: what it says beside its message is its `cause`.
+fn folded(line: &str) -> Option<String> {
+    let line: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).ok()?;
+    let is_in_all = |name: &str| FIELDS[..IN_ALL].iter().any(|(known, _)| *known == name);
+    let (mut line, others): (serde_json::Map<_, _>, serde_json::Map<_, _>) =
+        line.into_iter().partition(|(name, _)| is_in_all(name));
+    if !others.is_empty() {
+        let words = others.iter().map(|(name, value)| match value.as_str() {
+            Some(text) => format!("{name}: {text}"),
+            None => format!("{name}: {value}"),
+        });
+        line.insert("cause".to_owned(), words.collect::<Vec<_>>().join(", ").into());
+    }
+    let mut line = serde_json::to_string(&line).ok()?;
+    line.push('\n');
+    Some(line)
+}
+
+/// Lines that have our fields only, and say which request they belong to, and which step of which trace, if they do.
 struct Traced<F> {
     format: F,
     is_json: bool,
@@ -177,6 +207,7 @@ where
         mut writer: Writer<'_>,
         event: &tracing::Event<'_>,
     ) -> fmt::Result {
+        let is_to_fold = self.is_json && !is_ours(event.metadata().target());
         let mut facts = Vec::new();
         if let Some(request) = request_id::current() {
             facts.push(("request.id", request.as_str().to_owned()));
@@ -185,11 +216,14 @@ where
             facts.push(("trace_id", export::trace_id(current)));
             facts.push(("span_id", export::span_id(current.span)));
         }
-        if facts.is_empty() {
+        if facts.is_empty() && !is_to_fold {
             return self.format.format_event(context, writer, event);
         }
         let mut line = String::new();
         self.format.format_event(context, Writer::new(&mut line), event)?;
+        if is_to_fold && let Some(folded) = folded(&line) {
+            line = folded;
+        }
         match line.strip_prefix('{') {
             Some(rest) if self.is_json => {
                 writer.write_char('{')?;
@@ -212,6 +246,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use scylla::client::session_builder::SessionBuilder;
+
     use super::*;
     use crate::telemetry::trace::Handling;
     use crate::telemetry::{Telemetry, Traces};
@@ -236,11 +272,17 @@ mod tests {
         let (subscriber, set_level) = subscriber(LogLevel::Error, format, move || writer.clone());
         set_level(level);
         tracing::subscriber::with_default(subscriber, || {
-            tracing::info!(target: "taskflow::feed", { feed.seq = 7 }, "feed loaded");
+            tracing::info!(target: "taskflow::feed", { connections = 7 }, "feed loaded");
             tracing::debug!(target: "taskflow::feed", "details");
             tracing::info!(target: "actix_server", "chatter");
-            tracing::warn!(target: "actix_server", "a worry");
+            // One of the names has another meaning in the table.
+            tracing::warn!(target: "scylla::cluster", { control_connection_address = %"10.0.0.1:9042", nodes = 3 }, "a worry");
             tracing::error!(target: "actix_http::h1::dispatcher", "what came is no HTTP");
+            // Does not connect yet, and warns of that at once.
+            let second = std::time::Duration::from_secs(1);
+            let _ = SessionBuilder::new()
+                .keepalive_interval(second)
+                .keepalive_timeout(second);
         });
         let bytes = lines.0.lock().expect("not poisoned").clone();
         String::from_utf8(bytes).expect("UTF-8")
@@ -255,9 +297,14 @@ mod tests {
             .collect();
         assert_eq!(documents.len(), 2, "{text}");
         assert_eq!(documents[0]["message"], "feed loaded");
-        assert_eq!(documents[0]["feed.seq"], 7);
+        assert_eq!(documents[0]["connections"], 7);
         assert_eq!(documents[0]["level"], "INFO");
         assert_eq!(documents[1]["message"], "a worry");
+        assert_eq!(documents[1]["target"], "scylla::cluster");
+        assert_eq!(
+            documents[1]["cause"],
+            "control_connection_address: 10.0.0.1:9042, nodes: 3"
+        );
     }
 
     /// A collector and a store of log lines find each other by it.
@@ -391,11 +438,22 @@ mod tests {
                 used.insert(field);
             }
         }
+        // Lines of libraries too, which have names of their own.
+        let written = lines(LogLevel::Info, LogFormat::Json);
+        for line in written.lines() {
+            let line: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).expect("JSON");
+            for field in line.keys() {
+                assert!(FIELDS.iter().any(|(known, _)| known == field), "{field} in {line:?}");
+            }
+            let library = line["target"].as_str().expect("text").starts_with("scylla");
+            assert!(!library || line.len() == IN_ALL + 1, "{line:?}");
+        }
+        assert!(written.contains("scylla"), "{written}");
         let in_all = ["timestamp", "level", "target", "message"];
         let table: Vec<&str> = FIELDS.iter().map(|(name, _)| *name).collect();
-        assert_eq!(table[..4], in_all);
-        assert!(table[4..].is_sorted(), "{table:?}");
-        let unused: Vec<_> = table[4..].iter().filter(|name| !used.contains(**name)).collect();
+        assert_eq!(table[..IN_ALL], in_all);
+        assert!(table[IN_ALL..].is_sorted(), "{table:?}");
+        let unused: Vec<_> = table[IN_ALL..].iter().filter(|name| !used.contains(**name)).collect();
         assert!(unused.is_empty(), "{unused:?}");
     }
 
