@@ -82,6 +82,8 @@ fn operations_on_a_socket_are_traced_under_what_their_client_says() {
         let account = server.user();
         let mut client = Client::connect(&server, encoding);
         assert_eq!(client.hello(&account, &json!([{}]))["traces"], true);
+        // What is committed before it is live comes from the log, and is no push.
+        client.wait_for("snapshot");
         let mut send = |operation: &Value, traceparent: &str| {
             let message = json!({ "operations": { "operations": [operation], "traceparent": traceparent } });
             client.send(&message);
@@ -237,6 +239,9 @@ fn a_collector_that_hangs_costs_spans_and_nothing_else() {
         many(&server, 500);
         full > 0.0
     });
+    // But for what a request has taken since.
+    let waiting = server.metric("taskflow_spans_waiting");
+    assert!((3_000.0..=4_096.0).contains(&waiting), "{waiting}");
     let made = server.post("/api/v1/tasks", &account, &json!({ "title": "all the same" }));
     assert_eq!(made.status, 201, "{made:?}");
     let begun = Instant::now();
@@ -262,6 +267,7 @@ fn a_collector_that_comes_late_gets_what_is_traced_from_then_on() {
         many(&server, 1);
         (!collector.spans().is_empty()).then_some(())
     });
+    server.wait_for_metric("taskflow_spans_waiting", |waiting| waiting == 0.0);
     eventually("the operator is told", || {
         server
             .log
