@@ -329,7 +329,7 @@ WELL = dashboard(
     lines(
         "Memory, share of the limit",
         "percentunit",
-        "Normal: below 0.75 (TaskflowMemoryNearLimit). Otherwise: from 0.8 on the node does less, as the panel beside this shows.",
+        "Normal: below 0.75 (TaskflowMemoryNearLimit). Otherwise: from 0.8 on the node does less, as the panel below shows.",
         ("{{instance}}", "process_resident_memory_bytes{$who} / on (job, instance) taskflow_memory_bytes_max{$who}"),
         thresholds=is_bad_from(0.8, 0.75),
     ),
@@ -423,6 +423,14 @@ SLOW = dashboard(
         " alone: a few very large feeds.",
         ("{{thread}} {{instance}}", quantile(0.99, "taskflow_thread_delay_duration_seconds", ["thread", "instance"])),
         thresholds=is_bad_from(0.1),
+    ),
+    lines(
+        "Changes that wait at feeds",
+        "none",
+        "Normal: a few, on their way to the store. Otherwise: many at all feeds are a slow store; many at one are a script, or a list that many"
+        " change: a feed refuses the 257th (`feed_overloaded`). The operator's page names the feeds.",
+        ("all feeds {{instance}}", "taskflow_feed_operations_waiting{$who}"),
+        ("the fullest {{instance}}", "taskflow_feed_operations_waiting_max{$who}"),
     ),
     lines(
         "Passwords",
@@ -554,6 +562,14 @@ PUSHES = dashboard(
         ("{{instance}}", "taskflow_queue_bytes{$who}"),
     ),
     lines(
+        "Pushes that wait for a thread",
+        "none",
+        "Normal: near 0: a thread takes all of them each time it runs. It is the thread for which the most wait. Otherwise: it is busy (below);"
+        " beyond 16,384 its screens read the log instead.",
+        ("{{instance}}", "taskflow_publications_waiting{$who}"),
+        thresholds=is_bad_from(16_384),
+    ),
+    lines(
         "Caught up from the log, a second",
         "ops",
         "Normal: as many as connect again. Otherwise: more than that are followers that the pushes did not reach: a slow reader, or Redis"
@@ -656,9 +672,19 @@ STORE = dashboard(
         thresholds=is_bad_below(500_000_000),
     ),
     lines(
-        "Waiting for its place, and the write-ahead log",
+        "Waiting for the store's threads",
+        "none",
+        "Normal: tens under load, which share the next fsync. Otherwise: thousands are more than the disk takes; beyond 65,536 changes are"
+        " refused (`store_full`), and reads fail.",
+        ("writes", "sum(taskflow_store_writes_waiting{$who})"),
+        ("reads", "sum(taskflow_store_reads_waiting{$who})"),
+        thresholds=is_bad_from(65_536),
+    ),
+    lines(
+        "Waiting to be written, for its place, and the write-ahead log",
         "bytes",
-        "Normal: both rise under load and fall after it. Otherwise: what only rises is a store that does not keep up.",
+        "Normal: all rise under load and fall after it. Otherwise: what only rises is a store that does not keep up.",
+        ("to be written", "sum(taskflow_store_bytes_waiting{$who})"),
         ("not in its place", "sum(taskflow_store_tail_bytes{$who})"),
         ("write-ahead log", "sum(taskflow_store_wal_bytes{$who})"),
     ),
@@ -744,6 +770,22 @@ DATABASE = dashboard(
         "Normal: `append` is the slowest, three to four times a plain write. Otherwise: all slow is the database or the network; `rows` and `log` alone are"
         " large feeds.",
         ("{{request}}", quantile(0.99, "taskflow_cql_request_duration_seconds", ["request"])),
+    ),
+    lines(
+        "Requests under way, and those that wait",
+        "none",
+        "Normal: tens under way, and none waits. Otherwise: what waits finds all places taken (`cql_requests_max`, 512): a database that is"
+        " slow, or more changes than it takes.",
+        ("under way {{instance}}", "taskflow_cql_requests_running{$who}"),
+        ("waiting {{instance}}", "taskflow_cql_requests_waiting{$who}"),
+    ),
+    lines(
+        "Feeds that are read whole, and those that wait",
+        "none",
+        "Normal: none waits. 8 are read at a time on a node. Otherwise: many come to it together, because another node ended; they are there"
+        " when this has fallen.",
+        ("read {{instance}}", "taskflow_cql_loads_running{$who}"),
+        ("waiting {{instance}}", "taskflow_cql_loads_waiting{$who}"),
     ),
     lines(
         "Requests a second, by what was asked",
@@ -854,6 +896,20 @@ NODES = dashboard(
         "Normal: up 1, stale 0. Otherwise: one node alone is its network; all of them is Redis.",
         ("{{instance}} up", "taskflow_bus_up{$who}"),
         ("{{instance}} stale", "taskflow_stale{$who}"),
+    ),
+    lines(
+        "Waiting for Redis, and for hosts elsewhere",
+        "none",
+        "Normal: few. Otherwise: messages that wait are a Redis that is slow; beyond 16,384 they are dropped. Changes that wait for the node that"
+        " hosts their feed, and no messages: that node, or the database behind it.",
+        ("messages {{instance}}", "taskflow_bus_waiting{$who}"),
+        ("changes {{instance}}", "taskflow_cluster_operations_waiting{$who}"),
+    ),
+    lines(
+        "Bytes that wait for Redis",
+        "bytes",
+        "Normal: near 0. Otherwise: as beside this; beyond 64 MiB messages are dropped.",
+        ("{{instance}}", "taskflow_bus_bytes_waiting{$who}"),
     ),
     lines(
         "Messages a second",
@@ -1065,6 +1121,13 @@ DOOR = dashboard(
         "short",
         "Normal: sent. Otherwise: dropped are more than 5 an hour to one address, which is somebody who asks for others.",
         ("{{outcome}}", "sum by (outcome) (increase(taskflow_letters_total{$who}[1h]))"),
+    ),
+    lines(
+        "Letters under way",
+        "none",
+        "Normal: none for longer than seconds. Otherwise: the mail server takes none now; they are tried for eleven minutes, and beyond 256 further"
+        " ones are dropped.",
+        ("{{instance}}", "taskflow_letters_waiting{$who}"),
     ),
     lines(
         "Passwords, hashed and waiting",

@@ -372,6 +372,13 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         metrics.snapshots_running.set(snapshots as f64);
     });
     let letters = Arc::new(Letters::new(mail(&config)?, config.public_url(), metrics.clone()));
+    watch_queues(
+        &telemetry,
+        hub.clone(),
+        router.clone(),
+        letters.clone(),
+        cluster.clone(),
+    );
     let (leaving, leaving_seen) = watch::channel(None);
     let drain = Drain {
         hub: hub.clone(),
@@ -928,6 +935,31 @@ impl Opened {
     }
 }
 
+/// What waits, counted when somebody scrapes.
+fn watch_queues(
+    telemetry: &Telemetry,
+    hub: Arc<Hub>,
+    router: Router,
+    letters: Arc<Letters>,
+    cluster: Option<(Arc<Cluster>, RedisBus)>,
+) {
+    telemetry.at_scrape(move |metrics| {
+        metrics.publications_waiting.set(hub.publications_waiting() as f64);
+        let (operations, most) = router.waiting();
+        metrics.feed_operations_waiting.set(operations as f64);
+        metrics.feed_operations_waiting_max.set(most.into());
+        metrics.letters_waiting.set(letters.waiting() as f64);
+        if let Some((cluster, bus)) = &cluster {
+            metrics
+                .cluster_operations_waiting
+                .set(cluster.operations_waiting() as f64);
+            let (messages, bytes) = bus.waiting();
+            metrics.bus_waiting.set(messages as f64);
+            metrics.bus_bytes_waiting.set(bytes as f64);
+        }
+    });
+}
+
 fn open_embedded(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Opened> {
     let options = embedded::Options {
         collect: allocator::collect_of_store,
@@ -935,16 +967,29 @@ fn open_embedded(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Opene
     };
     let observer = Arc::new(StoreFigures(telemetry.metrics.clone()));
     let store = embedded::open(&config.data_dir, options, observer)?;
-    let folder = config.data_dir.clone();
+    let (folder, queues) = (config.data_dir.clone(), store.clone());
     telemetry.at_scrape(move |metrics| {
         metrics.store_bytes.set(embedded::bytes(&folder) as f64);
+        let waiting = queues.waiting();
+        metrics.store_writes_waiting.set(waiting.writes as f64);
+        metrics.store_bytes_waiting.set(waiting.bytes as f64);
+        metrics.store_reads_waiting.set(waiting.reads as f64);
     });
     Ok(Opened::Embedded(store))
 }
 
 async fn open_cql(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Opened> {
     let observer = Arc::new(CqlFigures(telemetry.metrics.clone()));
-    Ok(Opened::Cql(Cql::open(&config.cql()?, observer).await?))
+    let store = Cql::open(&config.cql()?, observer).await?;
+    let queues = store.clone();
+    telemetry.at_scrape(move |metrics| {
+        let (requests, loads) = (queues.requests(), queues.loads());
+        metrics.cql_requests_running.set(requests.running as f64);
+        metrics.cql_requests_waiting.set(requests.waiting as f64);
+        metrics.cql_loads_running.set(loads.running as f64);
+        metrics.cql_loads_waiting.set(loads.waiting as f64);
+    });
+    Ok(Opened::Cql(store))
 }
 
 /// Brings the schema of the database to what this build needs (`taskflow migrate`); says what it did.

@@ -351,6 +351,8 @@ fn more_operations_than_a_feed_may_hold_are_refused_and_the_others_are_not_lost(
         let answers = futures_util::future::join_all(asks);
         let open = async {
             // The refusals come at once; the rest only when the store goes on.
+            let max = FEED_UNSAVED_OPERATIONS_MAX as u32;
+            assert_eq!(node.router.waiting(), (max.into(), max));
             node.gate.add_permits(1_000);
         };
         let (answers, ()) = futures_util::future::join(answers, open).await;
@@ -361,6 +363,7 @@ fn more_operations_than_a_feed_may_hold_are_refused_and_the_others_are_not_lost(
         let accepted = answers.iter().filter(|outcome| code(outcome).is_none()).count();
         assert_eq!((refused, accepted), (10, FEED_UNSAVED_OPERATIONS_MAX));
         // All permits came back.
+        assert_eq!(node.router.waiting(), (0, 0));
         assert_eq!(code(&ask(&node, user, 1).await), None);
     });
 }

@@ -284,6 +284,13 @@ impl RedisBus {
         Self { shared, stop }
     }
 
+    /// Messages that wait to be sent, and their bytes.
+    pub fn waiting(&self) -> (usize, usize) {
+        let shared = &self.shared;
+        let messages = shared.out.max_capacity() - shared.out.capacity();
+        (messages, shared.out_bytes.load(Ordering::Relaxed))
+    }
+
     /// Ends it, and takes this node's record away. Comes back when that is done, or after a second.
     pub async fn stop(&self) {
         let _ = self.stop.send(true);
@@ -605,6 +612,33 @@ impl Canary {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Deaf;
+
+    impl BusInbox for Deaf {
+        fn take(&self, _: BusEvent) {}
+    }
+
+    #[tokio::test]
+    async fn messages_are_counted_while_they_wait() {
+        let options = Options {
+            // Nobody is there.
+            nodes: vec!["redis://127.0.0.1:1".to_owned()],
+            mode: Mode::Standalone,
+            cluster_name: "taskflow".to_owned(),
+        };
+        let bus = RedisBus::start(options, NodeId(1), Arc::new(Deaf), Arc::new(()));
+        // Its task has not begun: nothing takes them.
+        bus.shared.up.store(true, Ordering::Release);
+        let feed = UserId(uuid::Uuid::from_u128(1));
+        for message in ["one", "three"] {
+            bus.publish(feed, Bytes::from_static(message.as_bytes()));
+        }
+        assert_eq!(bus.waiting(), (2, 8));
+        while bus.waiting() != (0, 0) {
+            tokio::task::yield_now().await;
+        }
+    }
 
     #[test]
     fn no_password_is_logged() {

@@ -105,6 +105,11 @@ impl Letters {
         self.mail.is_some()
     }
 
+    /// Letters that are being sent, or wait for another try.
+    pub fn waiting(&self) -> usize {
+        UNDER_WAY_MAX - self.under_way.available_permits()
+    }
+
     /// Sends a letter, without waiting.
     pub fn post(&self, letter: Letter) {
         let Some(mail) = self.mail.clone() else { return };
@@ -210,7 +215,9 @@ mod tests {
         let later = || MailError::Unavailable("greylisted".to_owned());
         let (letters, asked, _) = letters(vec![later(), later(), MailError::Refused("no such mailbox".to_owned())]);
         letters.post(to("ada@example.org"));
+        assert_eq!(letters.waiting(), 1);
         is_idle(&letters).await;
+        assert_eq!(letters.waiting(), 0);
         let at: Vec<u64> = {
             let asked = asked.lock().expect("not poisoned");
             asked.iter().map(|(at, _)| at.as_secs()).collect()

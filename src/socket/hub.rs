@@ -292,6 +292,15 @@ impl Hub {
         self.interests.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
+    /// Publications that wait for the worker for which the most do.
+    pub fn publications_waiting(&self) -> usize {
+        let waiting = self
+            .workers
+            .iter()
+            .map(|queue| queue.publications.load(Ordering::Relaxed));
+        waiting.max().unwrap_or(0)
+    }
+
     /// From now on the worker gets the feed's publications.
     pub fn follow(&self, worker: u16, feed: UserId) {
         self.interests.begin(feed, |interest| interest.workers |= 1 << worker);
@@ -411,7 +420,8 @@ impl WorkerInbox {
     /// Nothing is lost when the future is dropped.
     pub async fn receive(&mut self, hub: &Hub, batch: &mut Vec<ToWorker>) -> bool {
         let count = self.receiver.recv_many(batch, 1024).await;
-        let publications = batch
+        // What was in the batch before has been counted.
+        let publications = batch[batch.len() - count..]
             .iter()
             .filter(|message| matches!(message, ToWorker::Deliver(..)))
             .count();
@@ -561,6 +571,7 @@ mod tests {
         for _ in 0..PUBLICATIONS_WAITING_MAX {
             publish_with(&hub, 1, vec![(connection(2, 0), Vec::new())]);
         }
+        assert_eq!(hub.publications_waiting(), PUBLICATIONS_WAITING_MAX);
         let to = [(0, 1), (1, 2), (2, 3), (0, 4), (2, 5)].map(|(worker, slot)| connection(worker, slot));
         publish_with(&hub, 2, to.map(|to| (to, Vec::new())).into());
         let mut received = |worker: usize| {
@@ -579,6 +590,7 @@ mod tests {
             panic!("two answers, and no entries")
         };
         assert_eq!([first.slot, second.slot], [3, 5]);
+        assert_eq!(hub.publications_waiting(), 0);
         assert!(hub.take_missed(2) && !hub.take_missed(0));
     }
 

@@ -426,6 +426,8 @@ metrics! {
     messages_received: Family<MessageKind> = "taskflow_messages_received_total";
     /// Bytes that wait in the queues of all connections.
     queue_bytes: Gauge = "taskflow_queue_bytes";
+    /// Publications that wait for the worker for which the most do; 16,384 at most, beyond it they are dropped and its followers read the log.
+    publications_waiting: Gauge = "taskflow_publications_waiting";
     /// Connections that the server cut, by reason.
     evictions: Family<Eviction> = "taskflow_evictions_total";
 
@@ -445,6 +447,12 @@ metrics! {
     store_wal_bytes: Gauge = "taskflow_store_wal_bytes";
     /// Bytes that are free where the store is.
     store_bytes_free: Gauge = "taskflow_store_bytes_free";
+    /// Appends and other writes that wait for the embedded store; 65,536 at most, beyond it they are refused. With store = cql, 0.
+    store_writes_waiting: Gauge = "taskflow_store_writes_waiting";
+    /// Bytes of those; 64 MiB at most.
+    store_bytes_waiting: Gauge = "taskflow_store_bytes_waiting";
+    /// Reads that wait for the embedded store; 65,536 at most, beyond it they are refused. With store = cql, 0.
+    store_reads_waiting: Gauge = "taskflow_store_reads_waiting";
     /// Reads, appends and writes that the store failed.
     store_errors: Counter = "taskflow_store_errors_total";
 
@@ -458,6 +466,10 @@ metrics! {
     feed_panics: Counter = "taskflow_feed_panics_total";
     /// Seconds from when a feed was given operations until it had their results.
     operation_duration: Histogram = "taskflow_operation_duration_seconds";
+    /// Operations at the feeds of this node that are not answered yet.
+    feed_operations_waiting: Gauge = "taskflow_feed_operations_waiting";
+    /// The same at the feed that has the most of them; 256 at most, beyond it they are refused.
+    feed_operations_waiting_max: Gauge = "taskflow_feed_operations_waiting_max";
     /// Accounts that were deleted, with everything that was theirs.
     accounts_deleted: Counter = "taskflow_accounts_deleted_total";
     /// HTTP connections that were closed because they had kept the server waiting while there were too many of them.
@@ -473,6 +485,14 @@ metrics! {
     cql_speculations: Counter = "taskflow_cql_speculations_total";
     /// Seconds that a request to the database took, by what was asked.
     cql_request_duration: Family<CqlRequest, Histogram> = "taskflow_cql_request_duration_seconds";
+    /// Requests to the database under way; cql_requests_max at most. With store = embedded, 0.
+    cql_requests_running: Gauge = "taskflow_cql_requests_running";
+    /// Requests to the database that wait until others have ended.
+    cql_requests_waiting: Gauge = "taskflow_cql_requests_waiting";
+    /// Feeds that are being read whole from the database; 8 at most.
+    cql_loads_running: Gauge = "taskflow_cql_loads_running";
+    /// Feeds that wait for that.
+    cql_loads_waiting: Gauge = "taskflow_cql_loads_waiting";
     /// Requests to the database that failed, by class.
     cql_errors: Family<CqlError> = "taskflow_cql_errors_total";
     /// Appends of which the database did not say what became of them; they were read back.
@@ -496,6 +516,10 @@ metrics! {
     bus_received: Counter = "taskflow_bus_received_total";
     /// Messages that were not sent, because Redis was away or too slow. Followers read the log instead.
     bus_dropped: Counter = "taskflow_bus_dropped_total";
+    /// Messages that wait to be sent over Redis; 16,384 at most, beyond it they are dropped.
+    bus_waiting: Gauge = "taskflow_bus_waiting";
+    /// Bytes of those; 64 MiB at most.
+    bus_bytes_waiting: Gauge = "taskflow_bus_bytes_waiting";
     /// Seconds from the sending of a message to its arrival here, by the clock of Redis.
     bus_lag: Histogram = "taskflow_bus_lag_duration_seconds";
     /// Seconds that a message of this node to itself took.
@@ -514,6 +538,8 @@ metrics! {
     cluster_changes: Counter = "taskflow_cluster_changes_total";
     /// Requests sent to the node that hosts the feed, repeats included.
     cluster_forwards: Counter = "taskflow_cluster_forwards_total";
+    /// Operations for feeds that other nodes host that are not answered yet; 65,536 at most, beyond it they are refused.
+    cluster_operations_waiting: Gauge = "taskflow_cluster_operations_waiting";
     /// Requests of other nodes that this node carried out.
     cluster_requests: Counter = "taskflow_cluster_requests_total";
     /// Heads of followed feeds that were read from the store, to find lost messages.
@@ -540,6 +566,8 @@ metrics! {
     thread_delay: Family<Thread, Histogram> = "taskflow_thread_delay_duration_seconds";
     /// Steps of traced requests (spans), by what became of them: what is not sent was dropped. Without otlp_endpoint, 0.
     spans: Family<SpanOutcome> = "taskflow_spans_total";
+    /// Steps of traced requests that wait for the collector; 4,096 at most, beyond it they are dropped.
+    spans_waiting: Gauge = "taskflow_spans_waiting";
     /// How hard this node is pressed: 0 not at all; 1 to 3, from which on it does less, as docs/operations.md says.
     overload: Gauge = "taskflow_overload";
     /// What was not done because the node was pressed too hard, by what it was.
@@ -558,8 +586,12 @@ metrics! {
     sign_ins: Family<SignInOutcome> = "taskflow_sign_ins_total";
     /// Letters to the owners of accounts, by what became of them.
     letters: Family<LetterOutcome> = "taskflow_letters_total";
+    /// Letters that are being sent, or wait for another try; 256 at most, beyond it they are dropped.
+    letters_waiting: Gauge = "taskflow_letters_waiting";
     /// Reports of errors to Sentry, by what became of them; one may stand for many of the same error.
     error_reports: Family<ReportOutcome> = "taskflow_error_reports_total";
+    /// Different errors that are still to be told to Sentry; 64 at most, beyond it they are dropped.
+    error_reports_waiting: Gauge = "taskflow_error_reports_waiting";
 
     /// Users who changed something for the first time on a day (UTC): its increase over a day is how many were active.
     users_active: Counter = "taskflow_users_active_total";

@@ -297,6 +297,7 @@ impl Teller {
             while let Ok(message) = messages.try_recv() {
                 self.take(message);
             }
+            self.metrics.error_reports_waiting.set(self.outbox.untold() as f64);
             let wait = self.outbox.due().map(|due| due.saturating_sub(self.begun.elapsed()));
             let message = match wait {
                 Some(Duration::ZERO) => {

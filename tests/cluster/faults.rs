@@ -99,6 +99,7 @@ fn a_node_that_leaves_answers_first_what_is_under_way() {
     }
     let all = received + clients.len() as f64;
     leaving.wait_for_metric("taskflow_messages_received_total", |now| now >= all);
+    leaving.wait_for_metric("taskflow_cluster_operations_waiting", |waiting| waiting > 0.0);
     leaving.signal(Signal::TERM);
     eventually("it is about to leave", || {
         let ready = http::request(leaving.operator, "GET", "/health/ready", &[], b"");
@@ -185,6 +186,14 @@ fn where_neither_redis_nor_the_database_answers_screens_are_told_that_they_may_b
     // So does who comes meanwhile.
     let mut late = Client::open(node, Encoding::Json, &account);
     assert!(late.wait_for("heartbeat")["stale_since"].is_u64());
+    late.send_operations(&[task("waits")]);
+    for queue in [
+        "taskflow_feed_operations_waiting",
+        "taskflow_feed_operations_waiting_max",
+    ] {
+        node.wait_for_metric(queue, |waiting| waiting == 1.0);
+    }
+    node.wait_for_metric("taskflow_cql_requests_running", |running| running > 0.0);
     // That Redis is back says nothing of what was missed.
     cluster.redis.signal(0, "-CONT");
     node.wait_for_metric("taskflow_bus_up", |up| up == 1.0);
@@ -195,6 +204,7 @@ fn where_neither_redis_nor_the_database_answers_screens_are_told_that_they_may_b
     }
     assert_eq!(events.wait_for("heartbeat").data, json!({}));
     node.wait_for_metric("taskflow_stale", |stale| stale == 0.0);
+    node.wait_for_metric("taskflow_feed_operations_waiting", |waiting| waiting == 0.0);
 }
 
 #[test]

@@ -99,6 +99,9 @@ fn an_error_is_told_once_without_what_is_nobodys_business_and_its_repeats_as_a_c
     for secret in SECRETS {
         assert!(!event.to_string().contains(secret), "{secret} is in {event}");
     }
+    failing
+        .server
+        .wait_for_metric("taskflow_error_reports_waiting", |waiting| waiting == 0.0);
     let (head, _) = &sentry.requests(1)[0];
     assert!(head.starts_with("post /api/42/envelope/ http/1.1\r\n"), "{head}");
     assert!(head.contains("sentry_key=0123456789abcdef"), "{head}");
@@ -135,6 +138,9 @@ fn a_sentry_that_hangs_refuses_or_fails_costs_nothing() {
                     failed == 1.0
                 }),
         }
+        failing
+            .server
+            .wait_for_metric("taskflow_error_reports_waiting", |waiting| waiting == 1.0);
         let account = failing.server.register();
         assert_eq!(
             failing.server.get("/api/v1/snapshot", &account).status,

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 
 use crate::account::{auth, events, name, refused};
 use crate::support::http::Response;
-use crate::support::server::{Account, PASSWORD, Server};
+use crate::support::server::{Account, PASSWORD, Server, free_port};
 use crate::support::{DEADLINE, Value, http, json};
 
 /// The text of the letter of this subject to this address, from the log: in development no mail server is needed.
@@ -320,6 +320,20 @@ fn a_mail_server_gets_the_letters() {
     server.wait_for_metric("taskflow_letters_total{outcome=\"sent\"}", |sent| sent == 2.0);
     let log = server.log.text();
     assert!(!log.contains("pa55") && !log.contains(&link), "{log}");
+}
+
+#[test]
+fn letters_that_wait_for_another_try_are_counted() {
+    let smtp = format!("--smtp=smtp://127.0.0.1:{}", free_port());
+    let server = Server::start(&[
+        &smtp,
+        "--mail-from=tasks@tasks.example",
+        "--public-url=https://tasks.example",
+    ]);
+    assert_eq!(server.metric("taskflow_letters_waiting"), 0.0);
+    let ada = server.register();
+    auth(&server, "forgot", &json!({ "email": ada.email }));
+    server.wait_for_metric("taskflow_letters_waiting", |waiting| waiting == 1.0);
 }
 
 #[test]

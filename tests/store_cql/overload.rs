@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use taskflow::store::cql::{Cql, CqlObserver, migrate};
 use taskflow::telemetry::metrics::CqlRequest;
 use taskflow_actors::ports::Store as _;
@@ -46,7 +46,14 @@ async fn feeds_are_read_in_turn_and_what_is_asked_twice_has_a_budget() {
     database.signal(1, "-STOP");
 
     // Eight at a time: the first, and those who take their places. The others have waited too long by then.
-    let loads = join_all((0..100).map(|_| cql.load(feed(), i64::MAX))).await;
+    let counted = async {
+        while (cql.loads().running, cql.loads().waiting, cql.requests().running) != (8, 92, 8) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let counted = tokio::time::timeout(Duration::from_secs(1), counted);
+    let (loads, counted) = join(join_all((0..100).map(|_| cql.load(feed(), i64::MAX))), counted).await;
+    assert!(counted.is_ok());
     assert!(loads.iter().all(Result::is_err));
     let rows = counts.rows.load(Ordering::Relaxed);
     assert!((8..=16).contains(&rows), "{rows} feeds were read at once");

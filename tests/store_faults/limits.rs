@@ -34,8 +34,13 @@ async fn what_does_not_fit_into_the_queue_is_refused_at_once_and_not_written() {
         refused = waiting.iter().filter(|append| append.is_finished()).count();
         tokio::task::yield_now().await;
     }
+    let queued = store.waiting();
+    assert_eq!((queued.writes, queued.reads), (10, 0));
+    assert!(queued.bytes > 10 * commit(0, 0).body.len(), "{queued:?}");
     drop(held);
     let answers: Vec<_> = join_all(waiting).await.into_iter().map(Result::unwrap).collect();
+    let queued = store.waiting();
+    assert_eq!((queued.writes, queued.bytes), (0, 0));
     let taken = answers.iter().take_while(|answer| **answer == Ok(())).count();
     // Those that found room again behind a refused one do not fit its feed any more.
     let refused =

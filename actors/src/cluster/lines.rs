@@ -193,6 +193,11 @@ impl<T> Lines<T> {
         self.lines.len()
     }
 
+    /// How many operations wait for their answers.
+    pub fn operations(&self) -> usize {
+        self.waiting
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
@@ -765,6 +770,7 @@ mod tests {
         }
         let more = lines.submit(asked(FEED, 1, 9), 0, &THERE);
         assert!(matches!(more, Err((Code::FeedOverloaded, 9, _))));
+        assert_eq!(lines.operations(), FEED_UNSAVED_OPERATIONS_MAX);
         let mut lines = Lines::new(ME, 0, 3);
         for number in 0..3 {
             let feed = UserId(Uuid::from_u128(number));

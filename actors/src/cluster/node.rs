@@ -241,6 +241,11 @@ impl<T> Node<T> {
         self.lines.len()
     }
 
+    /// How many operations those are.
+    pub fn operations_waiting(&self) -> usize {
+        self.lines.operations()
+    }
+
     /// Whether a follower has to wait for the feed's subscription.
     pub fn awaits_subscription(&self, feed: UserId) -> bool {
         self.up && self.following.get(&feed).is_some_and(|following| !following.confirmed)

@@ -254,6 +254,11 @@ impl Cluster {
         )
     }
 
+    /// How many operations for feeds hosted elsewhere are not answered yet.
+    pub fn operations_waiting(&self) -> usize {
+        self.locked().operations_waiting()
+    }
+
     /// The nodes that are there, as this one sees them.
     pub fn nodes(&self) -> Vec<SeenNode> {
         let now = self.begun.elapsed().as_millis() as u64;

@@ -173,6 +173,19 @@ impl Router {
         longest
     }
 
+    /// How many operations wait at the feeds on this node, and how many of them at the one with the most. For whoever counts:
+    /// each shard is locked for as long as its feeds are counted.
+    pub fn waiting(&self) -> (u64, u32) {
+        let (mut all, mut most) = (0, 0);
+        for shard in 0..TABLE_SHARDS {
+            for (_, operations) in self.table.locked(shard).queues() {
+                all += u64::from(operations);
+                most = most.max(operations);
+            }
+        }
+        (all, most)
+    }
+
     /// Whether operations wait at the feed's actor on this node.
     pub fn is_busy(&self, feed: UserId) -> bool {
         self.table.shard(feed).is_busy(feed)

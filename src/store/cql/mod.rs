@@ -28,13 +28,13 @@ use taskflow_actors::ports::{
 };
 use taskflow_protocol::UserId;
 use taskflow_protocol::values::{Seq, UnixMs};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::telemetry::metrics::{CqlError, CqlRequest};
 
 pub use self::migrate::{Migrated, migrate};
-use self::session::Session;
+use self::session::{Places, Session};
 
 /// Where the database is, and how it is used.
 #[derive(Clone, Debug)]
@@ -175,6 +175,15 @@ pub trait CqlObserver: Send + Sync + 'static {
 /// Counts nothing.
 impl CqlObserver for () {}
 
+/// Places for what is done at once, and who has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// Under way.
+    pub running: usize,
+    /// Waiting for a place.
+    pub waiting: usize,
+}
+
 /// The store. Cheap to clone.
 #[derive(Clone)]
 pub struct Cql(Arc<Inner>);
@@ -189,7 +198,7 @@ struct Inner {
     /// Feeds that are known to exist, and the highest append of each that was answered here.
     known: Mutex<HashMap<UserId, Seq>>,
     /// Places of those who read all rows of a feed.
-    loads: Semaphore,
+    loads: Places,
     compress: bool,
     cluster: u64,
 }
@@ -213,7 +222,7 @@ impl Cql {
             turns: Mutex::default(),
             unsettled: Mutex::default(),
             known: Mutex::default(),
-            loads: Semaphore::new(LOADS_MAX),
+            loads: Places::new(LOADS_MAX),
             compress: options.compress,
             cluster,
         })))
@@ -222,6 +231,16 @@ impl Cql {
     /// The random number of this cluster's store.
     pub fn cluster(&self) -> u64 {
         self.0.cluster
+    }
+
+    /// Requests to the database.
+    pub fn requests(&self) -> Used {
+        self.0.session.places.used()
+    }
+
+    /// Feeds that are read whole.
+    pub fn loads(&self) -> Used {
+        self.0.loads.used()
     }
 
     /// Whether an append would succeed now.

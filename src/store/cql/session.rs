@@ -1,7 +1,7 @@
 //! The driver: its settings, the prepared statements, and what its errors mean.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use scylla::client::execution_profile::ExecutionProfile;
@@ -18,7 +18,7 @@ use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, SerialConsistency};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{CqlObserver, OpenError, Options};
+use super::{CqlObserver, OpenError, Options, Used};
 use crate::telemetry::metrics::{CqlError, CqlRequest};
 
 /// How often a silent connection is asked whether it is there, and how long it may take to say so. With the driver's 30 s
@@ -104,6 +104,56 @@ impl SpeculativeExecutionPolicy for Speculate {
     }
 }
 
+/// Places for those who do something at once; who finds none waits.
+pub(super) struct Places {
+    free: Semaphore,
+    all: usize,
+    waiting: AtomicUsize,
+}
+
+/// Somebody waits for a place.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Places {
+    pub(super) fn new(all: usize) -> Self {
+        Self {
+            free: Semaphore::new(all),
+            all,
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// A place; `None`: there was none within that time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Whoever waits no more has no place, and is not counted.
+    async fn take(&self, patience: Duration) -> Option<SemaphorePermit<'_>> {
+        // Who waits comes first: there is no free place for others meanwhile.
+        if let Ok(place) = self.free.try_acquire() {
+            return Some(place);
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waits = Waits(&self.waiting);
+        let place = tokio::time::timeout(patience, self.free.acquire()).await;
+        place.ok()?.ok()
+    }
+
+    /// How many have a place, and how many wait for one.
+    pub(super) fn used(&self) -> Used {
+        Used {
+            running: self.all - self.free.available_permits(),
+            waiting: self.waiting.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// A statement, and what is counted as it.
 pub(super) struct Statement {
     pub prepared: PreparedStatement,
@@ -169,7 +219,7 @@ pub(super) struct Session {
     pub driver: Driver,
     /// `None` until the schema is there.
     statements: Option<Statements>,
-    permits: Semaphore,
+    pub places: Places,
     retries: Budget,
     speculations: Arc<Budget>,
     patience: Duration,
@@ -293,7 +343,7 @@ impl Session {
         Ok(Self {
             driver,
             statements: None,
-            permits: Semaphore::new(options.requests_max),
+            places: Places::new(options.requests_max),
             retries: Budget::full(),
             speculations: Arc::new(Budget::full()),
             patience: options.append_timeout,
@@ -682,17 +732,13 @@ impl Session {
 
     /// A place among the requests under way.
     async fn permit(&self) -> Result<SemaphorePermit<'_>, Failed> {
-        self.place(&self.permits).await
+        self.place(&self.places).await
     }
 
     /// A place of some; whoever waits too long has asked for nothing.
-    pub async fn place<'a>(&self, places: &'a Semaphore) -> Result<SemaphorePermit<'a>, Failed> {
-        match tokio::time::timeout(self.patience, places.acquire()).await {
-            Ok(place) => place.map_err(|_| Failed::NotSent("the store is closed".to_owned())),
-            Err(_) => Err(Failed::NotSent(
-                "too many requests to the database are under way".to_owned(),
-            )),
-        }
+    pub async fn place<'a>(&self, places: &'a Places) -> Result<SemaphorePermit<'a>, Failed> {
+        let place = places.take(self.patience).await;
+        place.ok_or_else(|| Failed::NotSent("too many requests to the database are under way".to_owned()))
     }
 
     /// Carries a statement out. What was certainly not sent is tried again, a few times.
@@ -829,6 +875,8 @@ enum Kind {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -843,6 +891,29 @@ mod tests {
         assert_eq!(steady.count(), 100);
         (0..100_000).for_each(|_| budget.earn());
         assert_eq!((0..1_000).filter(|_| budget.spend()).count(), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_are_counted_and_who_waits_for_one_until_there_is_one_or_none_comes() {
+        let (places, patience) = (Places::new(2), Duration::from_secs(2));
+        let used = |running, waiting| assert_eq!(places.used(), Used { running, waiting });
+        used(0, 0);
+        let first = places.take(patience).await.expect("there is one");
+        let second = places.take(patience).await.expect("there is one");
+        used(2, 0);
+        let mut third = Box::pin(places.take(patience));
+        let mut fourth = Box::pin(places.take(patience));
+        assert!((&mut third).now_or_never().is_none() && (&mut fourth).now_or_never().is_none());
+        used(2, 2);
+        drop(first);
+        let third = third.await.expect("one is free");
+        used(2, 1);
+        assert!(fourth.await.is_none(), "none came");
+        used(2, 0);
+        let gone = Box::pin(places.take(patience)).now_or_never();
+        assert!(gone.is_none());
+        drop((second, third));
+        used(0, 0);
     }
 
     #[test]

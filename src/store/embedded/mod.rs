@@ -132,6 +132,17 @@ pub trait StoreObserver: Send + Sync + 'static {
 
 impl StoreObserver for () {}
 
+/// What waits for the store's threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Appends and other writes.
+    pub writes: usize,
+    /// Bytes of those.
+    pub bytes: usize,
+    /// Reads.
+    pub reads: usize,
+}
+
 /// Why a store did not open. The texts say what the operator can do; `docs/operations.md` has more.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -268,6 +279,17 @@ impl Embedded {
     /// Would an append succeed now? Goes through the writer and an fsync, so callers bound how often they ask.
     pub fn check_append(&self) -> BoxFuture<Result<(), AppendError>> {
         self.write(Write::Check)
+    }
+
+    /// What waits for its threads now.
+    pub fn waiting(&self) -> Waiting {
+        let shared = &self.inner.shared;
+        let (writes, bytes) = shared.writes.waiting();
+        Waiting {
+            writes,
+            bytes,
+            reads: shared.reads.waiting(),
+        }
     }
 
     /// Does what waits, moves everything to its place, and closes the files. Blocks. Calls that come later on other

@@ -225,6 +225,12 @@ impl WriteQueue {
         }
     }
 
+    /// Jobs that wait, and their bytes.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let inner = lock(&self.inner);
+        (inner.jobs.len(), inner.bytes)
+    }
+
     /// Takes no more jobs; those that wait are done.
     pub(super) fn close(&self, how: Close) {
         let mut inner = lock(&self.inner);
@@ -411,6 +417,11 @@ impl ReadQueue {
         lock(&self.inner).gate == Gate::Open
     }
 
+    /// Jobs that wait.
+    pub(super) fn waiting(&self) -> usize {
+        lock(&self.inner).jobs.len()
+    }
+
     /// Refuses what waits, for instance because it has waited long.
     pub(super) fn refuse_waiting(&self, why: &str) {
         let jobs = std::mem::take(&mut lock(&self.inner).jobs);
@@ -440,3 +451,19 @@ impl ReadQueue {
 
 /// Longest wait of a read while the writer finds out what is durable: then it is told that the store does not answer.
 pub(super) const READ_WAIT_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_are_counted_until_a_reader_takes_them() {
+        let reads = ReadQueue::new(10);
+        for number in 0..3 {
+            reads.push(Read::Head(UserId(Uuid::from_u128(number)), oneshot::channel().0));
+        }
+        assert_eq!(reads.waiting(), 3);
+        assert!(matches!(reads.next(2, false, None), Turn::Jobs(jobs) if jobs.len() == 2));
+        assert_eq!(reads.waiting(), 1);
+    }
+}

@@ -65,6 +65,11 @@ impl Outbox {
         }
     }
 
+    /// How many different errors are still to be told.
+    pub fn untold(&self) -> usize {
+        self.known.iter().filter(|known| known.times > 0).count()
+    }
+
     /// What is due first, and how often it came.
     pub fn first(&self) -> Option<(&Report, u64)> {
         self.waiting().map(|known| (&known.report, known.times))

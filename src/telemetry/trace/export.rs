@@ -80,6 +80,7 @@ impl Export {
     pub(super) fn run(mut self, ended: &Receiver<Message>) {
         while let Ok(first) = ended.recv() {
             let (batch, last) = gather(first, ended);
+            self.metrics.spans_waiting.dec_by(batch.len() as f64);
             let is_sent = batch.is_empty() || self.send(batch);
             if let Some(last) = last {
                 // Who does not wait any more is not there to be told.

@@ -142,11 +142,14 @@ impl Tracer for Traces {
             at: Instant::now(),
             at_ns: SystemClock.now_ns(),
         };
+        // Before it is in the queue, so that it is never counted out first.
+        self.metrics.spans_waiting.inc();
         let lost = match self.queue.try_send(Message::Ended(ended)) {
             Ok(()) => return,
             Err(TrySendError::Full(_)) => SpanOutcome::QueueFull,
             Err(TrySendError::Disconnected(_)) => SpanOutcome::Failed,
         };
+        self.metrics.spans_waiting.dec();
         self.metrics.spans.of(lost).inc();
     }
 }
