@@ -73,10 +73,16 @@ pub enum ClientCommand {
     Edit(Edit),
     /// Put a task, with its subtasks, in the bin.
     Delete(What),
-    /// Write everything of yours into one file, which `import` takes back, here or on another server.
+    /// Write everything of yours into one JSON file, which `import` takes back, here or on another server.
+    ///
+    /// That is tasks, lists, labels and settings, also what is in the bin. `import` says what it leaves out: the bin, and when
+    /// something was made and completed.
     Export(Export),
-    /// Bring tasks from an export, Todoist (CSV or JSON) or todo.txt. Running it again doubles nothing, also with a later export of
-    /// the same: a task with the id, or the list, parent and title, of one that was brought before is that one.
+    /// Bring tasks from files: what `export` wrote, Todoist (CSV or JSON) or todo.txt.
+    ///
+    /// Running it again doubles nothing, also with a later export of the same: a task with the id, or the list, parent and title, of one
+    /// that was brought before is that one. What could not be brought, or not as it was, is listed at the end. Of an export, that is the
+    /// bin, and when something was made and completed; its settings come along unless some were chosen here.
     Import(Import),
     /// Show changes that were not sent, because sending them late could double them.
     Pending(Pending),

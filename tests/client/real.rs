@@ -121,7 +121,7 @@ fn an_export_is_taken_back_as_it_was_and_only_once() {
     one.ok(&["import", &file]);
     one.ok(&[
         "add",
-        "Crème “brûlée” \u{1f36e} 東京",
+        "Crème “brûlée” \u{1f36e} 東京  ",
         "--due",
         "2026-12-24",
         "--priority",
@@ -146,12 +146,33 @@ fn an_export_is_taken_back_as_it_was_and_only_once() {
         "all.json: 0 tasks imported, 501 were there already\n"
     );
     two.ok(&["register", "--server", &two.server, "bob@example.org"]);
-    let brought = "all.json: 501 tasks imported, 3 new lists, 1 new labels\n";
-    assert_eq!(two.ok(&["import", path]), brought);
+    // Somebody who lives elsewhere wrote it.
+    let mut elsewhere = parse(&bytes);
+    elsewhere["settings"]["time_zone"] = json!("Asia/Tokyo");
+    std::fs::write(path, elsewhere.to_string()).unwrap();
+    assert!(two.ok(&["import", "--dry-run", path]).contains("would change the settings"));
+    let import = || {
+        let output = two.command(&["import", path]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap())
+    };
+    let [said, lost] = import();
+    assert_eq!(said, "all.json: 501 tasks imported, 3 new lists, 1 new labels, the settings\n");
     assert_eq!(
-        two.ok(&["import", path]),
-        "all.json: 0 tasks imported, 501 were there already\n"
+        lost,
+        "Not carried over as it was:\n  what is brought counts as made, and what is done as completed, at the time of the import: \
+         history, activity and streak begin with it\n"
     );
+    let there = "all.json: 0 tasks imported, 501 were there already\n";
+    assert_eq!(import(), [there.to_owned(), String::new()]);
+    let settings = || parse(two.ok(&["export"]).as_bytes())["settings"]["time_zone"].clone();
+    assert_eq!(settings(), "Asia/Tokyo");
+    // What was chosen here stays.
+    elsewhere["settings"]["time_zone"] = json!("Asia/Seoul");
+    std::fs::write(path, elsewhere.to_string()).unwrap();
+    let stay = "Not carried over as it was:\n  the settings were changed here, and stay as they are here\n";
+    assert_eq!(import(), [there.to_owned(), stay.to_owned()]);
+    assert_eq!(settings(), "Asia/Tokyo");
     // What both have is the same, but for when it was made and by whom.
     let content = |person: &Person| {
         let export: Value = serde_json::from_str(&person.ok(&["export"])).unwrap();

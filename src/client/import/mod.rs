@@ -189,8 +189,12 @@ fn project_name(path: &Path) -> String {
 fn would_do(plan: &Plan) -> String {
     let count = |kind| plan.steps.iter().filter(|step| step.kind == kind).count();
     let (tasks, lists, labels) = (count(Kind::Task), count(Kind::List), count(Kind::Label));
+    let settings = match count(Kind::Settings) {
+        0 => "",
+        _ => "would change the settings; ",
+    };
     format!(
-        "would add {tasks} tasks, {lists} lists and {labels} labels; {} tasks are there already",
+        "would add {tasks} tasks, {lists} lists and {labels} labels; {settings}{} tasks are there already",
         plan.already_there
     )
 }
@@ -405,6 +409,9 @@ impl<'a> Importing<'a> {
             if count > 0 {
                 text.push_str(&format!(", {count} {words}"));
             }
+        }
+        if there(Kind::Settings) > 0 {
+            text.push_str(", the settings");
         }
         if plan.already_there > 0 {
             text.push_str(&format!(", {} were there already", plan.already_there));

@@ -3,6 +3,7 @@
 //! Architecture invariant: readers turn text into this and do no I/O; nothing here knows ids or the server.
 
 use taskflow_protocol::TaskId;
+use taskflow_protocol::model::Settings;
 use taskflow_protocol::values::{Due, Priority, Status};
 
 /// What was read.
@@ -14,6 +15,11 @@ pub struct Outline {
     pub lists: Vec<OutlineList>,
     /// Labels that are to be there even if no task has them, or that have a colour.
     pub labels: Vec<OutlineLabel>,
+    /// Whether it is TaskFlow's own: its texts are such as the server takes, and stay as they are to the byte; the lists before the
+    /// inbox were put there.
+    pub is_own: bool,
+    /// Where it has any.
+    pub settings: Option<Settings>,
     /// What could not be carried over, or not as it was.
     pub remarks: Vec<Remark>,
 }
@@ -27,7 +33,7 @@ pub struct OutlineList {
     pub color: Option<String>,
     /// Put away.
     pub archived: bool,
-    /// In an order in which parents come before their parts.
+    /// In their order, but that parents come before their parts.
     pub tasks: Vec<OutlineTask>,
 }
 

@@ -13,13 +13,21 @@ use taskflow_protocol::limits::{
     DURATION_MINUTES_MAX, LABELS_A_TASK_MAX, NAME_BYTES_MAX, NOTES_BYTES_MAX, PARENT_DEPTH_MAX, TITLE_BYTES_MAX,
 };
 use taskflow_protocol::message::{Command, LabelCreate, ListCreate, ListPatch, Operation, Place, TaskCreate};
-use taskflow_protocol::model::ListFields;
+use taskflow_protocol::model::{ListFields, Settings, SettingsFields};
+use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Encoding, LabelId, ListId, OperationId, TaskId, UserId};
 use uuid::Uuid;
 
 use super::outline::{Outline, OutlineTask, Remark};
 use crate::client::find;
 use crate::client::replica::Rows;
+
+/// The version of the inbox and the settings while nobody has changed them since the account was made.
+const BIRTH: Seq = 1;
+
+/// What no operation can say: the time of an entry is that at which it was written, and activity and streak are counted by it.
+pub const AS_NEW: &str = "what is brought counts as made, and what is done as completed, at the time of the import: history, \
+                          activity and streak begin with it";
 
 /// What an operation is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +38,10 @@ pub enum Kind {
     Label,
     /// Makes a task.
     Task,
-    /// Puts a list away, after its tasks are in it.
-    Archive,
+    /// Puts a list away, after its tasks are in it, or gives the inbox its colour.
+    ListPatch,
+    /// Changes the settings.
+    Settings,
 }
 
 /// An operation, and what must be there before it.
@@ -43,7 +53,7 @@ pub struct Step {
     pub kind: Kind,
     /// Where in the file.
     pub place: String,
-    /// The task's title, or the name of the list or label.
+    /// The task's title, the name of the list or label, or what else it is about.
     pub name: String,
     /// Earlier steps.
     pub needs: Vec<usize>,
@@ -80,6 +90,7 @@ pub fn plan(outline: &Outline, user: UserId, rows: &Rows, wishes: Wishes<'_>) ->
     let mut planning = Planning {
         user,
         seed: Seed::new(user, outline.format),
+        is_own: outline.is_own,
         rows,
         wishes,
         plan: Plan::default(),
@@ -90,10 +101,15 @@ pub fn plan(outline: &Outline, user: UserId, rows: &Rows, wishes: Wishes<'_>) ->
         planning.label(&label.name, label.color.as_deref());
     }
     let mut archive = Vec::new();
-    for list in &outline.lists {
+    let inbox = outline.lists.iter().position(|list| list.name.is_none());
+    for (at, list) in outline.lists.iter().enumerate() {
         let name = wishes.list.or(list.name.as_deref());
         let color = list.color.as_deref().filter(|_| wishes.list.is_none());
-        let (id, step) = planning.list(name, color)?;
+        let place = match outline.is_own && inbox.is_some_and(|inbox| at < inbox) {
+            true => Place::Before(ListId(user.0)),
+            false => Place::Last,
+        };
+        let (id, step) = planning.list(name, color, place)?;
         planning.tasks(list.name.as_deref(), &list.tasks, id, step);
         // Also where an earlier run was interrupted before it came to this, and nobody has touched the list since.
         let untouched = rows
@@ -112,7 +128,14 @@ pub fn plan(outline: &Outline, user: UserId, rows: &Rows, wishes: Wishes<'_>) ->
                 ..ListFields::default()
             },
         });
-        planning.step(command, Kind::Archive, "", &name, step.into_iter().collect());
+        planning.step(command, Kind::ListPatch, "", &name, step.into_iter().collect());
+    }
+    if outline.is_own && planning.plan.steps.iter().any(|step| step.kind == Kind::Task) {
+        planning.remark("", AS_NEW);
+    }
+    // What is put in one list is to change nothing else.
+    if let (Some(settings), Some(present), None) = (&outline.settings, &rows.settings, wishes.list) {
+        planning.settings(settings, present);
     }
     Ok(planning.plan)
 }
@@ -147,6 +170,8 @@ impl Seed {
 struct Planning<'a> {
     user: UserId,
     seed: Seed,
+    /// See [`Outline::is_own`].
+    is_own: bool,
     rows: &'a Rows,
     wishes: Wishes<'a>,
     plan: Plan,
@@ -182,11 +207,54 @@ impl Planning<'_> {
         });
     }
 
-    fn list(&mut self, name: Option<&str>, color: Option<&str>) -> Result<(ListId, Option<usize>), String> {
-        let Some(name) = name else {
-            return Ok((ListId(self.user.0), None));
+    /// The settings as they were, unless somebody has chosen some here.
+    fn settings(&mut self, wanted: &Settings, present: &Settings) {
+        fn changed<T: PartialEq + Clone>(wanted: &T, present: &T) -> Option<T> {
+            (wanted != present).then(|| wanted.clone())
+        }
+        let set = SettingsFields {
+            time_zone: changed(&wanted.time_zone, &present.time_zone),
+            week_start: changed(&wanted.week_start, &present.week_start),
+            locale: changed(&wanted.locale, &present.locale),
         };
-        let name = fit(name, NAME_BYTES_MAX);
+        if set == SettingsFields::default() {
+            return;
+        }
+        if present.version > BIRTH {
+            self.remark("", "the settings were changed here, and stay as they are here");
+            return;
+        }
+        self.step(Command::SettingsPatch(set), Kind::Settings, "", "settings", Vec::new());
+    }
+
+    /// One line of at most so many bytes; TaskFlow's own ones are that.
+    fn line(&self, text: &str, bytes_max: usize) -> String {
+        match self.is_own {
+            true => text.to_owned(),
+            false => fit(text, bytes_max),
+        }
+    }
+
+    fn list(
+        &mut self,
+        name: Option<&str>,
+        color: Option<&str>,
+        place: Place<ListId>,
+    ) -> Result<(ListId, Option<usize>), String> {
+        let Some(name) = name else {
+            let inbox = ListId(self.user.0);
+            let untouched = self.rows.lists.get(&inbox).is_none_or(|inbox| inbox.version <= BIRTH);
+            if let Some(color) = color.filter(|_| untouched) {
+                let set = ListFields {
+                    color: Some(Some(color.to_owned())),
+                    ..ListFields::default()
+                };
+                let command = Command::ListPatch(ListPatch { list: inbox, set });
+                self.step(command, Kind::ListPatch, "", "Inbox", Vec::new());
+            }
+            return Ok((inbox, None));
+        };
+        let name = self.line(name, NAME_BYTES_MAX);
         if let Some(known) = self.lists.get(&Some(name.clone())) {
             return Ok(*known);
         }
@@ -205,7 +273,7 @@ impl Planning<'_> {
                         list,
                         name: name.clone(),
                         color: color.map(str::to_owned),
-                        place: Place::Last,
+                        place,
                     });
                     (list, Some(self.step(command, Kind::List, "", &name, Vec::new())))
                 }
@@ -228,7 +296,7 @@ impl Planning<'_> {
     }
 
     fn label(&mut self, name: &str, color: Option<&str>) -> (LabelId, Option<usize>) {
-        let name = fit(name, NAME_BYTES_MAX);
+        let name = self.line(name, NAME_BYTES_MAX);
         let key = name.to_lowercase();
         if let Some(known) = self.labels.get(&key) {
             return *known;
@@ -360,6 +428,9 @@ impl Planning<'_> {
 
     /// Title and notes as they fit; what is cut from the title stands in the notes.
     fn texts(&mut self, task: &OutlineTask) -> (String, String) {
+        if self.is_own {
+            return (task.title.clone(), task.notes.concat());
+        }
         let title = fit(&task.title, TITLE_BYTES_MAX);
         let mut notes = task.notes.clone();
         if task.title.trim().len() > TITLE_BYTES_MAX {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use taskflow_protocol::model::{Label, List, Task};
-use taskflow_protocol::{LabelId, ListId, TaskId, UserId};
+use taskflow_protocol::model::{Label, List, Settings, Task};
+use taskflow_protocol::{ListId, TaskId, UserId};
 
 use super::outline::{Outline, OutlineLabel, OutlineTask};
+use crate::client::replica::Rows;
 
 /// The newest form that this build can read.
 const FORM_MAX: u32 = 1;
@@ -14,6 +15,7 @@ const FORM_MAX: u32 = 1;
 #[derive(Deserialize)]
 struct File {
     user: UserId,
+    settings: Settings,
     lists: Vec<List>,
     labels: Vec<Label>,
     tasks: Vec<Task>,
@@ -47,35 +49,35 @@ pub fn read(text: &str) -> Result<Outline, String> {
 }
 
 impl File {
-    fn outline(&self) -> Outline {
-        let mut outline = Outline::default();
-        let shown = |label: &&Label| label.deleted_at.is_none();
-        outline.labels = self
-            .labels
-            .iter()
-            .filter(shown)
-            .map(|label| OutlineLabel {
+    fn outline(self) -> Outline {
+        let mut outline = Outline {
+            is_own: true,
+            settings: Some(self.settings),
+            ..Outline::default()
+        };
+        let rows = Rows {
+            settings: None,
+            lists: self.lists.into_iter().map(|list| (list.id, list)).collect(),
+            labels: self.labels.into_iter().map(|label| (label.id, label)).collect(),
+            tasks: self.tasks.into_iter().map(|task| (task.id, task)).collect(),
+        };
+        let mut called: BTreeMap<String, usize> = BTreeMap::new();
+        for label in rows.labels.values().filter(|label| label.deleted_at.is_none()) {
+            *called.entry(label.name.to_lowercase()).or_default() += 1;
+            outline.labels.push(OutlineLabel {
                 name: label.name.clone(),
                 color: label.color.clone(),
-            })
-            .collect();
-        let names: BTreeMap<LabelId, &str> = self
-            .labels
-            .iter()
-            .filter(shown)
-            .map(|label| (label.id, label.name.as_str()))
-            .collect();
-        let mut below: BTreeMap<(ListId, Option<TaskId>), Vec<&Task>> = BTreeMap::new();
-        for task in &self.tasks {
-            below.entry((task.list, task.parent)).or_default().push(task);
+            });
         }
-        for tasks in below.values_mut() {
-            tasks.sort_by(|one, other| (&one.rank, one.id).cmp(&(&other.rank, other.id)));
+        for (name, count) in called.iter().filter(|(_, count)| **count > 1) {
+            outline.remark("", format!("there are {count} labels \"{name}\": they become one"));
         }
-        let mut lists: Vec<_> = self.lists.iter().filter(|list| list.deleted_at.is_none()).collect();
-        lists.sort_by(|one, other| (&one.rank, one.id).cmp(&(&other.rank, other.id)));
-        let mut brought = 0;
-        for list in lists {
+        let mut in_order: BTreeMap<ListId, Vec<&Task>> = BTreeMap::new();
+        for task in rows.tasks.values().filter(|task| rows.task_shown(task)) {
+            in_order.entry(task.list).or_default().push(task);
+        }
+        let shown: usize = in_order.values().map(Vec::len).sum();
+        for list in rows.lists_in_order() {
             let name = (list.id.0 != self.user.0).then_some(list.name.as_str());
             let known = outline.lists.len();
             let at = outline.list(name);
@@ -85,23 +87,41 @@ impl File {
                 outline.lists[at].archived = list.archived;
                 outline.lists[at].color.clone_from(&list.color);
             }
-            // Depth first, so that parents come before their parts.
-            let mut stack: Vec<(&Task, Option<usize>)> = Vec::new();
-            let next = |id: Option<TaskId>| below.get(&(list.id, id)).into_iter().flatten().rev();
-            stack.extend(next(None).map(|task| (*task, None)));
-            while let Some((task, parent)) = stack.pop() {
-                if task.deleted_at.is_some() {
+            let mut tasks = in_order.remove(&list.id).unwrap_or_default();
+            tasks.sort_by(|one, other| (&one.rank, one.id).cmp(&(&other.rank, other.id)));
+            let mut places: BTreeMap<TaskId, usize> = BTreeMap::new();
+            // A part that stands before what it is a part of comes behind it.
+            let mut waiting: BTreeMap<TaskId, Vec<&Task>> = BTreeMap::new();
+            for task in tasks {
+                let parent = task.parent.and_then(|id| rows.tasks.get(&id));
+                let parent = parent.filter(|parent| parent.list == list.id && !places.contains_key(&parent.id));
+                if let Some(parent) = parent {
+                    waiting.entry(parent.id).or_default().push(task);
                     continue;
                 }
-                brought += 1;
-                outline.lists[at].tasks.push(of(task, parent, &names));
-                let place = outline.lists[at].tasks.len() - 1;
-                stack.extend(next(Some(task.id)).map(|part| (*part, Some(place))));
+                let mut stack = vec![task];
+                while let Some(task) = stack.pop() {
+                    places.insert(task.id, outline.lists[at].tasks.len());
+                    let parent = task.parent.and_then(|id| places.get(&id).copied());
+                    outline.lists[at].tasks.push(of(task, parent, &rows));
+                    stack.extend(waiting.remove(&task.id).into_iter().flatten().rev());
+                }
             }
         }
-        let rest = self.tasks.len() - brought;
-        if rest > 0 {
-            outline.remark("", format!("{rest} tasks that were in the bin were left out"));
+        for (what, count) in [
+            ("tasks", rows.tasks.len() - shown),
+            (
+                "lists",
+                rows.lists.values().filter(|list| list.deleted_at.is_some()).count(),
+            ),
+            (
+                "labels",
+                rows.labels.values().filter(|label| label.deleted_at.is_some()).count(),
+            ),
+        ] {
+            if count > 0 {
+                outline.remark("", format!("{count} {what} that were in the bin were left out"));
+            }
         }
         if !self.left_out.is_empty() {
             let count = self.left_out.len();
@@ -111,7 +131,8 @@ impl File {
     }
 }
 
-fn of(task: &Task, parent: Option<usize>, labels: &BTreeMap<LabelId, &str>) -> OutlineTask {
+fn of(task: &Task, parent: Option<usize>, rows: &Rows) -> OutlineTask {
+    let labels = task.labels.iter().filter_map(|id| rows.labels.get(id));
     OutlineTask {
         place: String::new(),
         id: Some(task.id),
@@ -126,11 +147,9 @@ fn of(task: &Task, parent: Option<usize>, labels: &BTreeMap<LabelId, &str>) -> O
         due: task.due.clone(),
         deadline: task.deadline.clone(),
         duration_minutes: task.duration_minutes,
-        labels: task
-            .labels
-            .iter()
-            .filter_map(|id| labels.get(id))
-            .map(|name| (*name).to_owned())
+        labels: labels
+            .filter(|label| label.deleted_at.is_none())
+            .map(|label| label.name.clone())
             .collect(),
         parent,
     }
@@ -164,8 +183,9 @@ mod tests {
     }
 
     fn file(lists: &[Value], labels: &[Value], tasks: &[Value]) -> String {
+        let settings = json!({ "time_zone": "Asia/Tokyo", "week_start": "monday", "locale": "ja", "version": 7 });
         json!({
-            "taskflow": 1, "user": USER, "exported_at": 1, "settings": {}, "lists": lists, "labels": labels, "tasks": tasks,
+            "taskflow": 1, "user": USER, "exported_at": 1, "settings": settings, "lists": lists, "labels": labels, "tasks": tasks,
             "left_out": [],
         })
         .to_string()
@@ -192,6 +212,9 @@ mod tests {
             task(5, USER, "e", &json!({ "parent": id(4) })),
             task(6, &id(80), "a", &json!({})),
             task(7, &id(81), "a", &json!({})),
+            // A part that stands before what it is a part of.
+            task(9, USER, "f", &json!({ "parent": id(8) })),
+            task(8, USER, "g", &json!({})),
         ];
         let mut gone = list(&id(81), "Gone", "c");
         gone["deleted_at"] = json!(5);
@@ -210,7 +233,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                (None, vec!["task 2", "task 3", "task 1"]),
+                (None, vec!["task 2", "task 1", "task 3", "task 8", "task 9"]),
                 (Some("Garden"), vec!["task 6"])
             ]
         );
@@ -219,10 +242,33 @@ mod tests {
             (first.labels.as_slice(), first.notes.as_slice()),
             (&["home".to_owned()][..], &["n".to_owned()][..])
         );
-        assert_eq!(outline.lists[0].tasks[1].parent, Some(0));
+        let parents: Vec<_> = outline.lists[0].tasks.iter().map(|task| task.parent).collect();
+        assert_eq!(parents, [None, None, Some(0), None, Some(3)]);
         assert_eq!(outline.labels[0].color.as_deref(), Some("#112233"));
         let remarks: Vec<_> = outline.remarks.iter().map(|remark| remark.what.as_str()).collect();
-        assert_eq!(remarks, ["3 tasks that were in the bin were left out"]);
+        assert_eq!(
+            remarks,
+            [
+                "3 tasks that were in the bin were left out",
+                "1 lists that were in the bin were left out",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_becomes_one_is_named() {
+        let label = |n: u32, name: &str| json!({ "id": id(n), "name": name, "version": 1 });
+        let lists = [list(&id(80), "Garden", "b"), list(&id(81), "Garden", "c")];
+        let labels = [label(90, "Home"), label(91, "home"), label(92, "work")];
+        let outline = read(&file(&lists, &labels, &[])).expect("it is whole");
+        let remarks: Vec<_> = outline.remarks.iter().map(|remark| remark.what.as_str()).collect();
+        assert_eq!(
+            remarks,
+            [
+                "there are 2 labels \"home\": they become one",
+                "there are two lists \"Garden\": they become one",
+            ]
+        );
     }
 
     #[test]
