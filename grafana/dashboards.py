@@ -1086,7 +1086,7 @@ DOOR = dashboard(
     number(
         "Slow requests cut",
         "none",
-        "Normal: 0. Otherwise: somebody floods a node with requests that never end; others are not kept out by that.",
+        "Normal: 0. Otherwise: somebody floods a node with requests that never end, or does not take answers over HTTP/2; others are not kept out by that.",
         "sum(increase(taskflow_http_idle_closed_total{$who}[$__range]))",
         is_bad_from(1000, 1),
     ),

@@ -13,6 +13,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use socket2::SockRef;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -25,6 +26,11 @@ use crate::config::{Config, Live};
 /// How long a client may take to say who it is and to agree on a key. Each costs a file and its
 /// buffers meanwhile.
 const WITHIN: Duration = Duration::from_secs(10);
+
+/// How long the kernel tries to send to a peer that acknowledges nothing, or that takes nothing: then the connection is over. A
+/// client that is in a tunnel for less goes on where it was; who does not read keeps memory and a file for no longer. What is
+/// idle is not concerned, for nothing is sent to it.
+pub const UNTAKEN_MAX: Duration = Duration::from_secs(30);
 
 /// How often the files of the certificate are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -57,6 +63,7 @@ impl Accept {
     pub async fn peer(&self, stream: &mut TcpStream) -> io::Result<SocketAddr> {
         let peer = stream.peer_addr()?;
         stream.set_nodelay(true)?;
+        give_up_sending(stream, UNTAKEN_MAX);
         let config = self.live.now();
         if !config.proxy_protocol || !config.trusted_proxies.contain(peer.ip().to_canonical()) {
             return Ok(peer);
@@ -78,6 +85,13 @@ impl Accept {
         };
         Ok((stream, protocol))
     }
+}
+
+/// After so long without anything being taken (RFC 5482). The time without an acknowledgement and that with a window of zero
+/// count, since Linux 5.11 also where each probe of the window is answered.
+fn give_up_sending(stream: &TcpStream, after: Duration) {
+    // A platform that lacks it serves without: it bounds what a dead peer costs, not what is right.
+    drop(SockRef::from(stream).set_tcp_user_timeout(Some(after)));
 }
 
 /// The address in a header; `None`: the proxy speaks for itself.
@@ -229,7 +243,41 @@ fn server_config(certificate: Arc<Certificate>) -> ServerConfig {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address"));
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        (accepted.expect("accepted").0, client.expect("connected"))
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_given_up() {
+        let (mut stream, _client) = pair().await;
+        give_up_sending(&stream, Duration::from_millis(200));
+        let endless = async {
+            loop {
+                if let Err(error) = stream.write_all(&[0; 65_536]).await {
+                    return error.kind();
+                }
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(60), endless).await;
+        assert_eq!(ended.expect("in time"), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn every_client_is_given_up_one_day() {
+        let accept = Accept::new(Arc::new(Live::new(Config::default())), None);
+        let (mut stream, _client) = pair().await;
+        accept.peer(&mut stream).await.expect("it is there");
+        let after = SockRef::from(&stream).tcp_user_timeout().expect("it can be asked for");
+        assert_eq!(after, Some(UNTAKEN_MAX));
+    }
 
     #[test]
     fn the_source_is_read_and_nothing_else() {

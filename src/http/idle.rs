@@ -3,6 +3,9 @@
 //! Each is cheap, and nobody has to hurry, until there are many: then whoever has kept the server waiting for longest is closed, so
 //! that thousands who send a letter a second do not keep others out. What the server is busy with, an event stream or a long-poll
 //! too, is not touched.
+//!
+//! Who does not take an answer at all is closed however few there are: by the kernel, where bytes wait for it
+//! (`accept::UNTAKEN_MAX`), and by this, where the client says in HTTP/2 that it has no room for them (RFC 9113, section 5.2).
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -17,11 +20,15 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::web::Bytes;
 use tokio::time::Instant;
 
+use crate::accept::UNTAKEN_MAX;
 use crate::telemetry::Metrics;
 
 /// How long anybody may keep the server waiting, however many there are: a request that comes in one piece over a slow line, with
 /// an agreement on keys before it, takes less.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Bytes of an answer that are handed out at once: that a slow client takes one of these within [`UNTAKEN_MAX`] is 2 KiB a second.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// How often one looks.
 const EVERY: Duration = Duration::from_millis(250);
@@ -37,8 +44,12 @@ pub struct Idle {
 pub struct Connection {
     /// How much is being done for it: requests that are whole.
     busy: Cell<usize>,
-    /// When it began to wait.
+    /// When it began to wait, or last took something.
     since: Cell<Instant>,
+    /// Pieces of answers that it has not taken.
+    untaken: Cell<usize>,
+    /// The kernel has no room for more of what is sent to it.
+    is_full: Cell<bool>,
     is_closed: Cell<bool>,
     /// Waits for the client to read or to write. It is one task that does both.
     task: RefCell<Option<Waker>>,
@@ -61,9 +72,9 @@ impl Idle {
         loop {
             ticks.tick().await;
             let Some(this) = this.upgrade() else { return };
-            metrics
-                .http_idle_closed
-                .inc_by(this.close_beyond(Instant::now()) as u64);
+            let now = Instant::now();
+            let closed = this.close_stuck(now) + this.close_beyond(now);
+            metrics.http_idle_closed.inc_by(closed as u64);
         }
     }
 
@@ -72,11 +83,23 @@ impl Idle {
         let connection = Rc::new(Connection {
             busy: Cell::new(0),
             since: Cell::new(Instant::now()),
+            untaken: Cell::new(0),
+            is_full: Cell::new(false),
             is_closed: Cell::new(false),
             task: RefCell::default(),
         });
         self.all.borrow_mut().push(Rc::downgrade(&connection));
         connection
+    }
+
+    /// Closes those that have taken nothing of an answer for too long though there is room on the way; how many.
+    fn close_stuck(&self, now: Instant) -> usize {
+        let all = self.all.borrow();
+        let stuck = all.iter().filter_map(Weak::upgrade).filter(|one| {
+            let for_long = now.saturating_duration_since(one.since.get()) >= UNTAKEN_MAX;
+            for_long && one.untaken.get() > 0 && !one.is_full.get() && !one.is_closed.get()
+        });
+        stuck.map(|one| one.close()).count()
     }
 
     /// Closes those that have waited for longest, if more wait than may; how many.
@@ -145,6 +168,21 @@ impl Connection {
         Waits(self.clone())
     }
 
+    /// While it is there, the client has a piece of an answer to take.
+    fn untaken(self: &Rc<Self>) -> Untaken {
+        self.untaken.set(self.untaken.get() + 1);
+        Untaken(self.waits())
+    }
+
+    /// More of what is sent fits into the kernel, or does not.
+    fn sent<T>(&self, sent: Poll<T>, context: &Context<'_>) -> Poll<T> {
+        if self.is_full.replace(sent.is_pending()) && sent.is_ready() {
+            self.since.set(Instant::now());
+        }
+        self.keep(sent.is_pending(), context);
+        sent
+    }
+
     fn rests(&self) {
         // Only what was busy rests: [`Waits`] stands within a [`Busy`], and is dropped before it.
         self.busy.set(self.busy.get() - 1);
@@ -167,6 +205,16 @@ pub struct Waits(Rc<Connection>);
 impl Drop for Waits {
     fn drop(&mut self) {
         self.0.busy.set(self.0.busy.get() + 1);
+    }
+}
+
+/// See [`Connection::untaken`].
+struct Untaken(Waits);
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        let Waits(connection) = &self.0;
+        connection.untaken.set(connection.untaken.get() - 1);
     }
 }
 
@@ -210,14 +258,12 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let written = Pin::new(&mut self.io).poll_write(context, bytes);
-        self.connection.keep(written.is_pending(), context);
-        written
+        self.connection.sent(written, context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(context);
-        self.connection.keep(flushed.is_pending(), context);
-        flushed
+        self.connection.sent(flushed, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -233,8 +279,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let written = Pin::new(&mut self.io).poll_write_vectored(context, pieces);
-        self.connection.keep(written.is_pending(), context);
-        written
+        self.connection.sent(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -245,8 +290,10 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
 /// An answer that is on its way.
 pub struct Answering {
     body: BoxBody,
+    /// What is left of a large piece.
+    rest: Bytes,
     /// The client has to take a piece before it gets another. Before `busy`, which this takes something off.
-    waits: Option<Waits>,
+    untaken: Option<Untaken>,
     busy: Option<Busy>,
 }
 
@@ -255,7 +302,8 @@ impl Answering {
     pub fn new(body: BoxBody, busy: Option<Busy>) -> Self {
         Self {
             body,
-            waits: None,
+            rest: Bytes::new(),
+            untaken: None,
             busy,
         }
     }
@@ -269,12 +317,16 @@ impl MessageBody for Answering {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        self.waits = None;
-        let next = Pin::new(&mut self.body).poll_next(context);
-        if matches!(next, Poll::Ready(Some(Ok(_)))) {
-            self.waits = self.busy.as_ref().map(|Busy(connection)| connection.waits());
+        self.untaken = None;
+        if self.rest.is_empty() {
+            match Pin::new(&mut self.body).poll_next(context) {
+                Poll::Ready(Some(Ok(piece))) => self.rest = piece,
+                other => return other,
+            }
         }
-        next
+        self.untaken = self.busy.as_ref().map(|Busy(connection)| connection.untaken());
+        let bytes = self.rest.len().min(PIECE_BYTES);
+        Poll::Ready(Some(Ok(self.rest.split_to(bytes))))
     }
 }
 
@@ -374,6 +426,65 @@ mod tests {
         assert_eq!(idle.close_beyond(Instant::now()), 1, "it has not");
         drop(answer);
         assert_eq!(connection.busy.get(), 0);
+    }
+
+    fn answer(bytes: usize, connection: &Rc<Connection>) -> Answering {
+        Answering::new(BoxBody::new(Bytes::from(vec![b'x'; bytes])), Some(connection.busy()))
+    }
+
+    fn next(answer: &mut Answering) -> usize {
+        let mut context = Context::from_waker(Waker::noop());
+        match Pin::new(answer).poll_next(&mut context) {
+            Poll::Ready(Some(piece)) => piece.expect("a piece").len(),
+            _ => 0,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_an_answer_is_closed_however_few_there_are() {
+        let idle = Idle::new(3);
+        let all = [idle.add(), idle.add(), idle.add()];
+        let mut answers = all.each_ref().map(|one| answer(2 * PIECE_BYTES + 1, one));
+        for answer in &mut answers {
+            assert_eq!(next(answer), PIECE_BYTES);
+        }
+        later(29_999).await;
+        // One takes what it got, another has got all, the third takes nothing.
+        assert_eq!(next(&mut answers[1]), PIECE_BYTES);
+        assert_eq!(
+            [0; 3].map(|_| next(&mut answers[2])),
+            [PIECE_BYTES, 1, 0],
+            "no byte is lost"
+        );
+        assert_eq!(idle.close_stuck(Instant::now()), 0);
+        later(1).await;
+        assert_eq!(idle.close_stuck(Instant::now()), 1);
+        assert_eq!(closed(&all), [0]);
+        assert_eq!(idle.close_stuck(Instant::now()), 0, "they are not closed twice");
+        later(29_999).await;
+        assert_eq!(idle.close_stuck(Instant::now()), 1);
+        assert_eq!(closed(&all), [0, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_bytes_slowly_is_the_business_of_the_kernel() {
+        let idle = Idle::new(3);
+        let connection = idle.add();
+        let (io, mut client) = tokio::io::duplex(16);
+        let mut io = Watched::new(io, connection.clone());
+        let mut answer = answer(1, &connection);
+        assert_eq!(next(&mut answer), 1);
+        let look = || idle.close_stuck(Instant::now());
+        let read = async {
+            later(60_000).await;
+            assert_eq!(look(), 0, "the bytes wait for room in the kernel");
+            client.read_exact(&mut [0; 17]).await.expect("they come");
+        };
+        let (written, ()) = tokio::join!(io.write_all(&[0; 17]), read);
+        written.expect("written");
+        assert_eq!(look(), 0, "it has taken some this moment");
+        later(30_000).await;
+        assert_eq!(look(), 1, "it has taken no more, and there is room");
     }
 
     #[tokio::test(start_paused = true)]

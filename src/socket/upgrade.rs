@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use actix_http::header::{self, HeaderMap};
 use actix_http::{HttpMessage, ws};
@@ -28,9 +27,6 @@ pub const PATH: &str = "/api/v1/socket";
 /// What the kernel holds for a peer, in bytes (it doubles the figure). Unbounded, a peer that does not read pinned
 /// 3.7 MiB.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
-
-/// How long the kernel tries to send to a peer that does not acknowledge.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the handshake agreed on.
 #[derive(Debug, PartialEq)]
@@ -85,9 +81,8 @@ pub async fn accept<IO: Into<Wire>>(
         }
     };
     let socket = SockRef::from(stream.tcp());
-    // A platform that lacks one of these serves without it: they bound what a dead peer costs, not what is right.
+    // A platform that lacks it serves without: it bounds what a dead peer costs, not what is right.
     drop(socket.set_send_buffer_size(SEND_BUFFER_BYTES));
-    drop(socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
     drop(stream.tcp().set_nodelay(true));
     let key = request
         .headers()

@@ -472,7 +472,7 @@ metrics! {
     feed_operations_waiting_max: Gauge = "taskflow_feed_operations_waiting_max";
     /// Accounts that were deleted, with everything that was theirs.
     accounts_deleted: Counter = "taskflow_accounts_deleted_total";
-    /// HTTP connections that were closed because they had kept the server waiting while there were too many of them.
+    /// HTTP connections that were closed because they had kept the server waiting while there were too many of them, or had taken nothing of an answer for 30 s.
     http_idle_closed: Counter = "taskflow_http_idle_closed_total";
     /// Operations that were answered, by outcome.
     operations: Family<OperationOutcome> = "taskflow_operations_total";
