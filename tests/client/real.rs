@@ -150,14 +150,18 @@ fn an_export_is_taken_back_as_it_was_and_only_once() {
     let mut elsewhere = parse(&bytes);
     elsewhere["settings"]["time_zone"] = json!("Asia/Tokyo");
     std::fs::write(path, elsewhere.to_string()).unwrap();
-    assert!(two.ok(&["import", "--dry-run", path]).contains("would change the settings"));
+    let said = two.ok(&["import", "--dry-run", path]);
+    assert!(said.contains("would change the settings"), "{said}");
     let import = || {
         let output = two.command(&["import", path]).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap())
     };
     let [said, lost] = import();
-    assert_eq!(said, "all.json: 501 tasks imported, 3 new lists, 1 new labels, the settings\n");
+    assert_eq!(
+        said,
+        "all.json: 501 tasks imported, 3 new lists, 1 new labels, the settings\n"
+    );
     assert_eq!(
         lost,
         "Not carried over as it was:\n  what is brought counts as made, and what is done as completed, at the time of the import: \

@@ -164,7 +164,7 @@ fn detect(path: &Path, text: &str) -> Result<Format, String> {
         .to_lowercase();
     if first_line.starts_with("TYPE,") || first_line.contains(",CONTENT,") {
         Ok(Format::TodoistCsv)
-    } else if start.trim_start_matches('{').trim_start().starts_with("\"taskflow\"") {
+    } else if taskflow_json::is_marked(start) {
         Ok(Format::TaskflowJson)
     } else if start.starts_with('{') || (start.starts_with('[') && extension == "json") {
         Ok(Format::TodoistJson)
@@ -457,6 +457,8 @@ mod tests {
         check("a.txt", "TYPE,CONTENT,PRIORITY\n", Ok(Format::TodoistCsv));
         check("a.json", " {\"items\":[]}", Ok(Format::TodoistJson));
         check("a.json", "[{}]", Ok(Format::TodoistJson));
+        check("a.json", "{ \"taskflow\": 1, cut off", Ok(Format::TaskflowJson));
+        check("a.json", "{\"tasks\":[],\"taskflow\":1}", Ok(Format::TaskflowJson));
         check("todo.txt", "[ ] buy milk", Ok(Format::TodoTxt));
         check("todo.txt", "(A) buy milk", Ok(Format::TodoTxt));
         check("todo.txt", "", Ok(Format::TodoTxt));

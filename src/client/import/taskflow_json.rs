@@ -23,16 +23,24 @@ struct File {
     left_out: Vec<serde_json::Value>,
 }
 
+/// Of all files.
+#[derive(Deserialize)]
+struct Form {
+    taskflow: u32,
+}
+
+/// Whether a file says that it is one: at its beginning, as it was written, or wherever another program has put it since.
+pub fn is_marked(text: &str) -> bool {
+    let is_first = text.trim_start_matches('{').trim_start().starts_with("\"taskflow\"");
+    is_first || text.starts_with('{') && serde_json::from_str::<Form>(text).is_ok()
+}
+
 /// Reads a file.
 ///
 /// # Errors
 ///
 /// A sentence, if it is no such file, or not the whole of one.
 pub fn read(text: &str) -> Result<Outline, String> {
-    #[derive(Deserialize)]
-    struct Form {
-        taskflow: u32,
-    }
     let text = text.trim_start_matches('\u{feff}');
     let unread = |error: serde_json::Error| match error.is_eof() {
         true => "The file is cut off. Export it again.".to_owned(),
