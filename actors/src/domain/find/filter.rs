@@ -82,10 +82,8 @@ impl Field {
 /// How a value stands to that of the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
-    /// `:` or `=`
+    /// `:` or `=`; `!=` is [`Filter::Not`] of it.
     Is,
-    /// `!=`
-    IsNot,
     /// `<`
     Below,
     /// `<=`
@@ -221,6 +219,7 @@ impl Parser<'_> {
             self.skip('&');
             parts.push(self.each(depth)?);
         }
+        no_sign_as_a_word(&parts)?;
         Ok(one_or(parts, Filter::All))
     }
 
@@ -247,6 +246,10 @@ impl Parser<'_> {
             }
             Some('"') => {
                 let text = self.quoted()?;
+                if words(&text).is_empty() {
+                    let message = "there is no word in these quotes".to_owned();
+                    return Err(FilterError { column, message });
+                }
                 self.one_more(column, 1)?;
                 Ok(Filter::Term(column, Term::Words(text)))
             }
@@ -257,8 +260,19 @@ impl Parser<'_> {
                 let name = self.run(is_special);
                 self.one_more(column, words(&name).len().max(1))?;
                 match self.relation() {
-                    Some(relation) => Ok(Filter::Term(column, self.condition(&name, column, relation)?)),
-                    None if name == "overdue" => Ok(Filter::Term(column, Term::Overdue)),
+                    Some((relation, is_not)) => {
+                        let condition = self.condition(&name, column, relation)?;
+                        let condition = Filter::Term(column, condition);
+                        match is_not {
+                            true => Ok(Filter::Not(Box::new(condition))),
+                            false => Ok(condition),
+                        }
+                    }
+                    None if name.eq_ignore_ascii_case("overdue") => Ok(Filter::Term(column, Term::Overdue)),
+                    None if name.starts_with(['+', '-']) || words(&name).is_empty() => {
+                        let message = format!("{name:?} is no word; {SIGNS}; put text with signs into quotes");
+                        Err(FilterError { column, message })
+                    }
                     None => Ok(Filter::Term(column, Term::Prefix(name))),
                 }
             }
@@ -301,12 +315,13 @@ impl Parser<'_> {
         Err(FilterError { column, message })
     }
 
-    fn relation(&mut self) -> Option<Relation> {
+    /// The relation that begins here, and whether it is turned round.
+    fn relation(&mut self) -> Option<(Relation, bool)> {
         let (first, at) = (self.peek()?, self.at());
         let with_equals = self.text.get(at + 1..).is_some_and(|rest| rest.starts_with('='));
         let (relation, length) = match (first, with_equals) {
             (':' | '=', _) => (Relation::Is, 1),
-            ('!', true) => (Relation::IsNot, 2),
+            ('!', true) => (Relation::Is, 2),
             ('<', true) => (Relation::UpTo, 2),
             ('>', true) => (Relation::From, 2),
             ('<', false) => (Relation::Below, 1),
@@ -316,23 +331,26 @@ impl Parser<'_> {
         for _ in 0..length {
             self.letters.next();
         }
-        Some(relation)
+        Some((relation, first == '!'))
     }
 
     fn condition(&mut self, name: &str, column: usize, relation: Relation) -> Result<Term, FilterError> {
-        if !FIELDS.contains(&name) {
+        let known = FIELDS.iter().find(|known| known.eq_ignore_ascii_case(name));
+        let Some(&name) = known else {
             let message = format!("there is no field {name:?}{}", meant(name, FIELDS.iter().copied()));
             return Err(FilterError { column, message });
-        }
+        };
         let at = self.column();
-        let value = match self.peek() {
-            Some('"') => self.quoted()?,
-            _ => self.run(|letter| matches!(letter, '&' | '|' | '(' | ')' | '"')),
+        let is_quoted = self.peek() == Some('"');
+        let value = match is_quoted {
+            true => self.quoted()?,
+            false => self.run(|letter| matches!(letter, '&' | '|' | '(' | ')' | '"')),
         };
         let wrong = |message: String| FilterError { column: at, message };
         if value.is_empty() {
             return Err(wrong(format!("a value for {name} is missing here")));
         }
+        let is_none = value.eq_ignore_ascii_case("none");
         let field = match name {
             "due" => Field::Due,
             "deadline" => Field::Deadline,
@@ -340,28 +358,17 @@ impl Parser<'_> {
             "updated" => Field::Updated,
             "completed" => Field::Completed,
             "priority" => {
-                let known = PRIORITIES.iter().find(|(known, _)| *known == value);
-                let unknown = || wrong(one_of("priority", &value, PRIORITIES.iter().map(|(known, _)| *known)));
-                return known
-                    .map(|(_, priority)| Term::Priority(relation, *priority))
-                    .ok_or_else(unknown);
+                let priority = one_of("priority", &value, PRIORITIES).map_err(wrong)?;
+                return Ok(Term::Priority(relation, priority));
             }
             _ => {
                 let term = match name {
-                    "status" => STATUSES.iter().find(|(known, _)| *known == value).map_or_else(
-                        || {
-                            Err(wrong(one_of(
-                                "status",
-                                &value,
-                                STATUSES.iter().map(|(known, _)| *known),
-                            )))
-                        },
-                        |(_, statuses)| Ok(Term::Status(statuses)),
-                    )?,
-                    "label" if value == "none" => Term::NoLabel,
+                    "status" => Term::Status(one_of("status", &value, STATUSES).map_err(wrong)?),
+                    // In quotes it is the name of one.
+                    "label" if is_none && !is_quoted => Term::NoLabel,
                     "label" => Term::Label(value),
                     "list" => Term::List(value),
-                    _ if value == "none" => Term::Parent(None),
+                    _ if is_none => Term::Parent(None),
                     _ => {
                         let id = value
                             .parse()
@@ -373,17 +380,17 @@ impl Parser<'_> {
                     Relation::Is => Ok(term),
                     _ => Err(FilterError {
                         column,
-                        message: format!("{name} has no order: write {name}:{0}, or !{name}:{0}", "…"),
+                        message: format!("{name} has no order: write {name}:{0}, or {name}!={0}", "…"),
                     }),
                 };
             }
         };
-        if value == "none" {
+        if is_none {
             return match relation {
                 Relation::Is => Ok(Term::Without(field)),
                 _ => Err(FilterError {
                     column,
-                    message: format!("none has no order: write {name}:none, or !{name}:none"),
+                    message: format!("none has no order: write {name}:none, or {name}!=none"),
                 }),
             };
         }
@@ -395,6 +402,30 @@ impl Parser<'_> {
         })?;
         Ok(Term::Time(field, relation, when))
     }
+}
+
+/// What is written for the words of other languages of filters.
+const SIGNS: &str = "write & for and, | for or, ! for not";
+
+/// Refuses AND, OR and NOT where they stand for a sign: in capitals, or beside what is no text. Between words they are words.
+fn no_sign_as_a_word(parts: &[Filter]) -> Result<(), FilterError> {
+    let is_text = |part: &Filter| matches!(part, Filter::Term(_, Term::Prefix(_) | Term::Words(_)));
+    for (at, part) in parts.iter().enumerate() {
+        let Filter::Term(column, Term::Prefix(word)) = part else {
+            continue;
+        };
+        let is_sign = ["and", "or", "not"].iter().any(|sign| word.eq_ignore_ascii_case(sign));
+        let is_loud = word.chars().all(char::is_uppercase);
+        let beside = &parts[at.saturating_sub(1)..parts.len().min(at + 2)];
+        if is_sign && (is_loud || !beside.iter().all(is_text)) {
+            let message = format!("{word} is a word to look for here; {SIGNS}, or \"{word}\" for the word");
+            return Err(FilterError {
+                column: *column,
+                message,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn one_or(mut parts: Vec<Filter>, several: fn(Vec<Filter>) -> Filter) -> Filter {
@@ -412,9 +443,13 @@ fn column_of(text: &str, at: usize) -> usize {
     text[..at].chars().count() + 1
 }
 
-fn one_of<'n>(field: &str, value: &str, known: impl Iterator<Item = &'n str> + Clone) -> String {
-    let all: Vec<_> = known.collect();
-    format!("{value:?} is no {field}; it is one of {}", all.join(", "))
+/// The one of this name, or what there is instead.
+fn one_of<T: Copy>(field: &str, value: &str, all: &[(&str, T)]) -> Result<T, String> {
+    let known = all.iter().find(|(known, _)| known.eq_ignore_ascii_case(value));
+    known.map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = all.iter().map(|(known, _)| *known).collect();
+        format!("{value:?} is no {field}; it is one of {}", names.join(", "))
+    })
 }
 
 /// The name that was probably meant.
@@ -464,11 +499,11 @@ mod tests {
 
     #[test]
     fn every_condition_is_read() {
-        use Relation::{Above, Below, From, Is, IsNot, UpTo};
+        use Relation::{Above, Below, From, Is, UpTo};
         for (text, relation) in [
             ("priority:high", Is),
             ("priority=high", Is),
-            ("priority != high", IsNot),
+            ("PRIORITY : High", Is),
             ("priority<high", Below),
             ("priority<=high", UpTo),
             ("priority > high", Above),
@@ -478,13 +513,18 @@ mod tests {
         }
         assert_eq!(term("status:open"), Term::Status(&[Status::Todo, Status::Doing]));
         assert_eq!(term("label:\"to buy\""), Term::Label("to buy".to_owned()));
+        assert_eq!(term("Status:OPEN"), Term::Status(&[Status::Todo, Status::Doing]));
         assert_eq!(term("label:none"), Term::NoLabel);
+        assert_eq!(term("Label:None"), Term::NoLabel);
+        assert_eq!(term("label:\"None\""), Term::Label("None".to_owned()));
         assert_eq!(term("list:Inbox"), Term::List("Inbox".to_owned()));
         assert_eq!(term("parent:none"), Term::Parent(None));
+        assert_eq!(term("PARENT:NONE"), Term::Parent(None));
         let id = "019a0000-0000-7000-8000-000000000001";
         let parent = Term::Parent(Some(TaskId(id.parse().expect("an id"))));
         assert_eq!(term(&format!("parent:{id}")), parent);
         assert_eq!(term("overdue"), Term::Overdue);
+        assert_eq!(term("Overdue"), Term::Overdue);
         assert_eq!(term("milk"), Term::Prefix("milk".to_owned()));
         assert_eq!(term("\"fresh milk\""), Term::Words("fresh milk".to_owned()));
         for (name, field) in [
@@ -500,6 +540,21 @@ mod tests {
                 Term::Time(field, Below, when)
             );
             assert_eq!(term(&format!("{name}:none")), Term::Without(field));
+            assert_eq!(term(&format!("{}:None", name.to_uppercase())), Term::Without(field));
+        }
+    }
+
+    #[test]
+    fn and_or_and_not_between_words_are_words() {
+        for text in [
+            "milk and honey",
+            "to be or not to be",
+            "not \"now\"",
+            "Or",
+            "!(a or b)",
+            "\"NOT\" overdue",
+        ] {
+            assert!(Filter::parse(text).is_ok(), "{text}");
         }
     }
 
@@ -521,6 +576,32 @@ mod tests {
             ),
             ("12:30", 1, "there is no field \"12\""),
             (
+                "a OR b",
+                3,
+                "OR is a word to look for here; write & for and, | for or, ! for not, or \"OR\" for the word",
+            ),
+            ("a & (b AND c)", 8, "AND is a word to look for here; write & for and"),
+            ("NOT x", 1, "NOT is a word to look for here"),
+            (
+                "status:open or overdue",
+                13,
+                "or is a word to look for here; write & for and, | for or",
+            ),
+            ("milk or (a | b)", 6, "or is a word to look for here"),
+            ("not due:today", 1, "not is a word to look for here"),
+            ("a and !b", 3, "and is a word to look for here"),
+            (
+                "-milk",
+                1,
+                "\"-milk\" is no word; write & for and, | for or, ! for not; put text with signs into quotes",
+            ),
+            ("due > today + 3d", 13, "\"+\" is no word"),
+            ("due > today +3d", 13, "\"+3d\" is no word"),
+            ("a & !🦄", 6, "\"🦄\" is no word"),
+            ("a ~~~", 3, "\"~~~\" is no word"),
+            ("\0", 1, "\"\\0\" is no word"),
+            ("a | \"!?\"", 5, "there is no word in these quotes"),
+            (
                 "priority > hihg",
                 12,
                 "\"hihg\" is no priority; it is one of none, low, medium, high, urgent",
@@ -531,8 +612,8 @@ mod tests {
                 "is no status; it is one of todo, doing, done, cancelled, open, closed",
             ),
             ("status > todo", 1, "status has no order"),
-            ("label!=home", 1, "label has no order: write label:…, or !label:…"),
-            ("due<none", 1, "none has no order"),
+            ("a | label<home", 5, "label has no order: write label:…, or label!=…"),
+            ("due<none", 1, "none has no order: write due:none, or due!=none"),
             ("due < soon", 7, "\"soon\" is no time; write today"),
             ("parent:x", 8, "parent takes a task's id, or none"),
             (nested.as_str(), FILTER_NESTING_MAX + 2, "nested"),
@@ -560,7 +641,60 @@ mod tests {
         }
     }
 
+    /// Conditions of all kinds, whose case means nothing.
+    fn condition() -> impl Strategy<Value = (&'static str, &'static str)> {
+        prop::sample::select(vec![
+            ("status", "open"),
+            ("status", "done"),
+            ("priority", "high"),
+            ("label", "none"),
+            ("label", "home"),
+            ("list", "inbox"),
+            ("parent", "none"),
+            ("due", "none"),
+            ("due", "tomorrow"),
+            ("deadline", "fri"),
+            ("created", "-2w"),
+            ("updated", "now"),
+            ("completed", "2026-12-24"),
+        ])
+    }
+
     proptest! {
+        #[test]
+        fn is_not_is_the_opposite_of_is(
+            (field, value) in condition(),
+            is in prop::sample::select(vec![":", "=", " = "]),
+            is_not in prop::sample::select(vec!["!=", " != "]),
+        ) {
+            let is = Filter::parse(&format!("{field}{is}{value}")).expect("it is valid");
+            let is_not = Filter::parse(&format!("{field}{is_not}{value}")).expect("it is valid");
+            prop_assert_eq!(is_not, Filter::Not(Box::new(is)));
+        }
+
+        #[test]
+        fn the_case_of_what_is_no_name_means_nothing((field, value) in condition(), capitals in any::<u32>()) {
+            let text = format!("{field}:{value}");
+            let mixed: String = text
+                .chars()
+                .enumerate()
+                .map(|(at, letter)| match capitals >> at & 1 {
+                    0 => letter,
+                    _ => letter.to_ascii_uppercase(),
+                })
+                .collect();
+            let read = Filter::parse(&mixed).expect("it is valid");
+            match read {
+                Filter::Term(1, Term::Label(name) | Term::List(name)) => prop_assert!(name.eq_ignore_ascii_case(value)),
+                read => prop_assert_eq!(read, Filter::parse(&text).expect("it is valid")),
+            }
+        }
+
+        #[test]
+        fn what_has_no_word_in_it_is_an_error(text in "[ -/:-@\\[-`{-~\0🦄\u{301}]{0,30}") {
+            prop_assert!(Filter::parse(&text).is_err());
+        }
+
         #[test]
         fn no_text_makes_it_panic_and_columns_are_within(text in "[ -~äß🎉]{0,60}") {
             if let Err(error) = Filter::parse(&text) {
@@ -572,7 +706,7 @@ mod tests {
         fn parts_of_filters_do_not_make_it_panic(
             parts in prop::collection::vec(
                 prop::sample::select(vec![
-                    "due", "<", "=", "!", "(", ")", "&", "|", "today", "\"", ":", "label", "x", " ", "none", "priority", "high",
+                    "due", "<", "=", "!", "(", ")", "&", "|", "today", "\"", ":", "label", "x", " ", "none", "priority", "high", "OR", "not", "-", "+3d",
                 ]),
                 0..30,
             )

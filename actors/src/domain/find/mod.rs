@@ -241,7 +241,12 @@ impl Finder<'_> {
             found &= self.filter(filter).map_err(FindError::Filter)?;
         }
         if let Some(text) = &query.search {
-            for word in words::words(text) {
+            let words = words::words(text);
+            // Who looks for signs finds nothing; who has written nothing yet looks for nothing.
+            if words.is_empty() && !text.trim().is_empty() {
+                return Ok(Tasks::new());
+            }
+            for word in words {
                 found &= self.index.prefix(&word);
             }
         }
@@ -313,7 +318,6 @@ impl Finder<'_> {
         let Range { start, end } = span;
         match relation {
             Relation::Is => self.index.within(field, start..end),
-            Relation::IsNot => self.index.shown() - self.index.within(field, start..end),
             Relation::Below => self.index.within(field, UnixMs::MIN..start),
             Relation::UpTo => self.index.within(field, UnixMs::MIN..end),
             // What lies beyond the calendar is above everything, too.
@@ -361,7 +365,6 @@ impl Relation {
     fn holds(self, value: Priority, than: Priority) -> bool {
         match self {
             Self::Is => value == than,
-            Self::IsNot => value != than,
             Self::Below => value < than,
             Self::UpTo => value <= than,
             Self::Above => value > than,

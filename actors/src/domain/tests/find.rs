@@ -153,6 +153,11 @@ fn filters_find_what_they_say() {
         ("overdue", vec![1, 2]),
         ("label:\"zu hause\"", vec![2]),
         ("label:none & status:open", vec![1, 3, 5, 6]),
+        ("label != \"zu hause\" & STATUS:Open", vec![1, 3, 5, 6]),
+        ("label != none", vec![2]),
+        ("list != inbox", vec![6]),
+        ("status != open", vec![4]),
+        ("due != none & due != Yesterday", vec![2, 3, 4, 5]),
         (&format!("label:{}", label(1)), vec![2]),
         ("list:inbox & !overdue", vec![3, 4, 5]),
         (&format!("list:\"{}\"", name.to_uppercase()), vec![6]),
@@ -207,7 +212,13 @@ fn a_search_takes_any_text_and_wants_all_its_words() {
     };
     assert_eq!(search("BUY cre"), [1]);
     assert_eq!(search("present, (paper)!"), [2]);
-    assert_eq!(search("& | ! \" :"), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(search("🦄 buy ~~~"), search("buy"));
+    for signs in ["& | ! \" :", "🦄", "~~~", "\0", "\u{301}"] {
+        assert_eq!(search(signs), Vec::<u128>::new(), "{signs}");
+    }
+    // A search that is still empty.
+    assert_eq!(search(""), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(search(" "), [1, 2, 3, 4, 5, 6]);
     assert_eq!(search("nowhere"), Vec::<u128>::new());
 }
 
@@ -323,11 +334,11 @@ fn holds(state: &State, filter: &Filter, task: &Task) -> bool {
         Filter::Not(inner) => !holds(state, inner, task),
         Filter::Term(_, term) => match term {
             Term::Status(statuses) => statuses.contains(&task.status),
+            Term::Priority(Relation::Is, priority) => task.priority == *priority,
             Term::Priority(Relation::From, priority) => task.priority >= *priority,
             Term::Time(field, relation, when) => {
                 let span = when.span(&now).expect("in the calendar");
                 match (time(*field), relation) {
-                    (time, Relation::IsNot) => time.is_none_or(|time| !span.contains(&time)),
                     (None, _) => false,
                     (Some(time), Relation::Is) => span.contains(&time),
                     (Some(time), Relation::Below) => time < span.start,
@@ -361,6 +372,10 @@ const FILTERS: &[&str] = &[
     "due <= 2026-12-24",
     "due > 2026-12-24T10:00",
     "due != 2026-12-24",
+    "due != none & status != done",
+    "Status != Open | priority != none",
+    "parent != none & completed != 2025-01-01",
+    "label != 00000000-0000-0000-0000-000000000001 & label != none",
     "completed > 2025-01-01",
     "updated >= 2025-10-09",
     "priority >= low",
@@ -396,7 +411,7 @@ proptest! {
         }
         let state = &feed.state;
         for text in FILTERS {
-            let names_a_label = text.contains("label:0");
+            let names_a_label = text.contains("label:0") || text.contains("label != 0");
             if names_a_label && state.label(label(1)).is_none_or(|label| label.is_deleted()) {
                 continue;
             }
