@@ -259,10 +259,20 @@ fn check_count(operations: usize) -> Result<(), DecodeError> {
 fn typed<T: DeserializeOwned>(document: Value, unknown: Unknown) -> Result<T, DecodeError> {
     let rules = Rules::new(unknown);
     serde_path_to_error::deserialize(Strict::new(document, &rules)).map_err(|error| {
-        let path = path(error.path());
+        let mut path = path(error.path());
         let error = DecodeError::new(Code::InvalidField, error.inner());
+        // The path leads to what the field is missing from.
+        if let Some(name) = missing(&error.detail) {
+            push_name(&mut path, name);
+        }
         if path.is_empty() { error } else { error.at(path) }
     })
+}
+
+/// The field that is missing, from what [`de::Error::missing_field`] makes of its name: an error of the parser's own type
+/// cannot say it.
+fn missing(detail: &str) -> Option<&str> {
+    detail.strip_prefix("missing field `")?.strip_suffix('`')
 }
 
 /// Where in the document: `hello.protocol.min`. Which of several shapes it was is left out further in, as the rules leave

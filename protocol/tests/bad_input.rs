@@ -100,19 +100,19 @@ fn what_is_no_map_with_one_key_is_no_message() {
 }
 
 #[test]
-fn a_field_of_the_wrong_type_is_named() {
+fn a_field_that_is_missing_or_of_the_wrong_type_is_named() {
     for (document, expected) in [
         (json!({"heartbeat": null}), "invalid_field heartbeat"),
         (json!({"heartbeat": []}), "invalid_field heartbeat"),
         (json!({"heartbeat": "x"}), "invalid_field heartbeat"),
         (json!({"hello": null}), "invalid_field hello"),
         (json!({"hello": [{"min": 1, "max": 1}]}), "invalid_field hello"),
-        (json!({"hello": {}}), "invalid_field hello"),
+        (json!({"hello": {}}), "invalid_field hello.protocol"),
         (json!({"hello": {"protocol": 1}}), "invalid_field hello.protocol"),
         (json!({"hello": {"protocol": [1, 1]}}), "invalid_field hello.protocol"),
         (
             json!({"hello": {"protocol": {"min": 1}}}),
-            "invalid_field hello.protocol",
+            "invalid_field hello.protocol.max",
         ),
         (
             json!({"hello": {"protocol": {"min": "1", "max": 1}}}),
@@ -157,10 +157,10 @@ fn a_field_of_the_wrong_type_is_named() {
             "invalid_field follow.lists[1]",
         ),
         (json!({"unfollow": {"feed": 1}}), "invalid_field unfollow.feed"),
-        (json!({"refresh": {}}), "invalid_field refresh"),
+        (json!({"refresh": {}}), "invalid_field refresh.token"),
         (json!({"refresh": {"token": null}}), "invalid_field refresh.token"),
         (json!({"operations": []}), "invalid_field operations"),
-        (json!({"operations": {}}), "invalid_field operations"),
+        (json!({"operations": {}}), "invalid_field operations.operations"),
         (
             json!({"operations": {"operations": {}}}),
             "invalid_field operations.operations",
@@ -310,7 +310,19 @@ fn every_field_of_an_operation_has_one_type() {
         ),
         (
             operation("command", json!({"batch": {"commands": [{"undo": {}}]}})),
-            "partly 0: invalid_field commands[0]",
+            "partly 0: invalid_field commands[0].seq",
+        ),
+        (
+            command(&json!({"task_create": {"task": TASK}})),
+            "partly 0: invalid_field title",
+        ),
+        (
+            json!({"operations": {"operations": [{"id": OPERATION}]}}),
+            "partly 0: invalid_field command",
+        ),
+        (
+            create(&json!({"due": {"zoned": {"local": "2026-06-21T12:00:00"}}})),
+            "partly 0: invalid_field due.zone",
         ),
         (create(&json!({"title": null})), "partly 0: invalid_field title"),
         (create(&json!({"title": 7})), "partly 0: invalid_field title"),

@@ -17,6 +17,7 @@ pub mod links;
 pub mod lists;
 pub mod operations;
 pub mod pages;
+mod parameters;
 pub mod problem;
 pub mod rates;
 pub mod request;

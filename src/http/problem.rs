@@ -118,6 +118,11 @@ impl Problem {
         self.0.code
     }
 
+    /// The field, parameter or header that is wrong.
+    pub fn named(&self) -> Option<&str> {
+        self.0.field.as_deref()
+    }
+
     /// The document.
     pub fn json(&self) -> Vec<u8> {
         let inner = &*self.0;

@@ -22,7 +22,7 @@ use crate::http::idle::Connection;
 use crate::http::problem::Problem;
 use crate::http::rates::{Asked, Denied};
 use crate::http::rows::Mark;
-use crate::http::{Api, address, feed};
+use crate::http::{Api, address, feed, parameters};
 use crate::telemetry::trace;
 
 /// Copies the head of a request out of the buffer that it was read into.
@@ -284,15 +284,7 @@ pub async fn document_or_default<T: DeserializeOwned + Default>(
 
 /// Reads a document that is here already.
 pub fn decode<T: DeserializeOwned>(encoding: Encoding, bytes: &[u8]) -> Result<T, Problem> {
-    encoding.decode(bytes).map_err(|error| {
-        // The slow way, for bad input only: a document that is whole has a wrong field, one that is not is malformed.
-        let problem = match encoding.decode::<serde_json::Value>(bytes) {
-            Ok(_) => return Problem::new(Code::InvalidField).because(error.detail),
-            Err(_) if encoding == Encoding::Json && std::str::from_utf8(bytes).is_err() => Code::InvalidUtf8,
-            Err(_) => Code::Malformed,
-        };
-        Problem::new(problem).because(error.detail)
-    })
+    Ok(encoding.decode(bytes)?)
 }
 
 /// The parameters after `?`; an unknown one is an error, like an unknown field.
@@ -302,9 +294,7 @@ pub fn parameters<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Probl
         let others = text.split('&').filter(|parameter| is_wait_for(parameter).is_none());
         text = Cow::Owned(others.collect::<Vec<_>>().join("&"));
     }
-    let query = actix_web::web::Query::<T>::from_query(&text);
-    let query = query.map_err(|error| Problem::new(Code::InvalidField).because(error));
-    query.map(actix_web::web::Query::into_inner)
+    parameters::read(&text)
 }
 
 /// Where the next page is, for `Link` (RFC 8288): the same question, from there on.

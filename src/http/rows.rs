@@ -8,7 +8,8 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 use taskflow_actors::domain::{Change, Entry, Label, List, Settings, State, Task};
 use taskflow_actors::ports::{Epoch, RowKey, RowKind};
-use taskflow_protocol::message::{Command, Row};
+use taskflow_actors::supervisor::Committed;
+use taskflow_protocol::message::{Accepted, Command, Row};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, Encoding, LabelId, ListId, OperationId, TaskId, UserId};
 
@@ -155,6 +156,18 @@ impl<T> Several<T> {
     }
 }
 
+/// A row, and whether it is shown.
+fn shown(state: &State, name: Name) -> Result<(Found, bool), Code> {
+    let found = Found::look(state, name).ok_or_else(|| missing(state, name))?;
+    let shown = match &found {
+        Found::Task(task) => state.is_shown(task),
+        Found::List(list) => !list.is_deleted(),
+        Found::Label(label) => !label.is_deleted(),
+        Found::Settings(_) => true,
+    };
+    Ok((found, shown))
+}
+
 /// Why there is no such row.
 fn missing(state: &State, name: Name) -> Code {
     let (kind, id) = match name {
@@ -176,16 +189,7 @@ fn missing(state: &State, name: Name) -> Code {
 
 /// `GET` of one row. What is in the bin is gone (410), and comes along all the same, so that it can be restored.
 pub async fn get(api: &Api, http: &HttpRequest, user: UserId, name: Name) -> Result<HttpResponse, Problem> {
-    let look = move |state: &State| {
-        let found = Found::look(state, name).ok_or_else(|| missing(state, name))?;
-        let shown = match &found {
-            Found::Task(task) => state.is_shown(task),
-            Found::List(list) => !list.is_deleted(),
-            Found::Label(label) => !label.is_deleted(),
-            Found::Settings(_) => true,
-        };
-        Ok::<_, Code>((found, shown, Mark::of(state)))
-    };
+    let look = move |state: &State| shown(state, name).map(|(found, shown)| (found, shown, Mark::of(state)));
     match operations::view(&api.router, user, look).await? {
         Ok((found, true, mark)) => {
             let tag = mark.tag(found.version());
@@ -199,6 +203,37 @@ pub async fn get(api: &Api, http: &HttpRequest, user: UserId, name: Name) -> Res
     }
 }
 
+/// Submits a command about a row and waits until it is durable. A refusal names the row as address and body do, and brings
+/// along what is in the bin.
+async fn submit(
+    api: &Api,
+    user: UserId,
+    operation: OperationId,
+    base: Option<Seq>,
+    name: Name,
+    command: Command,
+) -> Result<(Accepted, Option<Committed>), Problem> {
+    let mut problem = match operations::submit_one(api, user, operation, base, command).await {
+        Ok(accepted) => return Ok(accepted),
+        Err(problem) => problem,
+    };
+    let in_commands = match name {
+        Name::Task(_) => Some("task"),
+        Name::List(_) => Some("list"),
+        Name::Label(_) => Some("label"),
+        Name::Settings => None,
+    };
+    if in_commands.is_some() && problem.named() == in_commands {
+        problem = problem.field("id");
+    }
+    if problem.code() == Code::RowDeleted
+        && let Ok(Ok((found, false))) = operations::view(&api.router, user, move |state| shown(state, name)).await
+    {
+        problem = problem.row(found.wire());
+    }
+    Err(problem)
+}
+
 /// Submits a command, waits until it is durable, and answers with the row.
 pub async fn change(
     api: &Api,
@@ -209,7 +244,7 @@ pub async fn change(
 ) -> Result<HttpResponse, Problem> {
     let base = base(api, http, user, name).await?;
     let id = operations::operation_id(api, http)?;
-    let (accepted, committed) = operations::submit_one(api, user, id, base, command).await?;
+    let (accepted, committed) = submit(api, user, id, base, name, command).await?;
     if request::prefers_minimal(http) {
         // Of an operation that was done before nobody knows here which version it made.
         let committed = committed.filter(|all| all.entries.iter().any(|entry| entry.seq == accepted.seq));
@@ -253,7 +288,7 @@ pub async fn delete(
 ) -> Result<HttpResponse, Problem> {
     let base = base(api, http, user, name).await?;
     let id = operations::operation_id(api, http)?;
-    operations::submit_one(api, user, id, base, command).await?;
+    submit(api, user, id, base, name, command).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -267,7 +302,7 @@ pub async fn create(
     command: Command,
 ) -> Result<HttpResponse, Problem> {
     let base = request::base(http)?.map(|(version, _)| version);
-    let (accepted, committed) = operations::submit_one(api, user, operation, base, command).await?;
+    let (accepted, committed) = submit(api, user, operation, base, name, command).await?;
     let made = committed.and_then(|all| {
         let json = made(&all.entries, accepted.seq, name)?;
         Some((Mark::new(user, all.epoch).tag(accepted.seq), json))

@@ -364,9 +364,28 @@ pub async fn get(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Prob
 pub async fn patch(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let caller = request::caller(&api, &http).await?;
     let task = request::id(&http)?;
-    let set: TaskFields = request::document(&http, payload).await?;
+    let set: TaskFields = request::document(&http, payload).await.map_err(elsewhere)?;
     let command = Command::TaskPatch(TaskPatch { task, set });
-    rows::change(&api, &http, caller.user, Name::Task(task), command).await
+    let changed = rows::change(&api, &http, caller.user, Name::Task(task), command).await;
+    changed.map_err(elsewhere)
+}
+
+/// Fields of a task that a patch does not change: the error says what does.
+fn elsewhere(problem: Problem) -> Problem {
+    if !matches!(problem.code(), Code::InvalidField | Code::ValueInvalid) {
+        return problem;
+    }
+    let instead = match problem.named() {
+        Some("list" | "parent" | "place" | "rank") => "a patch moves no task; POST /api/v1/tasks/{id}/move does",
+        Some("completed_at" | "completed_by") => "it follows from `status`; leave it out",
+        Some("deleted_at") => "a patch cannot set it; use DELETE, or POST /api/v1/tasks/{id}/restore",
+        Some("id" | "created_at" | "created_by" | "updated_at" | "updated_by" | "version") => {
+            "a patch cannot set it; send only what changes of title, notes, status, priority, due, deadline, \
+             duration_minutes and labels"
+        }
+        _ => return problem,
+    };
+    problem.because(instead)
 }
 
 /// `DELETE /api/v1/tasks/{id}`
