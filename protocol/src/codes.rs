@@ -110,7 +110,7 @@ codes! {
     201 TokenInvalid "token_invalid" http 401 close 4201 SignIn, 0 ms: "The access token is not valid here; sign in again."
     202 TokenExpired "token_expired" http 401 close 4202 SignIn, 0 ms: "The access token has expired; get a new one with the refresh token."
     203 SignedOut "signed_out" http 401 close 4203 SignIn, 0 ms: "This sign-in was ended; sign in again."
-    204 CredentialsWrong "credentials_wrong" http 401 close 0 Fix, 0 ms: "The e-mail address or the password is wrong."
+    204 CredentialsWrong "credentials_wrong" http 401 close 0 Fix, 0 ms: "The e-mail address or the password is wrong, or the address has not been verified yet: see the letter to it."
     205 OriginRefused "origin_refused" http 403 close 0 GiveUp, 0 ms: "Pages of this origin may not connect; the operator can allow it with origins_allowed."
     206 EmailTaken "email_taken" http 409 close 0 Fix, 0 ms: "There is an account with this e-mail address; sign in instead."
     207 EmailInvalid "email_invalid" http 422 close 0 Fix, 0 ms: "This is not an e-mail address."
@@ -120,7 +120,7 @@ codes! {
     211 TooManySignIns "too_many_sign_ins" http 429 close 0 Retry, 1000 ms: "Signing in was tried too often from this address or for this account; wait as long as the answer says."
     212 AccountDeleting "account_deleting" http 403 close 0 Fix, 0 ms: "The account is to be deleted; POST /api/v1/auth/restore with its e-mail address and password keeps it."
     213 ScopeMissing "scope_missing" http 403 close 0 Fix, 0 ms: "This access token may not do that; make one with the scope it needs, or sign in."
-    214 EmailUnverified "email_unverified" http 403 close 0 Fix, 0 ms: "Nobody has shown yet that the e-mail address is theirs; follow the link in the letter to it, or register again for another letter."
+    // 214 was email_unverified, which told who has an account. Its number is not used again.
     215 LinkInvalid "link_invalid" http 403 close 0 Fix, 0 ms: "The link was used, is too old or is not whole; ask for another one."
     216 NoLetters "no_letters" http 403 close 0 GiveUp, 0 ms: "This server sends no letters; ask its operator."
     217 IssuerUnavailable "issuer_unavailable" http 503 close 4217 Reconnect, 5000 ms: "Whether this token is good cannot be said: the keys of its issuer cannot be read at this moment; try again in a few seconds."

@@ -136,13 +136,17 @@ impl SignIns {
             Some(email) => self.account(&email).await?,
             None => None,
         };
-        let hash = account
-            .as_ref()
-            .map(|account| link::bare(&account.password_hash).0.to_owned());
-        // Also without an account: an unknown address takes as long as a wrong password.
-        let right = self.passwords.verify(password.clone(), hash).await?;
+        let (hash, is_unproven) = match &account {
+            Some(account) => {
+                let (hash, is_unproven) = link::bare(&account.password_hash);
+                (Some(hash.to_owned()), is_unproven)
+            }
+            None => (None, false),
+        };
+        // Also without an account: an unknown address takes as long as a wrong password. And nobody's address is told by the
+        // right one: else registering it and signing in would say whether there had been an account.
+        let right = self.passwords.verify(password.clone(), hash).await? && !is_unproven;
         match account {
-            Some(account) if right && link::bare(&account.password_hash).1 => Err(Code::EmailUnverified),
             Some(account) if right && account.deletes_at != Some(DELETING) => self.rehashed(account, password).await,
             Some(account) if !right => {
                 // Beside the answer: that takes as long for an address that nobody has.

@@ -388,13 +388,6 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
                 Seen::Error(socket.wait_for("error")),
             ]
         }
-        Code::EmailUnverified => {
-            let server = Server::start(&["--registration=verified"]);
-            let body = json!({ "email": "a@example.org", "password": "12345678" });
-            let post = |path: &str| http::post(server.address, &format!("/api/v1/auth/{path}"), &[], &body);
-            assert_eq!(post("register").status, 202);
-            vec![Seen::Http(post("login"))]
-        }
         Code::LinkInvalid => {
             let post =
                 |path: &str, body: Value| http::post(server.address, &format!("/api/v1/auth/{path}"), &[], &body);
