@@ -23,7 +23,7 @@ use crate::telemetry::metrics::Lookup;
 /// Who signs: the claim `iss`.
 pub const ISSUER: &str = "taskflow";
 
-/// For whom: the claim `aud`. It is checked where it is there: tokens of the version before have none.
+/// For whom: the claim `aud`.
 const AUDIENCE: &str = "taskflow";
 
 /// How far the clocks of two nodes may be apart, in milliseconds.
@@ -76,6 +76,9 @@ struct Body {
     sid: Uuid,
     iat: i64,
     exp: i64,
+    /// We write none; who signs with our key elsewhere may.
+    #[serde(default, skip_serializing)]
+    nbf: Option<i64>,
 }
 
 /// A sign-in that was ended just now.
@@ -158,7 +161,7 @@ impl Tokens {
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[AUDIENCE]);
-        validation.set_required_spec_claims(&["exp", "iss", "sub"]);
+        validation.set_required_spec_claims(&["exp", "iss", "sub", "aud"]);
         // Against the injected clock, below, and again at every hit of the memory.
         validation.validate_exp = false;
         Self {
@@ -434,6 +437,12 @@ impl Tokens {
         if expires_at > i64::MAX / 2 {
             return Err(Code::TokenInvalid);
         }
+        if body
+            .nbf
+            .is_some_and(|from| from.saturating_mul(1_000) > self.clock.now_ms() + LEEWAY_MS)
+        {
+            return Err(Code::TokenInvalid);
+        }
         // From the future: the clocks of two nodes differ. It is ours, so that its owner need not sign in again: a refresh
         // gives one by this node's clock.
         if made_at > self.clock.now_ms() + LEEWAY_MS {
@@ -469,6 +478,7 @@ fn encode(key: &Key, user: UserId, sign_in: Uuid, now: UnixMs, life_seconds: i64
         sid: sign_in,
         iat,
         exp: iat + life_seconds,
+        nbf: None,
     };
     let token = jsonwebtoken::encode(&header, &body, key.encoding()).expect("an Ed25519 key signs anything");
     let claims = Claims {
@@ -567,7 +577,7 @@ mod tests {
 
     fn good_body(bench: &AuthBench) -> serde_json::Value {
         let now = bench.clock.now_ms() / 1_000;
-        serde_json::json!({ "iss": "taskflow", "sub": USER, "sid": SIGN_IN, "iat": now, "exp": now + 900 })
+        serde_json::json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": USER, "sid": SIGN_IN, "iat": now, "exp": now + 900 })
     }
 
     #[tokio::test]
@@ -765,7 +775,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_for_somebody_else_is_refused_and_one_for_nobody_is_not() {
+    async fn a_token_for_somebody_else_or_for_nobody_is_refused() {
         let bench = AuthBench::default();
         let key = bench.key();
         let iat = bench.clock.now_ms() / 1_000;
@@ -781,7 +791,7 @@ mod tests {
             let token = jsonwebtoken::encode(&header, &body, key.encoding()).expect("signed");
             bench.tokens.verify(&token).await.map(|claims| claims.user)
         };
-        assert_eq!(verify(None).await, Ok(USER));
+        assert_eq!(verify(None).await, Err(Code::TokenInvalid));
         assert_eq!(verify(Some("taskflow".into())).await, Ok(USER));
         assert_eq!(verify(Some(serde_json::json!(["other", "taskflow"]))).await, Ok(USER));
         for other in [
@@ -791,6 +801,26 @@ mod tests {
         ] {
             assert_eq!(verify(Some(other)).await, Err(Code::TokenInvalid));
         }
+    }
+
+    #[tokio::test]
+    async fn a_token_is_refused_before_its_time() {
+        let bench = bench().await;
+        let verify = async |nbf: serde_json::Value| {
+            let mut body = good_body(&bench);
+            body["nbf"] = nbf;
+            let token = forge(&bench, &good_header(&bench), &body);
+            bench.tokens.verify(&token).await.map(|claims| claims.user)
+        };
+        let now = bench.clock.now_ms() / 1_000;
+        let leeway = LEEWAY_MS / 1_000;
+        for good in [now - 60, now, now + leeway] {
+            assert_eq!(verify(good.into()).await, Ok(USER), "{good}");
+        }
+        for early in [now + leeway + 1, i64::MAX] {
+            assert_eq!(verify(early.into()).await, Err(Code::TokenInvalid), "{early}");
+        }
+        assert_eq!(verify("now".into()).await, Err(Code::TokenInvalid));
     }
 
     #[tokio::test]
