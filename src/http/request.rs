@@ -402,11 +402,15 @@ pub fn operation_id(request: &HttpRequest) -> Result<Option<OperationId>, Proble
         .to_str()
         .ok()
         .and_then(|text| text.trim().trim_matches('"').parse().ok());
-    id.map(Some).ok_or_else(|| {
-        Problem::new(Code::InvalidField)
-            .field("Idempotency-Key")
-            .because("it must be a UUID")
-    })
+    let refused = |code, cause| Problem::new(code).field("Idempotency-Key").because(cause);
+    match id {
+        None => Err(refused(Code::InvalidField, "it must be a UUID")),
+        Some(OperationId(id)) if id.is_nil() => {
+            let cause = "the nil UUID names no operation: make a new id for each";
+            Err(refused(Code::ValueInvalid, cause))
+        }
+        id => Ok(id),
+    }
 }
 
 #[cfg(test)]

@@ -810,6 +810,15 @@ async fn the_same_key_makes_one_task_and_another_body_under_it_is_refused() {
 #[actix_web::test]
 async fn operations_are_judged_each_on_its_own_in_both_encodings() {
     let bench = ApiBench::new(Config::default());
+    let nil = client
+        .ask("POST", "/api/v1/tasks")
+        .header("idempotency-key", &uuid(0).to_string());
+    let problem = nil
+        .json(&json!({ "title": "x" }))
+        .send()
+        .await
+        .problem(Code::ValueInvalid);
+    assert_eq!(problem["field"], "Idempotency-Key");
     let client = client!(bench);
     let task = TaskId(uuid(5));
     let body = json!({ "operations": [

@@ -122,7 +122,7 @@ async fn an_event_stream_arrives_at_once_and_its_seat_is_free_when_the_client_go
     let change = async |n: u64| {
         let command = serde_json::json!({ "settings_patch": { "week_start": if n.is_multiple_of(2) { "sunday" } else { "monday" } } });
         let operation = taskflow_protocol::message::Operation {
-            id: taskflow_protocol::OperationId(uuid::Uuid::from_u128(n.into())),
+            id: taskflow_protocol::OperationId(uuid::Uuid::from_u128(u128::from(n) + 1)),
             base: None,
             command: serde_json::from_value(command).expect("a command"),
         };

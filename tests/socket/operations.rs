@@ -246,6 +246,35 @@ fn one_bad_operation_does_not_take_its_neighbours_with_it_over_rest() {
 }
 
 #[test]
+fn an_operation_without_an_id_of_its_own_is_refused_alone() {
+    let server = Server::start(&[]);
+    let account = server.user();
+    let ways = Way::all(&server, &account);
+    let count = ways.len();
+    for (name, mut way) in ways {
+        let mut nil = task("nil");
+        nil["id"] = json!("00000000-0000-0000-0000-000000000000");
+        let refused = way.submit(&server, &account, &nil)["refused"].clone();
+        assert_eq!(
+            (&refused["name"], &refused["field"]),
+            (&json!("value_invalid"), &json!("id")),
+            "{name}"
+        );
+        assert!(
+            way.submit(&server, &account, &task("good"))["accepted"].is_object(),
+            "{name}"
+        );
+    }
+    assert_eq!(
+        server.get("/api/v1/tasks", &account).json()["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        count
+    );
+}
+
+#[test]
 fn a_batch_is_all_or_nothing_and_one_entry() {
     let server = Server::start(&[]);
     let account = server.user();

@@ -581,6 +581,14 @@ impl Feed {
         let mut fetch = None;
         while let Some(waiting) = self.waiting.pop_front() {
             let id = waiting.operation.id;
+            if id.0.is_nil() {
+                // An entry under it would retire nothing: it stands for what was refused (see `Entry::wire`).
+                let cause = "the nil UUID names no operation: make a new id for each";
+                let refused = ErrorBody::new(Code::ValueInvalid).field("id").because(cause);
+                let outcome = Outcome::Refused(refused);
+                judged.push(Judged { waiting, outcome });
+                continue;
+            }
             let known = self.answers.get(waiting.author, id).or_else(|| {
                 made.get(&id)
                     .filter(|(author, _)| *author == waiting.author)

@@ -379,6 +379,22 @@ fn the_same_operation_gets_the_same_answer_also_after_a_restart() {
 }
 
 #[test]
+fn the_nil_uuid_is_no_operation_id_and_leaves_nothing_behind() {
+    let mut harness = Harness::new();
+    let mut nil = create(1, "x");
+    nil.id = OperationId(Uuid::nil());
+    let outcomes = harness.submit(vec![nil, create(2, "y")]);
+    let Outcome::Refused(refused) = &outcomes[0] else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(
+        (refused.code, refused.field.as_deref()),
+        (Code::ValueInvalid, Some("id"))
+    );
+    assert_eq!(outcomes[1], accepted(2));
+}
+
+#[test]
 fn operation_ids_are_remembered_by_author() {
     let mut harness = Harness::new();
     harness.submit(vec![create(1, "x")]);
