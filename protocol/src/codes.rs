@@ -114,7 +114,7 @@ codes! {
     205 OriginRefused "origin_refused" http 403 close 0 GiveUp, 0 ms: "Pages of this origin may not connect; the operator can allow it with origins_allowed."
     206 EmailTaken "email_taken" http 409 close 0 Fix, 0 ms: "There is an account with this e-mail address; sign in instead."
     207 EmailInvalid "email_invalid" http 422 close 0 Fix, 0 ms: "This is not an e-mail address."
-    208 PasswordInvalid "password_invalid" http 422 close 0 Fix, 0 ms: "A password has 8 to 256 characters."
+    208 PasswordInvalid "password_invalid" http 422 close 0 Fix, 0 ms: "A password has 8 to 256 characters, and is none of the 3,000 most common ones; choose another."
     209 SignInBusy "sign_in_busy" http 503 close 0 Retry, 1000 ms: "Too many people sign in at this moment; try again in a second."
     210 RegistrationClosed "registration_closed" http 403 close 0 GiveUp, 0 ms: "This server takes no new accounts; ask its operator for one."
     211 TooManySignIns "too_many_sign_ins" http 429 close 0 Retry, 1000 ms: "Signing in was tried too often from this address or for this account; wait as long as the answer says."

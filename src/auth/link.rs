@@ -177,7 +177,7 @@ impl SignIns {
     /// one, after the same hash.
     pub async fn register_unproven(&self, email: &str, password: String, asker: &Asker) -> Result<News, Code> {
         let email = normalise_email(email).ok_or(Code::EmailInvalid)?;
-        Passwords::check_length(&password)?;
+        Passwords::check_new(&password)?;
         let hash = format!("{UNPROVEN}{}", self.passwords.hash(password).await?);
         let now = self.clock.now_ms();
         let fresh = Account {
@@ -259,7 +259,7 @@ impl SignIns {
 
     /// Replaces a password for whoever has the mailbox, and ends every sign-in. The account may be one that is to be deleted.
     pub async fn reset_password(&self, link: &Link, new: String, asker: &Asker) -> Result<Account, Code> {
-        Passwords::check_length(&new)?;
+        Passwords::check_new(&new)?;
         if link.purpose != Purpose::Reset {
             return Err(Code::LinkInvalid);
         }

@@ -14,6 +14,9 @@ pub const PASSWORD_CHARACTERS_MIN: usize = 8;
 /// Longest password, in characters: longer than any passphrase; hashing reads all of it.
 pub const PASSWORD_CHARACTERS_MAX: usize = 256;
 
+/// What whoever guesses tries first, in lower case (OWASP ASVS 5.0, 6.2.4: 3,000 of those that are long enough).
+const COMMON: &str = include_str!("common_passwords.txt");
+
 /// Memory of one hash, in KiB; passes; lanes. The OWASP Password Storage Cheat Sheet's first choice for Argon2id.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
@@ -89,6 +92,16 @@ impl Passwords {
             waiting: AtomicUsize::new(0),
             waiting_max,
         }))
+    }
+
+    /// Whether somebody may choose this password. Accounts from before this was asked keep theirs.
+    pub fn check_new(password: &str) -> Result<(), Code> {
+        Self::check_length(password)?;
+        let lower = password.to_lowercase();
+        match COMMON.lines().any(|common| common == lower) {
+            true => Err(Code::PasswordInvalid),
+            false => Ok(()),
+        }
     }
 
     /// Whether a password is one that an account may have.
@@ -255,6 +268,22 @@ mod tests {
         assert_eq!(Passwords::check_length(&"😀".repeat(256)), Ok(()));
         assert_eq!(Passwords::check_length(&"a".repeat(257)), Err(Code::PasswordInvalid));
         assert_eq!(Passwords::check_length(&"😀".repeat(257)), Err(Code::PasswordInvalid));
+    }
+
+    #[test]
+    fn nobody_chooses_what_everybody_tries() {
+        let common: Vec<_> = COMMON.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(common.len(), 3_000);
+        for common in common {
+            assert_eq!(Passwords::check_length(common), Ok(()), "{common}");
+            assert_eq!(common, common.to_lowercase(), "{common}");
+        }
+        for refused in ["password", "12345678", "PassWord1", "qwertyuiop", "1234567"] {
+            assert_eq!(Passwords::check_new(refused), Err(Code::PasswordInvalid), "{refused}");
+        }
+        for good in ["correct horse", "password of mine", "12345678 and more"] {
+            assert_eq!(Passwords::check_new(good), Ok(()), "{good}");
+        }
     }
 
     #[tokio::test]

@@ -90,7 +90,7 @@ fn link(api: &Api, http: &HttpRequest, token: &str) -> Result<Link, Problem> {
 pub async fn reset(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: Reset = request::sign_in_document(&http, payload).await?;
     let asker = asker(&api, &http, body.device)?;
-    Passwords::check_length(&body.new_password).map_err(|code| Problem::new(code).field("new_password"))?;
+    Passwords::check_new(&body.new_password).map_err(|code| Problem::new(code).field("new_password"))?;
     let link = link(&api, &http, &body.token)?;
     let account = api.sign_ins.reset_password(&link, body.new_password, &asker).await;
     let account = account.map_err(|code| failed(&api, code))?;

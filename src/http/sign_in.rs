@@ -315,7 +315,7 @@ pub async fn refresh(api: Data<Api>, http: HttpRequest, payload: Payload) -> Res
 pub async fn password(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let body: NewPassword = request::sign_in_document(&http, payload).await?;
     let asker = asker(&api, &http, body.device)?;
-    Passwords::check_length(&body.new_password)?;
+    Passwords::check_new(&body.new_password)?;
     let account = authenticated(&api, &http, &body.email, body.password, &asker).await?;
     let account = staying(account)?;
     let to = account.email.clone();

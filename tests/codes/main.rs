@@ -392,7 +392,7 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
             let post =
                 |path: &str, body: Value| http::post(server.address, &format!("/api/v1/auth/{path}"), &[], &body);
             vec![
-                Seen::Http(post("reset", json!({ "token": "x", "new_password": "12345678" }))),
+                Seen::Http(post("reset", json!({ "token": "x", "new_password": "long enough" }))),
                 Seen::Http(post("verify", json!({ "token": "x", "password": "12345678" }))),
             ]
         }
@@ -450,12 +450,14 @@ fn reach(code: Code, world: &World) -> Vec<Seen> {
             let known = server.register();
             vec![world.auth(
                 "register",
-                &json!({ "email": known.email.to_uppercase(), "password": "12345678" }),
+                &json!({ "email": known.email.to_uppercase(), "password": "long enough" }),
             )]
         }
         Code::EmailInvalid => vec![world.auth("register", &json!({ "email": "no address", "password": "12345678" }))],
         Code::PasswordInvalid => {
-            vec![world.auth("register", &json!({ "email": "a@example.org", "password": "1234567" }))]
+            let register =
+                |password: &str| world.auth("register", &json!({ "email": "a@example.org", "password": password }));
+            vec![register("1234567"), register("Password1")]
         }
         Code::SignInBusy => vec![sign_in_busy(&Server::start(&[]))],
         Code::RegistrationClosed => {

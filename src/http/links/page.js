@@ -78,7 +78,7 @@ const send = async (event) => {
 
 if (isReset) {
   byId("title").textContent = "Choose a new password";
-  byId("lead").textContent = "It has 8 characters at least. Every device is signed out when it is changed.";
+  byId("lead").textContent = "It has 8 characters at least, and is none that everybody uses. Every device is signed out when it is changed.";
   byId("label").textContent = "New password";
   byId("password").autocomplete = "new-password";
   byId("again").hidden = byId("again-label").hidden = false;
