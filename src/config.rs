@@ -803,6 +803,32 @@ fn unknown_key(text: &str) -> Option<String> {
     Some(format!("line {line}: there is no setting {key}{}", meant(key)))
 }
 
+/// What to say of a mistake in the file, and where it is: neither its line nor the value, which may be a password.
+fn mistake(text: &str, error: &toml::de::Error) -> String {
+    let message = match error.message().rsplit_once(", expected ") {
+        Some((wrong, expected)) if wrong.starts_with("invalid ") || wrong.starts_with("unknown variant") => {
+            let wrong = wrong.split(['"', '`']).next().unwrap_or_default().trim_end();
+            format!("{wrong}, expected {expected}").replace("a sequence", "a list such as [\"one\", \"two\"]")
+        }
+        _ => error.message().to_owned(),
+    };
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return message;
+    };
+    let line = before.matches('\n').count();
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    // What begins no line of a setting may be part of a value.
+    let key_of = |line: &str| {
+        let line = line.trim_start_matches(|c: char| c.is_whitespace() || "[\"'".contains(c));
+        let word = line.split(|c: char| c.is_whitespace() || "=]\"'".contains(c)).next()?;
+        KEYS.iter().map(|(known, _)| *known).find(|known| *known == word)
+    };
+    let lines: Vec<&str> = text.lines().take(line + 1).collect();
+    let key = lines.into_iter().rev().find_map(key_of);
+    let key = key.map_or_else(String::new, |key| format!(" ({key})"));
+    format!("line {}, column {column}{key}: {message}", line + 1)
+}
+
 /// The setting that somebody may have meant by a key or a variable.
 pub fn meant(key: &str) -> String {
     let key = key.trim_start_matches(VARIABLE_PREFIX).to_ascii_lowercase();
@@ -811,6 +837,16 @@ pub fn meant(key: &str) -> String {
         return "; `taskflow config print` shows all".to_owned();
     }
     meant
+}
+
+/// Whether Kubernetes made this variable, for a service whose name begins with taskflow
+/// (<https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>).
+fn is_of_kubernetes(name: &str, value: &str) -> bool {
+    let has = |part: &str| name.contains(part);
+    has("_SERVICE_HOST")
+        || has("_SERVICE_PORT")
+        || has("_PORT") && value.contains("://")
+        || has("_PORT_") && (has("_TCP_") || has("_UDP_") || has("_SCTP_"))
 }
 
 /// The settings, and where each came from.
@@ -823,8 +859,8 @@ pub struct Loaded {
     flags: Layer,
     /// In the order in which they were set: the last one for a key holds.
     sources: Vec<(&'static str, Source)>,
-    /// Variables with our prefix that are no setting. They may be somebody else's (Kubernetes makes such names for a
-    /// service called taskflow), so they are reported and not refused.
+    /// Variables with our prefix that are no setting, and not what Kubernetes makes of a service called taskflow. They may be
+    /// somebody else's, so a server that starts reports them; see [`Loaded::check_variables`].
     pub variables_unknown: Vec<String>,
 }
 
@@ -835,6 +871,7 @@ impl Loaded {
         // Set for the command line itself: not settings of the server.
         const OTHERS: [&str; 5] = ["CONFIG", "ENCODING", "PASSWORD", "PROFILE", "SERVER"];
         loaded.variables_unknown = std::env::vars()
+            .filter(|(name, value)| !is_of_kubernetes(name, value))
             .map(|(name, _)| name)
             .filter(|name| {
                 name.strip_prefix(VARIABLE_PREFIX).is_some_and(|rest| {
@@ -871,7 +908,7 @@ impl Loaded {
             if let Some(cause) = unknown_key(&text) {
                 return Err(wrong(cause));
             }
-            let layer = toml::from_str::<Layer>(&text).map_err(|error| wrong(error.to_string()))?;
+            let layer = toml::from_str::<Layer>(&text).map_err(|error| wrong(mistake(&text, &error)))?;
             loaded.apply(layer, |_| Source::File(path.to_owned()));
         }
         let variables = Layer::from_variables(&variable)?;
@@ -882,6 +919,17 @@ impl Loaded {
         loaded.apply(flags, |key| Source::Flag(flag_of(key)));
         loaded.check()?;
         Ok(loaded)
+    }
+
+    /// Refuses variables that are no setting: for those who ask whether all is right.
+    pub fn check_variables(&self) -> Result<(), ConfigError> {
+        match self.variables_unknown.first() {
+            None => Ok(()),
+            Some(variable) => Err(ConfigError::Variable {
+                cause: format!("this variable is no setting{}", meant(variable)),
+                variable: variable.clone(),
+            }),
+        }
     }
 
     /// Reads file, environment and flags again.
@@ -1061,10 +1109,9 @@ impl Loaded {
         }
         for address in &config.redis.0 {
             if !address.starts_with("redis://") && !address.starts_with("rediss://") {
-                return refuse(
-                    "redis",
-                    format!("{address:?} does not begin with redis:// or rediss://"),
-                );
+                // Not which: a password may stand in it.
+                let cause = "one of the addresses does not begin with redis:// or rediss://";
+                return refuse("redis", cause.to_owned());
             }
         }
         let is_word = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
@@ -1163,6 +1210,11 @@ impl Loaded {
                              ?tls=required";
                 return refuse("smtp", cause);
             }
+        }
+        if config.trusted_proxies.0.iter().any(|network| network.prefix_len() == 0) {
+            let cause =
+                "anybody could say whose request it is; name the networks of the proxies, and not all there are";
+            return refuse("trusted_proxies", cause);
         }
         if config.hosts.0.is_empty() {
             return refuse("hosts", "name those by which clients reach this server");
@@ -1461,6 +1513,14 @@ mod tests {
             let variables: Vec<_> = others.copied().chain([more]).collect();
             refusal("", &variables)
         };
+        let everybody =
+            "anybody could say whose request it is; name the networks of the proxies, and not all there are";
+        for networks in ["10.0.0.0/8,0.0.0.0/0", "::/0"] {
+            assert_eq!(
+                with(("TASKFLOW_TRUSTED_PROXIES", networks)),
+                format!("trusted_proxies (TASKFLOW_TRUSTED_PROXIES): not for environment = \"prod\": {everybody}")
+            );
+        }
         for (more, expected) in [
             (
                 ("TASKFLOW_BEHIND_PROXY", "false"),
@@ -1705,10 +1765,69 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_the_wrong_type_is_refused_by_line() {
-        let text = refusal("workers = \"many\"\n", &[]);
-        assert!(text.contains("line 1"), "{text}");
-        assert!(text.contains("invalid type: string \"many\""), "{text}");
+    fn what_kubernetes_makes_of_a_service_is_no_mistake() {
+        for (name, value) in [
+            ("TASKFLOW_SERVICE_HOST", "10.0.0.7"),
+            ("TASKFLOW_OPERATOR_SERVICE_PORT_METRICS", "9464"),
+            ("TASKFLOW_PORT", "tcp://10.0.0.7:8080"),
+            ("TASKFLOW_PORT_8080_TCP", "tcp://10.0.0.7:8080"),
+            ("TASKFLOW_PORT_8080_TCP_ADDR", "10.0.0.7"),
+        ] {
+            assert!(is_of_kubernetes(name, value), "{name}");
+        }
+        for (name, value) in [("TASKFLOW_PORT", "8080"), ("TASKFLOW_SING_IN", "1")] {
+            assert!(!is_of_kubernetes(name, value), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_in_the_file_is_refused_by_line_and_key_without_the_value() {
+        for (file, expected) in [
+            (
+                "workers = \"hunter2\"\n",
+                "line 1, column 11 (workers): invalid type: string, expected usize",
+            ),
+            (
+                "workers = 1\n  smtp = smtp://bob:hunter2@mail\n",
+                "line 2, column 10 (smtp): string values must be quoted, expected literal string",
+            ),
+            (
+                "smtp = \"smtp://bob:hunter2@mail\nworkers = 1\n",
+                "line 1, column 32 (smtp): invalid basic string, expected `\"`",
+            ),
+            (
+                "workers = 1\nsmtp smtp://bob:hunter2@mail\n",
+                "line 2, column 6 (smtp): key with no value, expected `=`",
+            ),
+            (
+                "smtp = [\"smtp://bob:hunter2@mail\"]\n",
+                "line 1, column 8 (smtp): invalid type: sequence, expected a string",
+            ),
+            (
+                "redis = \"redis://:hunter2@cache, expected \"\n",
+                "line 1, column 9 (redis): invalid type: string, expected a list such as [\"one\", \"two\"]",
+            ),
+            (
+                "redis = [\n\"redis://:hunter2@cache\",\n 7]\n",
+                "line 3, column 2 (redis): invalid type: integer, expected a string",
+            ),
+            (
+                "log_level = \"hunter2\"\n",
+                "line 1, column 13 (log_level): unknown variant, expected one of `error`, `warn`, `info`, `debug`, `trace`",
+            ),
+            (
+                "smtp = \"a\"\nsmtp = \"hunter2\"\n",
+                "line 2, column 1 (smtp): duplicate key",
+            ),
+            (
+                "[[issuers]]\nissuer = \"hunter2\"\naudience = 7\n",
+                "line 3, column 12 (issuers): invalid type: integer, expected a string",
+            ),
+        ] {
+            let text = refusal(file, &[]);
+            assert!(text.ends_with(&format!(": {expected}")), "{text}");
+            assert!(!text.contains("hunter"), "{text}");
+        }
     }
 
     #[test]
@@ -1726,6 +1845,15 @@ mod tests {
         );
         let text = refusal("", &[("TASKFLOW_ORIGINS_ALLOWED", "app.example")]);
         assert!(text.starts_with("origins_allowed (TASKFLOW_ORIGINS_ALLOWED): \"app.example\" is not an origin"));
+        let redis = [
+            ("TASKFLOW_REDIS", "http://:hunter2@cache.example"),
+            ("TASKFLOW_STORE", "cql"),
+            ("TASKFLOW_CQL_NODES", "a:9042"),
+        ];
+        assert_eq!(
+            refusal("", &redis),
+            "redis (TASKFLOW_REDIS): one of the addresses does not begin with redis:// or rediss://"
+        );
         let text = refusal("", &[("TASKFLOW_OPERATOR_LISTEN", "127.0.0.1:8080")]);
         assert_eq!(
             text,

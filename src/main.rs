@@ -120,7 +120,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config {
             action: ConfigAction::Check { config, flags },
         } => {
-            Loaded::load(config.as_deref(), flags)?;
+            Loaded::load(config.as_deref(), flags)?.check_variables()?;
             println!("the settings are fine");
         }
         Command::Token(arguments) => token::run(&arguments)?,

@@ -56,8 +56,9 @@ impl Failing {
 
     /// Logs an error with all kinds of things in it, and waits until it has been logged so often.
     fn fail(&self, times: usize) {
-        let line = "workers = \"Buy milk for Ann\" # ann@example.com 10.1.2.3:80 [2001:db8::7] https://x.example/?token=1 \
-                    eyJhbGciOiJFZERTQSJ9.e30.c2ln redis://:hunter2@x 'Buy milk'\n";
+        // Of what is wrong in the file only the name of a setting is told that does not exist.
+        let line = "\"'Buy milk for Ann' ann@example.com 10.1.2.3:80 [2001:db8::7] https://x.example/?token=1 \
+                    eyJhbGciOiJFZERTQSJ9.e30.c2ln redis://:hunter2@x 'Buy milk'\" = 1\n";
         std::fs::write(self.folder.path().join("settings"), line).expect("written");
         for _ in 0..times {
             let before = self.failures();

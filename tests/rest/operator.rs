@@ -368,3 +368,17 @@ fn the_page_shows_who_is_behind_and_where_operations_wait() {
         (status()["slowest"][0]["behind_ms"].as_u64()? > behind).then_some(())
     });
 }
+
+#[test]
+fn a_check_of_the_settings_names_variables_that_are_none() {
+    let check = |name: &str, value: &str| {
+        let mut command = crate::support::server::binary();
+        let output = command.args(["config", "check"]).env(name, value).output();
+        let output = output.expect("the binary runs");
+        (output.status.success(), String::from_utf8(output.stderr).expect("text"))
+    };
+    assert_eq!(check("TASKFLOW_SERVICE_HOST", "10.0.0.7"), (true, String::new()));
+    let (is_fine, said) = check("TASKFLOW_HARTBEAT_MS", "1000");
+    let expected = "taskflow: TASKFLOW_HARTBEAT_MS: this variable is no setting; did you mean heartbeat_ms?\n";
+    assert_eq!((is_fine, said.as_str()), (false, expected));
+}
