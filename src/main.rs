@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use taskflow::client::{self, ClientCommand};
 use taskflow::config::{Layer, Loaded};
+use taskflow::serve::Signals;
 use taskflow::{health, keys, serve, token};
 
 /// Idle buffers must not be resident: with this allocator, and its huge pages off, they are given back.
@@ -85,7 +86,7 @@ enum ConfigAction {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    match heard().and_then(|signals| run(Cli::parse().command, signals)) {
         Ok(code) => code,
         Err(error) => {
             #[allow(clippy::print_stderr, reason = "the last word of a command that failed")]
@@ -97,12 +98,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// A server hears from its first moment that it is to end: what is said to the first process of a container is lost if
+/// nobody listens. Other commands end at a signal as every program does.
+fn heard() -> anyhow::Result<Option<Signals>> {
+    let is_server = std::env::args_os().nth(1).is_some_and(|command| command == "serve");
+    is_server.then(Signals::hear).transpose()
+}
+
 #[allow(clippy::print_stdout, reason = "commands answer on standard output")]
-fn run(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Command, signals: Option<Signals>) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve { config, flags } => {
             let loaded = Loaded::load(config.as_deref(), flags)?;
-            serve::run(loaded)?;
+            serve::run(loaded, signals.map_or_else(Signals::hear, Ok)?)?;
         }
         Command::Migrate { config, flags } => {
             let loaded = Loaded::load(config.as_deref(), flags)?;

@@ -795,7 +795,7 @@ impl Running {
 }
 
 /// Runs the server until it is told to stop (`taskflow serve`).
-pub fn run(loaded: Loaded) -> anyhow::Result<()> {
+pub fn run(loaded: Loaded, signals: Signals) -> anyhow::Result<()> {
     let config = loaded.config.clone();
     let telemetry = Telemetry::new();
     // Until the end of this function: what is still to be told then is.
@@ -821,10 +821,11 @@ pub fn run(loaded: Loaded) -> anyhow::Result<()> {
              tls_key, or put a proxy in front and set behind_proxy"
         );
     }
-    let system = actix_rt::System::new();
-    // From here on: whoever is told to stop while it opens the store stops as soon as that is open, and whoever is asked to read
-    // the settings again does so then.
-    let (mut stop, asked) = system.block_on(async { anyhow::Ok((Stop::listen()?, signal(SignalKind::hangup())?)) })?;
+    let Signals {
+        system,
+        mut stop,
+        reload: asked,
+    } = signals;
     let opened = match config.store {
         StoreKind::Embedded => open_embedded(&config, &telemetry)?,
         StoreKind::Cql => {
@@ -1046,6 +1047,24 @@ fn greet(address: SocketAddr) {
              \x20   {program} add \"Buy milk\"\n\n\
              Ctrl-C stops the server; it loses nothing, however it ends.\n"
         );
+    }
+}
+
+/// What a server hears from outside, from [`Signals::hear`] on: whoever is told to stop while it opens the store stops as soon
+/// as that is open, and whoever is asked to read the settings again does so then.
+pub struct Signals {
+    system: actix_rt::SystemRunner,
+    stop: Stop,
+    reload: Signal,
+}
+
+impl Signals {
+    /// Before anything else: until then the system decides what a signal does.
+    pub fn hear() -> anyhow::Result<Self> {
+        let system = actix_rt::System::new();
+        let listen = async { anyhow::Ok((Stop::listen()?, signal(SignalKind::hangup())?)) };
+        let (stop, reload) = system.block_on(listen)?;
+        Ok(Self { system, stop, reload })
     }
 }
 

@@ -221,6 +221,37 @@ fn a_stop_while_it_starts_ends_it_and_leaves_a_folder_that_opens() {
 }
 
 #[test]
+fn a_stop_before_the_settings_are_read_is_not_lost() {
+    let data = Server::start(&[]).data.clone();
+    let settings = data.path().join("settings");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &settings, rustix::fs::FileType::Fifo, mode, 0).expect("made");
+    let mut child = binary()
+        .args(["serve", "--listen=127.0.0.1:0", "--operator-listen=127.0.0.1:0"])
+        .arg(format!("--data-dir={}", data.path().display()))
+        .arg(format!("--config={}", settings.display()))
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let pid = rustix::process::Pid::from_child(&child);
+    // Opens when the server does, and the server reads on until it is closed.
+    let file = std::fs::File::create(&settings).expect("opened");
+    rustix::process::kill_process(pid, Signal::TERM).expect("it is there");
+    drop(file);
+    let mut said = String::new();
+    child
+        .stderr
+        .take()
+        .expect("piped")
+        .read_to_string(&mut said)
+        .expect("text");
+    let status = child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(0), "{status}: {said}");
+    assert!(said.contains("stopped"), "{said}");
+}
+
+#[test]
 fn a_stop_while_the_database_does_not_answer_ends_it() {
     let data = Server::start(&[]).data.clone();
     // It takes connections and says nothing.
