@@ -99,7 +99,7 @@ codes! {
     107 FramingError "framing_error" http 400 close 1002 Fix, 0 ms: "The WebSocket frames break RFC 6455; use a conforming client."
     108 HelloExpected "hello_expected" http 400 close 4108 Fix, 0 ms: "The first message of a connection must be hello, and only the first."
     109 VersionUnsupported "version_unsupported" http 400 close 4109 GiveUp, 0 ms: "The client and the server have no protocol version in common; update the older one."
-    110 NotFound "not_found" http 404 close 0 Fix, 0 ms: "There is nothing at this address; see docs/protocol.md for the paths."
+    110 NotFound "not_found" http 404 close 0 Fix, 0 ms: "There is nothing at this address; /docs on the server shows what there is."
     111 MethodNotAllowed "method_not_allowed" http 405 close 0 Fix, 0 ms: "This address does not take this method."
     112 HelloTimeout "hello_timeout" http 408 close 4112 Reconnect, 1000 ms: "No hello came in time; send it at once after connecting."
     113 BodyTimeout "body_timeout" http 408 close 0 Retry, 1000 ms: "The body of the request did not arrive in time; send it again, in smaller parts if the connection is slow."

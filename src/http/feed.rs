@@ -86,7 +86,12 @@ pub async fn changes(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, 
     let query: ChangesQuery = request::parameters(&http)?;
     let limit = request::limit(query.limit)?;
     let cursor = query.cursor.as_deref().map(parse_cursor).transpose()?;
-    let wait = Duration::from_secs(query.wait.unwrap_or(0).min(LONG_POLL_SECONDS_MAX));
+    let wait = query.wait.unwrap_or(0);
+    if wait > LONG_POLL_SECONDS_MAX {
+        let cause = format!("{wait} is more than {LONG_POLL_SECONDS_MAX} seconds");
+        return Err(Problem::new(Code::ValueInvalid).field("wait").because(cause));
+    }
+    let wait = Duration::from_secs(wait);
     let changes = match cursor {
         None => {
             let head = api.store.peek_head(caller.user).await.map_err(read_code)?;

@@ -167,15 +167,12 @@ pub fn bearer(request: &HttpRequest) -> Result<&str, Problem> {
 
 /// The encoding that a body says it has.
 pub fn encoding(request: &HttpRequest) -> Result<Encoding, Problem> {
-    if let Some(coding) = request.headers().get(header::CONTENT_ENCODING)
+    if let Some(coding) = header(request, "Content-Encoding")?
         && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
         return Err(Problem::new(Code::WrongEncoding).because("bodies are taken without Content-Encoding"));
     }
-    let named = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
+    let named = header(request, "Content-Type")?.and_then(|value| value.to_str().ok());
     let charset = named.into_iter().flat_map(|named| named.split(';').skip(1));
     let mut charset = charset.filter_map(|parameter| parameter.trim().strip_prefix("charset="));
     if !charset.all(|name| name.trim_matches('"').eq_ignore_ascii_case("utf-8")) {
@@ -391,6 +388,16 @@ impl Had {
 fn opaque(tag: &str) -> &str {
     let tag = tag.trim();
     tag.strip_prefix("W/").unwrap_or(tag)
+}
+
+/// Refuses `Idempotency-Key` where nothing is remembered under it: whoever sends it relies on it.
+pub fn no_operation_id(request: &HttpRequest) -> Result<(), Problem> {
+    match header(request, "Idempotency-Key")? {
+        None => Ok(()),
+        Some(_) => Err(Problem::new(Code::InvalidField)
+            .field("Idempotency-Key")
+            .because("sent again, this makes another; look at the list before, and leave the header out")),
+    }
 }
 
 /// The id of the operation, from `Idempotency-Key`: what is sent again under the same is done once.

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::auth::Event;
 use crate::auth::password::Passwords;
 use crate::auth::sign_in::{Asker, Opened, normalise_email, sign_in_of};
-use crate::config::{RateLimits, Registration};
+use crate::config::{Config, RateLimits, Registration};
 use crate::http::attempts::Verdict;
 use crate::http::cookie::Kept;
 use crate::http::problem::Problem;
@@ -301,14 +301,18 @@ pub async fn refresh(api: Data<Api>, http: HttpRequest, payload: Payload) -> Res
     let opened = api.sign_ins.refresh(&token, &asker).await;
     match counted(&api, SignInOutcome::Opened, opened) {
         Ok(opened) => Ok(answer(&api, HttpResponse::Ok(), opened, kept)),
-        Err(problem) if kept == Kept::InCookie && problem.code().action() == Action::SignIn => {
-            // It is good for nothing more.
-            let mut answer = problem.error_response();
-            answer.headers_mut().append(header::SET_COOKIE, cookie::clear(&config));
-            Ok(answer)
-        }
-        Err(problem) => Err(problem),
+        Err(problem) => refused(problem, kept, &config),
     }
+}
+
+/// Takes a cookie away that is good for nothing more.
+fn refused(problem: Problem, kept: Kept, config: &Config) -> Result<HttpResponse, Problem> {
+    if kept == Kept::ByClient || problem.code().action() != Action::SignIn {
+        return Err(problem);
+    }
+    let mut answer = problem.error_response();
+    answer.headers_mut().append(header::SET_COOKIE, cookie::clear(config));
+    Ok(answer)
 }
 
 /// `POST /api/v1/auth/password`: replaces the password, and ends every sign-in but the one that it answers with.
@@ -330,12 +334,15 @@ pub async fn logout(api: Data<Api>, http: HttpRequest, payload: Payload) -> Resu
     let body: Logout = request::document_or_default(&http, payload).await?;
     let config = api.config.now();
     let by_refresh_token = match body.refresh_token {
-        Some(token) => Some(token),
+        Some(token) => Some((token, Kept::ByClient)),
         None if http.headers().contains_key(header::AUTHORIZATION) => None,
-        None => cookie::token(&http, &config)?,
+        None => cookie::token(&http, &config)?.map(|token| (token, Kept::InCookie)),
     };
     let ended = match by_refresh_token {
-        Some(token) => api.sign_ins.end_by_refresh_token(&token).await?,
+        Some((token, kept)) => match api.sign_ins.end_by_refresh_token(&token).await {
+            Ok(ended) => ended,
+            Err(code) => return refused(code.into(), kept, &config),
+        },
         None => {
             let claims = request::owner(&api, &http).await?;
             if !body.everywhere {

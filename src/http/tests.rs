@@ -112,6 +112,11 @@ where
         self
     }
 
+    fn more(mut self, name: &'static str, value: &str) -> Self {
+        self.request = self.request.append_header((name, value.to_owned()));
+        self
+    }
+
     fn json(self, body: &Value) -> Self {
         self.raw("application/json", body.to_string())
     }
@@ -805,11 +810,6 @@ async fn the_same_key_makes_one_task_and_another_body_under_it_is_refused() {
         .await
         .problem(Code::InvalidField);
     assert_eq!(problem["field"], "Idempotency-Key");
-}
-
-#[actix_web::test]
-async fn operations_are_judged_each_on_its_own_in_both_encodings() {
-    let bench = ApiBench::new(Config::default());
     let nil = client
         .ask("POST", "/api/v1/tasks")
         .header("idempotency-key", &uuid(0).to_string());
@@ -819,6 +819,11 @@ async fn operations_are_judged_each_on_its_own_in_both_encodings() {
         .await
         .problem(Code::ValueInvalid);
     assert_eq!(problem["field"], "Idempotency-Key");
+}
+
+#[actix_web::test]
+async fn operations_are_judged_each_on_its_own_in_both_encodings() {
+    let bench = ApiBench::new(Config::default());
     let client = client!(bench);
     let task = TaskId(uuid(5));
     let body = json!({ "operations": [
@@ -909,6 +914,13 @@ async fn a_body_that_is_not_what_it_should_be_gets_its_code() {
         .problem(Code::Malformed);
     post(json, b"[]".to_vec()).await.problem(Code::InvalidField);
     post("text/plain", b"{}".to_vec()).await.problem(Code::WrongEncoding);
+    let twice = client.ask("POST", "/api/v1/tasks").json(&json!({ "title": "a" }));
+    let twice = twice
+        .more("content-type", "text/plain")
+        .send()
+        .await
+        .problem(Code::InvalidField);
+    assert_eq!(twice["field"], "Content-Type");
     post("", b"{}".to_vec()).await.problem(Code::WrongEncoding);
     post("application/msgpack", b"\xc1".to_vec())
         .await
@@ -1491,6 +1503,10 @@ async fn pages_of_other_origins_are_refused_unless_allowed() {
     assert_eq!(allowed.status, 200);
     assert_eq!(allowed.header("access-control-allow-origin"), "https://app.example");
     assert_eq!(allowed.header("vary"), "Origin");
+    assert_eq!(
+        allowed.header("access-control-expose-headers"),
+        "Deprecation, ETag, Link, Location, Preference-Applied, RateLimit, RateLimit-Policy, Retry-After, Sunset, X-Request-Id"
+    );
     let preflight = client
         .ask("OPTIONS", "/api/v1/tasks")
         .header("origin", "https://app.example");
@@ -1681,7 +1697,10 @@ async fn a_long_poll_answers_with_the_next_change_or_when_its_time_is_over() {
     assert_eq!(quiet["following"]["mode"], "up_to_date");
     assert_eq!(quiet["cursor"], cursor);
 
-    let path = format!("/api/v1/changes?cursor={cursor}&wait=50");
+    let longer = client.get(&format!("/api/v1/changes?cursor={cursor}&wait=56")).await;
+    assert_eq!(longer.problem(Code::ValueInvalid)["field"], "wait");
+
+    let path = format!("/api/v1/changes?cursor={cursor}&wait=55");
     let (answer, ()) = tokio::join!(client.get(&path), async {
         while bench.api.seats.open() == 0 {
             actix_rt::task::yield_now().await;

@@ -94,6 +94,7 @@ pub async fn list(api: Data<Api>, http: HttpRequest) -> Result<HttpResponse, Pro
 /// `POST /api/v1/tokens`: the answer is the only place where the token itself ever stands.
 pub async fn make(api: Data<Api>, http: HttpRequest, payload: Payload) -> Result<HttpResponse, Problem> {
     let caller = request::owner(&api, &http).await?;
+    request::no_operation_id(&http)?;
     let body: NewToken = request::document(&http, payload).await?;
     let wrong = |field: &str, cause: String| Problem::new(Code::ValueInvalid).field(field).because(cause);
     let name = body.name.trim();

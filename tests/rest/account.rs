@@ -385,6 +385,13 @@ fn tokens_have_limits_and_a_guessed_one_opens_nothing() {
     let ada = server.register();
     let make = |body: &Value| server.post("/api/v1/tokens", &ada, body);
     let good = json!({ "name": "n", "scopes": ["tasks:read"], "expires_in_days": 1 });
+    // Whoever relies on it must not find out by two tokens that nothing is remembered.
+    let key = "idempotency-key: 0197a3c0-5555-7aaa-8000-000000000006";
+    let repeatable = server.send("POST", "/api/v1/tokens", &ada, &[key], &good);
+    assert_eq!(
+        (name(&repeatable), &repeatable.json()["field"]),
+        (refused(400, "invalid_field"), &json!("Idempotency-Key"))
+    );
     for (field, value, status, expected, at) in [
         ("name", json!(""), 422, "value_invalid", json!("name")),
         ("name", json!("x".repeat(101)), 422, "value_invalid", json!("name")),

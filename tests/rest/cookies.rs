@@ -142,6 +142,10 @@ fn signing_out_ends_the_sign_in_and_takes_the_cookie_away() {
     let late = browse(&server, "refresh", &[&own], &cookie);
     assert_eq!(name(&late), refused(401, "signed_out"));
     assert_eq!(set(&late), gone, "what is good for nothing is taken away");
+    let made_up = "taskflow_refresh=AAAA";
+    let refused_out = browse(&server, "logout", &[&own], made_up);
+    assert_eq!(name(&refused_out), refused(401, "token_invalid"));
+    assert_eq!(set(&refused_out), gone, "and what never was good is, too");
     // By the access token, as any client does.
     let answer = sign_in(&server, &ada.email);
     let (cookie, _) = set(&answer);
