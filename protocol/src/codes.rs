@@ -110,7 +110,7 @@ codes! {
     201 TokenInvalid "token_invalid" http 401 close 4201 SignIn, 0 ms: "The access token is not valid here; sign in again."
     202 TokenExpired "token_expired" http 401 close 4202 SignIn, 0 ms: "The access token has expired; get a new one with the refresh token."
     203 SignedOut "signed_out" http 401 close 4203 SignIn, 0 ms: "This sign-in was ended; sign in again."
-    204 CredentialsWrong "credentials_wrong" http 401 close 0 Fix, 0 ms: "The e-mail address or the password is wrong, or the address has not been verified yet: see the letter to it."
+    204 CredentialsWrong "credentials_wrong" http 401 close 0 Fix, 0 ms: "The e-mail address or the password is wrong, or the address has not been verified yet: then follow the link in the letter to it."
     205 OriginRefused "origin_refused" http 403 close 0 GiveUp, 0 ms: "Pages of this origin may not connect; the operator can allow it with origins_allowed."
     206 EmailTaken "email_taken" http 409 close 0 Fix, 0 ms: "There is an account with this e-mail address; sign in instead."
     207 EmailInvalid "email_invalid" http 422 close 0 Fix, 0 ms: "This is not an e-mail address."

@@ -290,7 +290,7 @@ fn failures_are_sentences_and_exit_codes() {
     );
     assert_eq!(
         person.fails(&["login", "--server", &url, "ada@example.org"]),
-        "taskflow: The e-mail address or the password is wrong, or the address has not been verified yet: see the letter to it.\n"
+        "taskflow: The e-mail address or the password is wrong, or the address has not been verified yet: then follow the link in the letter to it.\n"
     );
     person.ok(&["register", "--server", &url, "ada@example.org"]);
     assert_eq!(

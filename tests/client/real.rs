@@ -304,7 +304,7 @@ fn sign_ins_are_shown_and_ended_and_a_new_password_ends_all_others() {
     };
     assert_eq!(
         change("not this one", "another horse"),
-        "taskflow: The e-mail address or the password is wrong, or the address has not been verified yet: see the letter to it.\n"
+        "taskflow: The e-mail address or the password is wrong, or the address has not been verified yet: then follow the link in the letter to it.\n"
     );
     assert_eq!(
         change("correct horse", "another horse"),
