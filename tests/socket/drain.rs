@@ -226,7 +226,7 @@ fn a_stop_before_the_settings_are_read_is_not_lost() {
     let settings = data.path().join("settings");
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &settings, rustix::fs::FileType::Fifo, mode, 0).expect("made");
-    let mut child = binary()
+    let child = binary()
         .args(["serve", "--listen=127.0.0.1:0", "--operator-listen=127.0.0.1:0"])
         .arg(format!("--data-dir={}", data.path().display()))
         .arg(format!("--config={}", settings.display()))
@@ -239,16 +239,17 @@ fn a_stop_before_the_settings_are_read_is_not_lost() {
     let file = std::fs::File::create(&settings).expect("opened");
     rustix::process::kill_process(pid, Signal::TERM).expect("it is there");
     drop(file);
-    let mut said = String::new();
-    child
-        .stderr
-        .take()
-        .expect("piped")
-        .read_to_string(&mut said)
-        .expect("text");
-    let status = child.wait().expect("it ends");
+    let (status, said) = end_of(child);
     assert_eq!(status.code(), Some(0), "{status}: {said}");
     assert!(said.contains("stopped"), "{said}");
+}
+
+/// How a server ended, and what it had said.
+fn end_of(mut child: std::process::Child) -> (std::process::ExitStatus, String) {
+    let mut said = String::new();
+    let mut stderr = child.stderr.take().expect("piped");
+    stderr.read_to_string(&mut said).expect("text");
+    (child.wait().expect("it ends"), said)
 }
 
 #[test]
@@ -256,7 +257,7 @@ fn a_stop_while_the_database_does_not_answer_ends_it() {
     let data = Server::start(&[]).data.clone();
     // It takes connections and says nothing.
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    let mut child = binary()
+    let child = binary()
         .args([
             "serve",
             "--listen=127.0.0.1:0",
@@ -272,14 +273,7 @@ fn a_stop_while_the_database_does_not_answer_ends_it() {
     let pid = rustix::process::Pid::from_child(&child);
     let (_asks, _) = silent.accept().expect("it asks");
     rustix::process::kill_process(pid, Signal::TERM).expect("it is there");
-    let mut said = String::new();
-    child
-        .stderr
-        .take()
-        .expect("piped")
-        .read_to_string(&mut said)
-        .expect("text");
-    let status = child.wait().expect("it ends");
+    let (status, said) = end_of(child);
     assert_eq!(status.code(), Some(0), "{said}");
     assert!(said.contains("told to stop before the database had answered"), "{said}");
 }
