@@ -117,18 +117,20 @@ impl File {
             }
         }
         for (what, count) in [
-            ("tasks", rows.tasks.len() - shown),
+            ("task", rows.tasks.len() - shown),
             (
-                "lists",
+                "list",
                 rows.lists.values().filter(|list| list.deleted_at.is_some()).count(),
             ),
             (
-                "labels",
+                "label",
                 rows.labels.values().filter(|label| label.deleted_at.is_some()).count(),
             ),
         ] {
-            if count > 0 {
-                outline.remark("", format!("{count} {what} that were in the bin were left out"));
+            match count {
+                0 => {}
+                1 => outline.remark("", format!("1 {what} that was in the bin was left out")),
+                _ => outline.remark("", format!("{count} {what}s that were in the bin were left out")),
             }
         }
         if !self.left_out.is_empty() {
@@ -258,7 +260,7 @@ mod tests {
             remarks,
             [
                 "3 tasks that were in the bin were left out",
-                "1 lists that were in the bin were left out",
+                "1 list that was in the bin was left out",
             ]
         );
     }
