@@ -13,6 +13,7 @@ pub mod http;
 pub mod keys;
 pub mod mail;
 pub mod overload;
+mod scheduling;
 pub mod serve;
 pub mod snapshot;
 pub mod socket;

@@ -55,6 +55,7 @@ use crate::http::seats::Seats;
 use crate::http::{self, Api};
 use crate::mail::{Letters, Logged, Mail, Smtp};
 use crate::overload::Overload;
+use crate::scheduling;
 use crate::socket::hub::SLOWEST_MAX;
 use crate::socket::{self, Gateway, Hub, Wire, Worker, upgrade};
 use crate::store::cql::{self, Cql, CqlObserver};
@@ -458,6 +459,10 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         spawn(clients);
     }
     spawn(operators);
+    if arbiters.is_empty() {
+        // After the servers have started their threads, which would be scheduled in the same way.
+        spawn(async { give_way() });
+    }
     let cluster_readiness = cluster.as_ref().map(|(cluster, _)| cluster.clone());
     operator.show(Arc::new(Around {
         node: config.node_name(),
@@ -565,7 +570,17 @@ async fn follow_keys(config: Arc<Config>, keys: Keys, tokens: Arc<Tokens>) {
 /// hold pages of the allocator that are empty but for it: 12 KiB of room for events hold 512 KiB.
 fn feed_thread() -> std::io::Result<Arbiter> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(Arbiter::with_tokio_rt(move || runtime))
+    Ok(Arbiter::with_tokio_rt(move || {
+        give_way();
+        runtime
+    }))
+}
+
+/// What the thread of feeds that calls this wakes for waits for the workers' turns.
+fn give_way() {
+    if let Err(error) = scheduling::give_way() {
+        tracing::warn!(%error, "the threads of feeds do not give way to the workers: the server does less where cores are few");
+    }
 }
 
 /// Goes on the bus: on an arbiter of its own, so that no client's work delays what other nodes say.

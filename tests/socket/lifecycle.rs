@@ -580,11 +580,30 @@ fn many_connections_come_and_go_and_none_stays() {
     }
 }
 
+/// The server's threads: the name of each, and whether it waits until others have done their turn.
+fn threads(server: &Server) -> Vec<(String, bool)> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid().as_raw_nonzero())).unwrap();
+    let of = |task: std::io::Result<std::fs::DirEntry>| {
+        let path = task.ok()?.path();
+        let name = std::fs::read_to_string(path.join("comm")).ok()?;
+        let stat = std::fs::read_to_string(path.join("stat")).ok()?;
+        // The policy is field 41, and the name, which is field 2, may have spaces (proc_pid_stat(5)).
+        let policy = stat.rsplit_once(')')?.1.split_whitespace().nth(38)?.to_owned();
+        Some((name.trim().to_owned(), policy == "3"))
+    };
+    tasks.filter_map(of).collect()
+}
+
 /// The server's arbiters: threads for connections, that of the operator's port, and those for feeds.
 fn arbiters(server: &Server) -> usize {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid().as_raw_nonzero())).unwrap();
-    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    let names = threads(server).into_iter().map(|(name, _)| name);
     names.filter(|name| name.starts_with("actix-rt")).count()
+}
+
+/// The threads that wait until others have done their turn.
+fn that_give_way(server: &Server) -> Vec<String> {
+    let give_way = threads(server).into_iter().filter(|(_, gives_way)| *gives_way);
+    give_way.map(|(name, _)| name).collect()
 }
 
 #[test]
@@ -593,6 +612,10 @@ fn one_thread_for_feeds_is_the_main_one_and_two_are_their_own() {
     // Threads name themselves, once they run.
     eventually("two for connections, one for operators, two for feeds", || {
         (arbiters(&two) == 5).then_some(())
+    });
+    assert_eq!(that_give_way(&two), ["actix-rt|system"; 2]);
+    eventually("of one that runs all feeds only that thread gives way", || {
+        (that_give_way(&one) == ["taskflow"]).then_some(())
     });
     let account = one.user();
     let mut follower = Follower::start(&one, Encoding::Json, &account);

@@ -101,11 +101,7 @@ impl Load {
         let board = Board::of_every_arrival();
         let _followers = self.follow(rival, &board).await?;
         let places = Rc::new(Semaphore::new(REQUESTS_MAX));
-        let mut connections = Vec::new();
-        for _ in 0..REQUESTS_MAX {
-            connections.push(rival.http().await?);
-        }
-        let idle = Rc::new(RefCell::new(connections));
+        let idle: Rc<RefCell<Vec<Http>>> = Rc::default();
         let tally = Rc::new(Tally::default());
         let mut random = StdRng::seed_from_u64(self.seed);
         let mut pacer = Pacer::new()?;
@@ -127,8 +123,10 @@ impl Load {
             let (rival, places, idle, tally) = (rival.clone(), places.clone(), idle.clone(), tally.clone());
             running.push(tokio::task::spawn_local(async move {
                 let _place = places.acquire().await?;
+                // One is made when all are in use, and left when the server has ended it: each has its own patience.
+                idle.borrow_mut().retain(|http| !http.has_ended());
                 let kept = idle.borrow_mut().pop();
-                let mut http: Http = match kept {
+                let mut http = match kept {
                     Some(http) => http,
                     None => rival.http().await?,
                 };

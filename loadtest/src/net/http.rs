@@ -44,6 +44,12 @@ impl Http {
         }
     }
 
+    /// Whether the server has ended it: before a request there is nothing to read but the end, and perhaps a last word (408).
+    pub fn has_ended(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        !self.unread.is_empty() || !read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Sends a request and waits for its answer.
     pub async fn request(&mut self, method: &str, path: &str, token: Option<&str>, body: &str) -> io::Result<Answer> {
         self.request_with(method, path, token, "", body).await
@@ -169,5 +175,19 @@ mod tests {
             Some((200, "abcde", "rest")),
         );
         check(&format!("{head}2\r\nab\r\n3\r\ncd"), None);
+    }
+    #[tokio::test]
+    async fn what_the_server_ended_is_known_before_it_is_used() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for last_word in ["", "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"] {
+            let http = Http::connect(Dial::to(address)).await.unwrap();
+            let server = Stream::plain(listener.accept().await.unwrap().0);
+            assert!(!http.has_ended());
+            server.write_all(last_word.as_bytes()).await.unwrap();
+            drop(server);
+            http.stream.ready(false).await.unwrap();
+            assert!(http.has_ended(), "{last_word}");
+        }
     }
 }
