@@ -28,8 +28,6 @@ use crate::stats;
 
 /// Screens of each author: a change is worth something when somebody sees it.
 const SCREENS: usize = 2;
-/// Of so many changes one makes a task, and the others give one a title.
-const CHANGES_A_CREATE: u64 = 8;
 /// What the server has of a core.
 const CORES: f64 = 0.5;
 /// An answer that takes longer is late, because clients give up and ask again: the capacity is the highest rate at which 99 of a
@@ -237,13 +235,8 @@ impl Load {
     fn change(&self, due_ns: u64) {
         let number = self.next.replace(self.next.get() + 1);
         let author = &self.authors[number as usize % self.authors.len()];
-        let title = mark(number as u32);
-        // Of all authors in one turn, then in the next.
-        let command = match number / self.authors.len() as u64 % CHANGES_A_CREATE {
-            0 => create(task_id(), title, String::new()),
-            _ => rename(author.task, title),
-        };
-        author.send(&self.seen, command, due_ns);
+        // Nothing is made: memory that grows is not that of more tasks.
+        author.send(&self.seen, rename(author.task, mark(number as u32)), due_ns);
     }
 
     /// So many a second for so long, whatever becomes of them; then waits for what has no answer.
@@ -431,7 +424,7 @@ pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
     let (users, step_seconds, seconds) = (bench.size(3_000, 300), bench.size(6.0, 2.0), bench.size(60.0, 10.0));
     record.about = format!(
         "One node in a control group with {CORES} of a core (a quota each 100 ms, as containers get it). {users} authors, {SCREENS} screens \
-         of each; of {CHANGES_A_CREATE} changes one makes a task and the others give one a title, one to a message, by WebSocket, open loop, times from when \
+         of each; a change gives the author's task another title, one to a message, by WebSocket, open loop, times from when \
          each was due; what is refused is not sent again. The ramp: steps of {step_seconds} s, each at {STEP} times the rate of the one before, then the last \
          step halved {HALVINGS} times; the capacity is the highest rate of which {DONE_SHARE} are done, 99 % of those within {LATE_MS} ms, in one of two tries. Then {TIMES} \
          times that for {seconds} s, while new clients knock ten times a second. Goodput is what was accepted within the {seconds} s. Recovery: until \
