@@ -2,7 +2,8 @@
 //!
 //! What a node trusts without asking the store are the tokens that it has verified and the connections that are open. Other
 //! nodes say which sign-ins they end ([`Revocation::ended`]). When such a message may have been lost, the verified tokens are
-//! forgotten, so that each is looked up at its next use, and the sign-in of every open connection is looked up here. The same goes on all the time while no messages come through.
+//! forgotten, so that each is looked up at its next use, and the sign-in of every open connection is looked up here. The same
+//! goes on all the time while no messages come through.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,8 @@ use super::token::{OPERATOR_SIGN_IN, SignedOut, Tokens};
 /// some of it.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Sign-ins that a round looks up at a time. One after the other, those of 10,000 connections would take seconds.
+/// Sign-ins that a round looks up at a time. One after the other, those of 10,000 connections would take seconds; all at once, a
+/// database that has to do without Redis for a while would have nodes to answer and nobody else.
 const LOOKS: usize = 16;
 
 /// Pause before the second round after something was missed. A connection whose token was verified before the first may

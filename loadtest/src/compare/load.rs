@@ -124,8 +124,7 @@ impl Load {
             running.push(tokio::task::spawn_local(async move {
                 let _place = places.acquire().await?;
                 // One is made when all are in use, and left when the server has ended it: each has its own patience.
-                idle.borrow_mut().retain(|http| !http.has_ended());
-                let kept = idle.borrow_mut().pop();
+                let kept = std::iter::from_fn(|| idle.borrow_mut().pop()).find(|http| !http.has_ended());
                 let mut http = match kept {
                     Some(http) => http,
                     None => rival.http().await?,
