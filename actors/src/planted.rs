@@ -86,6 +86,12 @@ bugs! {
     IdsOfOthersForgotten,
     /// What was done is counted again when it is replayed.
     CountedTwice,
+    /// An operation whose fingerprint is that of another is taken for it.
+    CollisionIsRepeat,
+    /// Of the entries that may be of an operation, only one is looked at.
+    FirstPlaceCounts,
+    /// An entry that could not be read is taken for one that is no longer kept.
+    UnreadIsGone,
 }
 
 #[cfg(feature = "simulation")]

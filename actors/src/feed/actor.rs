@@ -9,7 +9,7 @@ use actix::prelude::*;
 use taskflow_protocol::message::{ErrorBody, OperationResult, Outcome};
 use taskflow_protocol::{Code, OperationId, UserId, limits};
 
-use super::{Effect, Feed, Message as Step, SubmissionId};
+use super::{ENTRY_READ_BYTES, Effect, Feed, Message as Step, SubmissionId};
 use crate::domain::State;
 use crate::ports::{AppendError, BoxFuture, Publication};
 use crate::supervisor::{Committed, Envelope, Permit, Ports, ReplyTo, Settled, Submission, Table};
@@ -83,11 +83,11 @@ pub struct Removed;
 struct Stop;
 
 impl FeedActor {
-    /// A shell around a feed that has nothing in memory.
-    pub fn new(user: UserId, first_append_id: u64, ports: Arc<Ports>, table: Arc<Table>) -> Self {
+    /// A shell around a feed that has nothing in memory: [`Feed::new`].
+    pub fn new(user: UserId, random: u64, ports: Arc<Ports>, table: Arc<Table>) -> Self {
         Self {
             user,
-            feed: Feed::new(user, first_append_id, ports.writers),
+            feed: Feed::new(user, random, ports.writers),
             ports,
             table,
             asked: HashMap::new(),
@@ -188,7 +188,7 @@ impl FeedActor {
                 self.later(Some("store read"), read, move |result| Step::ReadOn(id, result), ctx);
             }
             Effect::ReadEntry(seq) => {
-                let read = store.read_log(self.user, seq - 1, 1);
+                let read = store.read_log(self.user, seq - 1, ENTRY_READ_BYTES);
                 self.later(
                     Some("store read"),
                     read,

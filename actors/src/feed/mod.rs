@@ -17,7 +17,7 @@ mod answers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use taskflow_protocol::message::{Accepted, Command, ErrorBody, Operation, Operat
 use taskflow_protocol::values::{Seq, UnixMs};
 use taskflow_protocol::{Code, OperationId, UserId};
 
-use self::answers::{Answer, Answers};
+use self::answers::Answers;
 use crate::domain::{self, Draft, Entry, State, codec};
 use crate::planted::{Bug, is_planted};
 use crate::ports::{
@@ -34,8 +34,13 @@ use crate::ports::{
 };
 use crate::trace::TraceContext;
 
-/// Entries kept in memory for undo; an older entry is read from the log.
-const RECENT_ENTRIES_MAX: usize = 64;
+/// Entries kept in memory for undo and for operations that are sent again; an older entry is read from the log. The
+/// simulation has short logs, and is to read them.
+const RECENT_ENTRIES_MAX: usize = if cfg!(feature = "simulation") { 4 } else { 64 };
+
+/// Bytes of commits that are read with an older entry. Operations that are sent again mostly lie beside each other, and 40
+/// commits of one operation are what a client may have sent while its connection broke.
+pub const ENTRY_READ_BYTES: usize = if cfg!(feature = "simulation") { 1_024 } else { 16 * 1024 };
 
 /// Commits between two looks at what the log keeps: rare enough to cost nothing, often enough that a log is never much
 /// longer than its limits.
@@ -146,7 +151,7 @@ pub enum Effect {
     ReadHead(ReadId),
     /// Read what others appended after this `seq`.
     ReadOn(ReadId, Seq),
-    /// Read the log for one entry.
+    /// Read the log for an entry, and [`ENTRY_READ_BYTES`] from there on.
     ReadEntry(Seq),
     /// Write rows.
     WriteRows {
@@ -261,12 +266,12 @@ pub struct Feed {
     phase: Phase,
     head: Option<Head>,
     state: State,
-    /// The outcomes of the last 24 hours, by operation id.
+    /// Where the operations of the last 24 hours are in the log.
     answers: Answers,
-    /// The newest entries, for undo.
+    /// The newest entries.
     recent: VecDeque<Entry>,
-    /// An older entry that an undo at the head of the queue waits for.
-    fetched: Option<(Seq, Option<Entry>)>,
+    /// Older ones that were read for the operation at the head of the queue: all of them, until it is judged.
+    fetched: BTreeMap<Seq, Entry>,
     fetching: bool,
     waiting: VecDeque<Waiting>,
     open: HashMap<SubmissionId, Open>,
@@ -301,17 +306,18 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// A feed that has nothing in memory. `first_append_id` is random: ids must differ between two lives of a feed.
-    pub fn new(user: UserId, first_append_id: u64, writers: Writers) -> Self {
+    /// A feed that has nothing in memory. `random` is where the ids of appends begin, which must differ between two lives of a
+    /// feed, and what nobody outside knows.
+    pub fn new(user: UserId, random: u64, writers: Writers) -> Self {
         Self {
             user,
             writers,
             phase: Phase::Cold,
             head: None,
             state: State::new(user),
-            answers: Answers::default(),
+            answers: Answers::new(random),
             recent: VecDeque::new(),
-            fetched: None,
+            fetched: BTreeMap::new(),
             fetching: false,
             waiting: VecDeque::new(),
             open: HashMap::new(),
@@ -331,7 +337,7 @@ impl Feed {
             flush_timer: false,
             commits_since_trim: 0,
             last_time: 0,
-            next_append_id: first_append_id,
+            next_append_id: random,
         }
     }
 
@@ -575,7 +581,7 @@ impl Feed {
         let time = now.max(self.last_time);
         let mut draft = Draft::new(&self.state);
         let mut entries: Vec<Entry> = Vec::new();
-        let mut made: HashMap<OperationId, (UserId, Answer)> = HashMap::new();
+        let mut made = Made::new();
         let mut judged = Vec::new();
         let mut bytes = 0;
         let mut fetch = None;
@@ -589,34 +595,17 @@ impl Feed {
                 judged.push(Judged { waiting, outcome });
                 continue;
             }
-            let known = self.answers.get(waiting.author, id).or_else(|| {
-                made.get(&id)
-                    .filter(|(author, _)| *author == waiting.author)
-                    .map(|(_, answer)| *answer)
-            });
-            if let Some(Answer { hash, seq, refused }) = known {
-                let outcome = match refused {
-                    _ if hash != domain::operation_hash(&waiting.operation) => {
-                        Outcome::Refused(ErrorBody::new(Code::OperationIdReused))
-                    }
-                    None => Outcome::Accepted(Accepted { seq }),
-                    Some(number) => {
-                        Outcome::Refused(ErrorBody::new(Code::from_number(number).unwrap_or(Code::ValueInvalid)))
-                    }
-                };
-                judged.push(Judged { waiting, outcome });
-                continue;
-            }
-            let undone = match &waiting.operation.command {
-                Command::Undo(undo) => match self.entry_to_undo(undo.seq, &entries, head) {
-                    Ok(entry) => entry,
-                    Err(NotHere) => {
-                        fetch = Some(undo.seq);
-                        self.waiting.push_front(waiting);
-                        break;
-                    }
-                },
-                _ => None,
+            let undone = match self.look_up(&waiting, &made, &entries, head) {
+                Ok((Some(outcome), _)) => {
+                    judged.push(Judged { waiting, outcome });
+                    continue;
+                }
+                Ok((None, undone)) => undone,
+                Err(NotHere(seq)) => {
+                    fetch = Some(seq);
+                    self.waiting.push_front(waiting);
+                    break;
+                }
             };
             let (mut entry, outcome) = match draft.judge(waiting.author, time, &waiting.operation, undone.as_ref()) {
                 Ok(entry) => {
@@ -649,9 +638,14 @@ impl Feed {
                 break;
             }
             bytes += size;
-            made.insert(id, (waiting.author, Answer::from(&entry)));
+            made.insert((waiting.author, id), entries.len());
             judged.push(Judged { waiting, outcome });
             entries.push(entry);
+        }
+        if !judged.is_empty() {
+            // It was read for the one that was at the head, and for what lies beside it. What the next one needs is read for
+            // that: no more is kept than one needs.
+            self.fetched.clear();
         }
         if entries.is_empty() {
             let firm = |judged: &Judged| matches!(judged.outcome, Outcome::Accepted(_));
@@ -724,37 +718,92 @@ impl Feed {
         });
     }
 
-    /// Finds the entry that an undo names. `Ok(None)`: there is none to be had.
-    fn entry_to_undo(&self, seq: Seq, made: &[Entry], head: Head) -> Result<Option<Entry>, NotHere> {
-        let newest = made
-            .iter()
-            .rev()
-            .chain(self.recent.iter().rev())
-            .find(|entry| entry.seq == seq);
-        if let Some(entry) = newest {
-            return Ok(Some(entry.clone()));
+    /// The answer to an operation that is in the log or in the draft already; to one that is new, the entry that it undoes.
+    fn look_up(
+        &self,
+        waiting: &Waiting,
+        made: &Made,
+        entries: &[Entry],
+        head: Head,
+    ) -> Result<(Option<Outcome>, Option<Entry>), NotHere> {
+        let (author, operation) = (waiting.author, &waiting.operation);
+        if let Some(at) = made.get(&(author, operation.id)) {
+            return Ok((Some(answer_again(&entries[*at], operation)), None));
         }
-        if seq < head.first || seq > head.seq {
-            return Ok(None);
+        let mut missing = None;
+        for seq in self.answers.places(author, operation.id) {
+            match self.entry(seq, &[], head) {
+                Ok(Some(entry))
+                    if (entry.author, entry.operation) == (author, operation.id)
+                        || is_planted(Bug::CollisionIsRepeat) =>
+                {
+                    return Ok((Some(answer_again(entry, operation)), None));
+                }
+                // Another operation with the same fingerprint, or older than the log is.
+                Ok(_) => {}
+                Err(not_here) => missing = Some(not_here),
+            }
+            if is_planted(Bug::FirstPlaceCounts) {
+                break;
+            }
         }
-        match &self.fetched {
-            Some((fetched, entry)) if *fetched == seq => Ok(entry.clone()),
-            _ => Err(NotHere),
+        if let Some(not_here) = missing {
+            return Err(not_here);
         }
+        match &operation.command {
+            Command::Undo(undo) => Ok((None, self.entry(undo.seq, entries, head)?.cloned())),
+            _ => Ok((None, None)),
+        }
+    }
+
+    /// An entry of the log. `Ok(None)`: there is none to be had.
+    fn entry<'a>(&'a self, seq: Seq, made: &'a [Entry], head: Head) -> Result<Option<&'a Entry>, NotHere> {
+        let mut newest = made.iter().rev().chain(self.recent.iter().rev());
+        let entry = newest.find(|entry| entry.seq == seq).or_else(|| self.fetched.get(&seq));
+        if entry.is_none() && (head.first..=head.seq).contains(&seq) {
+            return Err(NotHere(seq));
+        }
+        Ok(entry)
     }
 
     fn entry_read(&mut self, seq: Seq, result: Result<Option<LogPage>, ReadError>, effects: &mut Vec<Effect>) {
         self.fetching = false;
-        match result {
-            Ok(page) => {
-                let rows = page.map(|page| page.rows).unwrap_or_default();
-                let entry = rows
-                    .first()
-                    .and_then(|row| codec::decode_commit(&row.body).ok())
-                    .and_then(|entries| entries.into_iter().find(|entry| entry.seq == seq));
-                self.fetched = Some((seq, entry));
+        let Some(head) = &mut self.head else { return };
+        let page = match result {
+            Ok(page) => page,
+            Err(_) if is_planted(Bug::UnreadIsGone) => {
+                head.first = seq + 1;
+                return;
             }
-            Err(_) => self.refuse_all(Code::StoreUnavailable, effects),
+            Err(error) => {
+                effects.push(Effect::Report(error.to_string()));
+                return self.refuse_all(Code::StoreUnavailable, effects);
+            }
+        };
+        let Some(page) = page.filter(|page| page.head.epoch == head.epoch) else {
+            // Of another history. Which one is the store's is found by reading on, or by the look at the head that is
+            // under way.
+            if self.phase == Phase::Ready && !self.checking {
+                self.phase = Phase::Behind;
+            }
+            return;
+        };
+        head.first = head.first.max(page.head.first);
+        let is_gone = seq < head.first;
+        let mut problem = format!("feed {}: entry {seq} is missing from the log", self.user);
+        for row in &page.rows {
+            match decode_row(self.user, row) {
+                Ok(entries) => self.fetched.extend(entries.into_iter().map(|entry| (entry.seq, entry))),
+                Err(what) => {
+                    problem = what;
+                    break;
+                }
+            }
+        }
+        if !is_gone && !self.fetched.contains_key(&seq) {
+            // It must not be taken for one that was never made.
+            effects.push(Effect::Report(problem));
+            self.refuse_all(Code::StoreUnavailable, effects);
         }
     }
 
@@ -954,7 +1003,7 @@ impl Feed {
                     self.answers.insert(&entry);
                 }
                 self.dirty.extend(self.state.touched(&entry));
-                self.remember(&entry);
+                remember(&mut self.recent, entry);
             }
             self.last_time = self.last_time.max(row.time);
         }
@@ -1010,7 +1059,7 @@ impl Feed {
             self.state.apply(entry);
             self.answers.insert(entry);
             self.dirty.extend(self.state.touched(entry));
-            self.remember(entry);
+            remember(&mut self.recent, entry.clone());
         }
         self.answers.forget_before(now - limits::OPERATION_IDS_KEPT_MS);
         self.commits_since_trim += 1;
@@ -1024,13 +1073,6 @@ impl Feed {
         self.flush_due = true;
         self.set_flush_timer(effects);
         self.serve_looks(Ok(()), effects);
-    }
-
-    fn remember(&mut self, entry: &Entry) {
-        if self.recent.len() == RECENT_ENTRIES_MAX {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(entry.clone());
     }
 
     /// What is in flight finds that out by itself.
@@ -1075,6 +1117,7 @@ impl Feed {
     }
 
     fn refuse_all(&mut self, code: Code, effects: &mut Vec<Effect>) {
+        self.fetched.clear();
         let judged = std::mem::take(&mut self.waiting).into_iter().map(|waiting| Judged {
             outcome: waiting.not_done(code),
             waiting,
@@ -1131,28 +1174,28 @@ impl Feed {
 
     /// Builds the memory from what is stored. The error names what is damaged.
     fn take_in(&mut self, loaded: &Loaded, now: UnixMs, effects: &mut Vec<Effect>) -> Result<(), String> {
-        let replay = rebuild(self.user, loaded, |problem| effects.push(Effect::Report(problem)))?;
-        self.state = replay.state;
         let kept_since = now - limits::OPERATION_IDS_KEPT_MS;
-        self.answers = Answers::default();
+        self.answers.clear();
         self.recent.clear();
+        self.fetched.clear();
         self.dirty.clear();
-        for entry in &replay.entries {
+        let report = |problem| effects.push(Effect::Report(problem));
+        let rebuilt = replay(self.user, loaded, report, |state, entry| {
             if entry.time >= kept_since && !is_planted(Bug::IdsForgottenAtStart) {
-                self.answers.insert(entry);
+                self.answers.insert(&entry);
             }
             if entry.seq > loaded.head.rows_upto {
-                self.dirty.extend(self.state.touched(entry));
+                self.dirty.extend(state.touched(&entry));
             }
-        }
+            remember(&mut self.recent, entry);
+        })?;
+        self.state = rebuilt.state;
         // The log may hold what can go if the load did not bring all of it, or brought some that is not recent.
-        let may_be_cut = match replay.entries.first() {
-            Some(entry) => entry.seq > loaded.head.first || entry.time < kept_since,
+        let may_be_cut = match rebuilt.log_from {
+            Some((seq, time)) => seq > loaded.head.first || time < kept_since,
             None => loaded.head.seq >= loaded.head.first,
         };
         self.commits_since_trim = if may_be_cut { TRIM_EVERY_COMMITS } else { 0 };
-        let keep = replay.entries.len().saturating_sub(RECENT_ENTRIES_MAX);
-        self.recent.extend(replay.entries.into_iter().skip(keep));
         self.last_time = loaded.log.last().map_or(0, |row| row.time);
         self.head = Some(loaded.head);
         self.flush_due = !self.dirty.is_empty();
@@ -1226,22 +1269,54 @@ impl Feed {
 }
 
 /// The entry is in the log but not in memory.
-struct NotHere;
+struct NotHere(Seq);
 
-/// A feed's memory, built from what is stored, and the entries that came along.
+/// Where the operations of a draft are among its entries.
+type Made = HashMap<(UserId, OperationId), usize>;
+
+/// The answer to an operation whose id is that of this entry.
+fn answer_again(entry: &Entry, operation: &Operation) -> Outcome {
+    match entry.refused {
+        _ if entry.operation_hash != domain::operation_hash(operation) => {
+            Outcome::Refused(ErrorBody::new(Code::OperationIdReused))
+        }
+        None => Outcome::Accepted(Accepted { seq: entry.seq }),
+        Some(number) => Outcome::Refused(ErrorBody::new(Code::from_number(number).unwrap_or(Code::ValueInvalid))),
+    }
+}
+
+fn remember(recent: &mut VecDeque<Entry>, entry: Entry) {
+    if recent.len() == RECENT_ENTRIES_MAX {
+        recent.pop_front();
+    }
+    recent.push_back(entry);
+}
+
+/// What is built from what is stored.
 #[derive(Debug)]
 pub struct Rebuilt {
     /// Everything up to the head.
     pub state: State,
-    /// The entries of the commits that the load brought.
-    pub entries: Vec<Entry>,
+    /// The first entry of the commits that the load brought, and its time.
+    pub log_from: Option<(Seq, UnixMs)>,
 }
 
 /// Builds the state of a feed from what a load found: the rows, and on them the entries that they lack.
 ///
 /// A row that cannot be read is left out and named through `report`. The settings or the inbox, an entry that does not
 /// decode, or a hole are a wall: the error names it.
-pub fn rebuild(user: UserId, loaded: &Loaded, mut report: impl FnMut(String)) -> Result<Rebuilt, String> {
+pub fn rebuild(user: UserId, loaded: &Loaded, report: impl FnMut(String)) -> Result<Rebuilt, String> {
+    replay(user, loaded, report, |_, _| {})
+}
+
+/// The same, and hands on each entry of the commits that the load brought, one commit after the other: of all that was done
+/// in a day, no more is decoded at a time.
+fn replay(
+    user: UserId,
+    loaded: &Loaded,
+    mut report: impl FnMut(String),
+    mut each: impl FnMut(&State, Entry),
+) -> Result<Rebuilt, String> {
     let mut state = State::new(user);
     state.belongs_to(loaded.head.epoch);
     let mut damaged = loaded.unreadable.clone();
@@ -1257,19 +1332,22 @@ pub fn rebuild(user: UserId, loaded: &Loaded, mut report: impl FnMut(String)) ->
         }
         report(what);
     }
-    let mut entries = Vec::new();
-    for row in &loaded.log {
-        entries.extend(decode_row(user, row)?);
-    }
+    let mut log_from = None;
     let mut expected = loaded.head.rows_upto + 1;
-    for entry in entries.iter().filter(|entry| entry.seq > loaded.head.rows_upto) {
-        if entry.seq != expected {
-            return Err(format!("feed {user}: entry {expected} is missing from the log"));
+    for row in &loaded.log {
+        for entry in decode_row(user, row)? {
+            log_from.get_or_insert((entry.seq, entry.time));
+            if entry.seq > loaded.head.rows_upto {
+                if entry.seq != expected {
+                    return Err(format!("feed {user}: entry {expected} is missing from the log"));
+                }
+                if !is_planted(Bug::NoReplayAtStart) {
+                    state.apply(&entry);
+                }
+                expected += 1;
+            }
+            each(&state, entry);
         }
-        if !is_planted(Bug::NoReplayAtStart) {
-            state.apply(entry);
-        }
-        expected += 1;
     }
     if expected != loaded.head.seq + 1 {
         return Err(format!(
@@ -1279,7 +1357,7 @@ pub fn rebuild(user: UserId, loaded: &Loaded, mut report: impl FnMut(String)) ->
         ));
     }
     state.loaded_upto(loaded.head.seq);
-    Ok(Rebuilt { state, entries })
+    Ok(Rebuilt { state, log_from })
 }
 
 /// Decodes a row of the log; the error names it.

@@ -71,6 +71,7 @@ struct Harness {
     loads: usize,
     reads_back: usize,
     reads_of_head: usize,
+    reads_of_entries: usize,
     trims: usize,
     next: u64,
     now: UnixMs,
@@ -103,6 +104,7 @@ impl Harness {
             loads: 0,
             reads_back: 0,
             reads_of_head: 0,
+            reads_of_entries: 0,
             trims: 0,
             next: 0,
             now: NOW,
@@ -174,7 +176,8 @@ impl Harness {
                 }
                 Effect::Announce(head) => self.announced.push(head.seq),
                 Effect::ReadEntry(seq) => {
-                    let page = Self::now_or_never(self.store.read_log(user(), seq - 1, 1));
+                    self.reads_of_entries += 1;
+                    let page = Self::now_or_never(self.store.read_log(user(), seq - 1, ENTRY_READ_BYTES));
                     self.send(Message::EntryRead(seq, page));
                 }
                 Effect::WriteRows { rows, upto } => {
@@ -416,7 +419,8 @@ fn operation_ids_are_forgotten_only_after_24_hours() {
     harness.submit(vec![create(1, "x")]);
     harness.now += limits::OPERATION_IDS_KEPT_MS;
     assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
-    harness.now += 1;
+    // What is older goes an hour at a time.
+    harness.now += 60 * 60 * 1000;
     harness.submit(vec![create(2, "y")]);
     assert_eq!(codes(&harness.submit(vec![create(1, "x")])), [Some(Code::IdTaken)]);
 }
@@ -580,6 +584,13 @@ fn rows_are_written_later_together_and_a_restart_needs_the_log_only_after_them()
         harness.feed.state().expect("ready").all_tasks().collect::<Vec<_>>()
     );
     assert_eq!(before, after);
+    // What was replayed is written like what was done here.
+    harness.ring(Timer::Flush);
+    let loaded = Harness::now_or_never(harness.store.load(user(), UnixMs::MAX));
+    let loaded = loaded.expect("readable").expect("born");
+    assert_eq!((loaded.head.rows_upto, loaded.log.len()), (4, 0));
+    let rebuilt = rebuild(user(), &loaded, |what| panic!("{what}")).expect("whole");
+    assert_eq!(before, format!("{:?}", rebuilt.state.all_tasks().collect::<Vec<_>>()));
 }
 
 #[test]
@@ -685,30 +696,31 @@ fn operations_that_do_not_fit_in_one_commit_go_in_the_next() {
     assert!(rows.len() > 3, "{}", rows.len());
 }
 
+/// Submits what another copy may still be under way of.
+fn repeat(harness: &mut Harness, operations: Vec<Operation>) -> Vec<Outcome> {
+    let (id, message) = harness.submit_message(operations);
+    let Message::Submit {
+        submission,
+        author,
+        operations,
+        ..
+    } = message
+    else {
+        panic!("a submission")
+    };
+    harness.send(Message::Submit {
+        submission,
+        author,
+        operations,
+        repeated: true,
+        trace: None,
+    });
+    let results = harness.results.remove(&id).expect("answered");
+    results.into_iter().map(|result| result.outcome).collect()
+}
+
 mod two_hosts {
     use super::*;
-
-    fn repeat(harness: &mut Harness, operations: Vec<Operation>) -> Vec<Outcome> {
-        let (id, message) = harness.submit_message(operations);
-        let Message::Submit {
-            submission,
-            author,
-            operations,
-            ..
-        } = message
-        else {
-            panic!("a submission")
-        };
-        harness.send(Message::Submit {
-            submission,
-            author,
-            operations,
-            repeated: true,
-            trace: None,
-        });
-        let results = harness.results.remove(&id).expect("answered");
-        results.into_iter().map(|result| result.outcome).collect()
-    }
 
     #[test]
     fn each_takes_in_what_the_other_did_without_a_new_load() {
@@ -874,5 +886,332 @@ mod two_hosts {
         other.send(Message::Look(SubmissionId(71)));
         assert_eq!(other.looks.len(), 2);
         assert!(other.timers.is_empty() && other.feed.is_idle());
+    }
+}
+
+/// Operations that are sent again, and those that have the fingerprint of another.
+mod older_entries {
+    use super::*;
+
+    /// After so many the ones before them are no longer in memory.
+    fn go_on(harness: &mut Harness) -> Seq {
+        for id in 0..RECENT_ENTRIES_MAX as u128 {
+            harness.submit(vec![create(10_000 + id, "more")]);
+        }
+        harness.feed.state().expect("ready").seq()
+    }
+
+    /// A task with so long notes that its commit is a page of its own.
+    fn long(id: u128) -> Operation {
+        let mut operation = create(id, "long");
+        if let Command::TaskCreate(create) = &mut operation.command {
+            create.notes = "n".repeat(ENTRY_READ_BYTES + 1);
+        }
+        operation
+    }
+
+    /// As if this operation had the fingerprint of the one at `seq`.
+    fn collide(harness: &mut Harness, id: u128, seq: Seq) {
+        let mut entry = harness.published[usize::try_from(seq).unwrap() - 1].clone();
+        assert_eq!(entry.seq, seq);
+        (entry.author, entry.operation) = (user(), OperationId(Uuid::from_u128(id)));
+        harness.feed.answers.insert(&entry);
+    }
+
+    /// The one read of the log that is asked for.
+    #[track_caller]
+    fn asked(effects: &[Effect]) -> Seq {
+        match effects {
+            [Effect::ReadEntry(seq)] => *seq,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn page(harness: &Harness, seq: Seq) -> Result<Option<LogPage>, ReadError> {
+        Harness::now_or_never(harness.store.read_log(user(), seq - 1, ENTRY_READ_BYTES))
+    }
+
+    fn outcomes(harness: &mut Harness, id: u64) -> Vec<Outcome> {
+        let results = harness.results.remove(&id).expect("answered");
+        results.into_iter().map(|result| result.outcome).collect()
+    }
+
+    #[test]
+    fn the_same_operation_gets_the_same_answer_after_one_read_of_the_log() {
+        let mut harness = Harness::new();
+        harness.submit(vec![create(1, "x")]);
+        assert_eq!(
+            codes(&repeat(&mut harness, vec![complete(5, 77)])),
+            [Some(Code::RowNotFound)]
+        );
+        harness.submit(vec![create(77, "by now it could be done")]);
+        let head = go_on(&mut harness);
+        for round in 0..2 {
+            assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
+            assert_eq!(harness.reads_of_entries, 3 * round + 1);
+            let other_body = harness.submit(vec![create(1, "other")]);
+            assert_eq!(codes(&other_body), [Some(Code::OperationIdReused)]);
+            let refused_before = harness.submit(vec![complete(5, 77)]);
+            assert_eq!(codes(&refused_before), [Some(Code::RowNotFound)]);
+            if round == 0 {
+                harness = Harness {
+                    reads_of_entries: 3,
+                    ..harness.restarted()
+                };
+            }
+        }
+        assert_eq!(
+            harness.feed.state().expect("ready").seq(),
+            head,
+            "nothing was done again"
+        );
+    }
+
+    #[test]
+    fn what_was_sent_together_and_is_sent_again_takes_one_read() {
+        let mut harness = Harness::new();
+        // So many fit on a page.
+        let count = ENTRY_READ_BYTES as u128 / 512;
+        let operations: Vec<_> = (1..=count).map(|id| create(id, "x")).collect();
+        for operation in &operations {
+            harness.submit(vec![operation.clone()]);
+        }
+        let head = go_on(&mut harness);
+        // One that is new is among them, and the last one too: they go in one commit.
+        let again = [&[create(901, "new")][..], &operations[..], &[create(902, "new")]].concat();
+        let appends = harness.appends;
+        let mut expected: Vec<_> = (2..).take(operations.len()).map(accepted).collect();
+        expected.insert(0, accepted(head + 1));
+        expected.push(accepted(head + 2));
+        assert_eq!(harness.submit(again), expected);
+        assert_eq!((harness.reads_of_entries, harness.appends - appends), (1, 2));
+        assert!(harness.feed.fetched.is_empty(), "nothing that was read stays");
+    }
+
+    #[test]
+    fn an_operation_with_the_fingerprint_of_another_is_new() {
+        let mut harness = Harness::new();
+        harness.submit(vec![create(1, "x")]);
+        let head = go_on(&mut harness);
+        collide(&mut harness, 700, 2);
+        collide(&mut harness, 701, head);
+        assert_eq!(harness.submit(vec![create(700, "y")]), [accepted(head + 1)]);
+        assert_eq!(harness.reads_of_entries, 1);
+        assert_eq!(harness.submit(vec![create(701, "z")]), [accepted(head + 2)]);
+        assert_eq!(harness.reads_of_entries, 1, "the newest are in memory");
+        assert_eq!(harness.submit(vec![create(700, "y")]), [accepted(head + 1)]);
+        assert_eq!(harness.submit(vec![create(1, "x")]), [accepted(2)]);
+        // Also where the other has the same id: it is that of another author.
+        let author = UserId(Uuid::from_u128(0xdef));
+        harness.send(Message::Submit {
+            submission: SubmissionId(77),
+            author,
+            operations: vec![create(702, "of another")],
+            repeated: false,
+            trace: None,
+        });
+        assert_eq!(outcomes(&mut harness, 77), [accepted(head + 3)]);
+        collide(&mut harness, 702, head + 3);
+        let own = harness.submit(vec![create(702, "of another")]);
+        assert_eq!(codes(&own), [Some(Code::IdTaken)]);
+    }
+
+    #[test]
+    fn entries_of_several_pages_are_kept_until_the_operation_is_judged() {
+        let mut harness = Harness::new();
+        let places = [2, 3, 4];
+        for seq in places {
+            harness.submit(vec![long(seq.into())]);
+        }
+        let head = go_on(&mut harness);
+        for seq in places {
+            collide(&mut harness, 700, seq);
+        }
+        // One of them cannot be read: what was read before it is not kept for nobody.
+        let (_, message) = harness.submit_message(vec![create(700, "y")]);
+        let seq = asked(&harness.feed.handle(message, NOW));
+        let page_of_first = page(&harness, seq);
+        let seq = asked(&harness.feed.handle(Message::EntryRead(seq, page_of_first), NOW));
+        assert!(!harness.feed.fetched.is_empty());
+        let failed = Err(ReadError::Unavailable("planted".to_owned()));
+        harness.feed.handle(Message::EntryRead(seq, failed), NOW);
+        assert!(harness.feed.fetched.is_empty());
+        // All of them can.
+        let (id, message) = harness.submit_message(vec![create(700, "y")]);
+        let mut effects = harness.feed.handle(message, NOW);
+        let mut read = BTreeSet::new();
+        for _ in places {
+            let seq = asked(&effects);
+            assert!(read.insert(seq), "{seq} is read again");
+            let page = page(&harness, seq);
+            effects = harness.feed.handle(Message::EntryRead(seq, page), NOW);
+        }
+        assert!(matches!(effects.as_slice(), [Effect::Append(_)]), "{effects:?}");
+        harness.carry_out(effects);
+        assert_eq!(outcomes(&mut harness, id), [accepted(head + 1)]);
+        assert!(harness.feed.fetched.is_empty());
+    }
+
+    #[test]
+    fn a_read_that_fails_refuses_and_a_repeat_is_unknown() {
+        let mut harness = Harness::new();
+        harness.submit(vec![create(1, "x")]);
+        let head = go_on(&mut harness);
+        for (repeated, code) in [(false, Code::StoreUnavailable), (true, Code::OutcomeUnknown)] {
+            let (id, mut message) = harness.submit_message(vec![create(1, "x"), create(900, "behind it")]);
+            if let Message::Submit { repeated: of, .. } = &mut message {
+                *of = repeated;
+            }
+            let effects = harness.feed.handle(message, NOW);
+            assert_eq!(asked(&effects), 2);
+            let failed = Err(ReadError::Unavailable("planted".to_owned()));
+            let effects = harness.feed.handle(Message::EntryRead(2, failed), NOW);
+            harness.carry_out(effects);
+            assert_eq!(codes(&outcomes(&mut harness, id)), [Some(code), Some(code)]);
+            assert_eq!(harness.reports.len(), 1);
+            harness.reports.clear();
+            assert!(harness.feed.fetched.is_empty());
+        }
+        let again = harness.submit(vec![create(1, "x"), create(900, "behind it")]);
+        assert_eq!(again, [accepted(2), accepted(head + 1)]);
+    }
+
+    #[test]
+    fn an_entry_that_should_be_there_and_is_not_is_not_taken_for_one_that_was_never_made() {
+        let mut harness = Harness::new();
+        harness.submit(vec![create(1, "x")]);
+        go_on(&mut harness);
+        let whole = page(&harness, 2).expect("readable").expect("born");
+        let mut without = whole.clone();
+        without.rows.remove(0);
+        let mut garbage = whole.clone();
+        garbage.rows[0].body = Bytes::from_static(b"\x01garbage");
+        for (page, problem) in [(without, "entry 2 is missing"), (garbage, "commit at 2")] {
+            let (id, message) = harness.submit_message(vec![create(1, "x")]);
+            assert_eq!(asked(&harness.feed.handle(message, NOW)), 2);
+            let effects = harness.feed.handle(Message::EntryRead(2, Ok(Some(page))), NOW);
+            harness.carry_out(effects);
+            assert_eq!(codes(&outcomes(&mut harness, id)), [Some(Code::StoreUnavailable)]);
+            let reported = harness.reports.pop().expect("reported");
+            assert!(reported.contains(problem), "{reported}");
+        }
+        // Something else on the page is of no matter.
+        let mut behind = whole;
+        behind.rows[1].body = Bytes::from_static(b"\x01garbage");
+        let (id, message) = harness.submit_message(vec![create(1, "x")]);
+        assert_eq!(asked(&harness.feed.handle(message, NOW)), 2);
+        let effects = harness.feed.handle(Message::EntryRead(2, Ok(Some(behind))), NOW);
+        harness.carry_out(effects);
+        assert_eq!(outcomes(&mut harness, id), [accepted(2)]);
+        assert!(harness.reports.is_empty());
+    }
+
+    #[test]
+    fn what_another_host_has_cut_from_the_log_is_no_longer_remembered() {
+        let mut harness = Harness::new();
+        harness.submit(vec![create(1, "x")]);
+        let head = go_on(&mut harness);
+        harness.ring(Timer::Flush);
+        let trimmed = Harness::now_or_never(harness.store.trim(
+            user(),
+            Retention {
+                keep_since: NOW + 1,
+                cut_before: NOW + 1,
+                commits_max: 0,
+                bytes_max: 0,
+            },
+        ));
+        assert_eq!(trimmed.map(|head| head.map(|head| head.first)), Ok(Some(head + 1)));
+        assert_eq!(codes(&harness.submit(vec![undo(900, 2)])), [Some(Code::UndoGone)]);
+        assert_eq!(codes(&harness.submit(vec![create(1, "x")])), [Some(Code::IdTaken)]);
+        assert_eq!(harness.reads_of_entries, 1, "from then on it is known");
+        assert!(harness.reports.is_empty());
+    }
+
+    /// Another history of the same feed, as after a restore: it has the operation 700, there.
+    fn another_history(seq: Seq) -> Rc<MemoryStore> {
+        let mut other = Harness::unborn(Rc::default());
+        other.send(Message::Birth {
+            submission: SubmissionId(1),
+            epoch: Epoch(8),
+            time_zone: "UTC".to_owned(),
+            locale: "en".to_owned(),
+        });
+        for before in 2..seq {
+            other.submit(vec![create(600 + u128::from(before), "before")]);
+        }
+        assert_eq!(other.submit(vec![create(700, "y")]), [accepted(seq)]);
+        go_on(&mut other);
+        other.store
+    }
+
+    #[test]
+    fn what_was_read_of_another_history_is_thrown_away_with_it() {
+        let mut harness = Harness::new();
+        let places = [2, 3];
+        for seq in places {
+            harness.submit(vec![long(seq.into())]);
+        }
+        go_on(&mut harness);
+        for seq in places {
+            collide(&mut harness, 700, seq);
+        }
+        let (id, message) = harness.submit_message(vec![create(700, "y")]);
+        let effects = harness.feed.handle(message, NOW);
+        let first = asked(&effects);
+        let old = page(&harness, first);
+        let effects = harness.feed.handle(Message::EntryRead(first, old), NOW);
+        let second = asked(&effects);
+        assert_ne!(first, second);
+        harness.store = another_history(first);
+        harness.carry_out(effects);
+        assert_eq!(outcomes(&mut harness, id), [accepted(first)]);
+        assert_eq!(harness.loads, 2);
+    }
+
+    #[test]
+    fn a_read_of_the_history_before_says_nothing_of_the_present_one() {
+        let mut harness = Harness::new();
+        harness.submit(vec![create(1, "x")]);
+        go_on(&mut harness);
+        collide(&mut harness, 700, 2);
+        let (id, message) = harness.submit_message(vec![create(700, "y")]);
+        assert_eq!(asked(&harness.feed.handle(message, NOW)), 2);
+        let late = page(&harness, 2);
+        // Meanwhile the feed is loaded anew.
+        harness.store = another_history(2);
+        harness.send(Message::Removed);
+        harness.send(Message::Look(SubmissionId(99)));
+        assert_eq!(harness.looks, [(SubmissionId(99), Ok(2 + RECENT_ENTRIES_MAX as Seq))]);
+        harness.send(Message::EntryRead(2, late));
+        assert_eq!(outcomes(&mut harness, id), [accepted(2)]);
+    }
+
+    #[test]
+    fn a_feed_that_is_gone_when_an_entry_is_read_is_not_found() {
+        let mut harness = Harness::new();
+        harness.submit(vec![create(1, "x")]);
+        go_on(&mut harness);
+        Harness::now_or_never(harness.store.remove(user(), 0)).expect("removed");
+        assert_eq!(codes(&harness.submit(vec![create(1, "x")])), [Some(Code::FeedNotFound)]);
+    }
+
+    #[test]
+    fn another_history_that_is_met_while_the_head_is_being_read_is_left_to_that() {
+        let (mut harness, _) = Harness::two();
+        harness.submit(vec![create(1, "x")]);
+        go_on(&mut harness);
+        let seen = harness.reads_of_head;
+        // The refusal waits for the head.
+        let (id, message) = harness.submit_message(vec![complete(900, 77), create(1, "x")]);
+        let effects = harness.feed.handle(message, NOW);
+        let [Effect::ReadEntry(2), Effect::ReadHead(_)] = effects.as_slice() else {
+            panic!("{effects:?}");
+        };
+        harness.store = another_history(2);
+        harness.carry_out(effects);
+        let outcomes = outcomes(&mut harness, id);
+        assert_eq!(codes(&outcomes), [Some(Code::RowNotFound), None]);
+        assert_eq!((harness.loads, harness.reads_of_head - seen), (2, 1));
     }
 }

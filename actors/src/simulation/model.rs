@@ -28,6 +28,7 @@ pub const COUNTED: &[&str] = &[
     "messages lost",
     "looks at a feed",
     "changes that were undone",
+    "older entries that were read",
     "feeds that began at two nodes at once",
     "followers of queues that were full",
     "publications that waited for a follower",

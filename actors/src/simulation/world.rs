@@ -24,7 +24,7 @@ use crate::cluster::wire::{FeedMessage, NodeMessage, Reply, Request};
 use crate::cluster::{Member, lines};
 use crate::cursor::Cursor;
 use crate::domain::{Entry, State, birth};
-use crate::feed::{Effect, Feed, Message, ReadId, SubmissionId, Writers, rebuild};
+use crate::feed::{ENTRY_READ_BYTES, Effect, Feed, Message, ReadId, SubmissionId, Writers, rebuild};
 use crate::follow::{Decision, Follower, Kept, Wanted, decide, entries_after};
 use crate::ports::{
     Append, AppendError, BusEvent, ConnectionId, Epoch, Head, Loaded, LogPage, NodeId, ReadError, StoredRow,
@@ -1120,7 +1120,11 @@ impl World {
             Effect::ReadOn(id, after) => {
                 self.ask_store(index, feed, StoreWhat::Log(Asks::On(id), after, CATCH_UP_BYTES));
             }
-            Effect::ReadEntry(seq) => self.ask_store(index, feed, StoreWhat::Log(Asks::Entry(seq), seq - 1, 1)),
+            Effect::ReadEntry(seq) => {
+                self.model.counts.count("older entries that were read");
+                let what = StoreWhat::Log(Asks::Entry(seq), seq - 1, ENTRY_READ_BYTES);
+                self.ask_store(index, feed, what);
+            }
             Effect::WriteRows { rows, upto } => self.ask_store(index, feed, StoreWhat::Rows(rows, upto)),
             Effect::Trim(_) => {}
             Effect::Publish {
