@@ -8,6 +8,7 @@ use taskflow_protocol::values::Seq;
 use taskflow_protocol::{OperationId, UserId};
 
 use super::client::Pending;
+use super::plan::Time;
 use super::store::SimStore;
 use crate::domain::{Activity, Draft, Entry, State};
 use crate::feed::{decode_row, rebuild};
@@ -95,8 +96,8 @@ pub struct Model {
     /// What each connection of a client sent, in order; and what was sent more than once.
     sent: BTreeMap<(usize, u32), Vec<OperationId>>,
     sent_again: BTreeSet<OperationId>,
-    /// The highest `seq` of each feed that a client was told of as accepted.
-    confirmed: BTreeMap<UserId, Seq>,
+    /// What a client was told of as accepted, each `seq` that was above all before, and when.
+    confirmed: BTreeMap<UserId, Vec<(Seq, Time)>>,
     /// What is wrong.
     pub violations: Vec<String>,
     /// What was counted.
@@ -212,7 +213,7 @@ impl Model {
     }
 
     /// A client was answered. `sent` says how often it had sent the operation.
-    pub fn answered(&mut self, feed: UserId, pending: &Pending, outcome: &Outcome) {
+    pub fn answered(&mut self, feed: UserId, pending: &Pending, outcome: &Outcome, now: Time) {
         let (id, sent) = (pending.operation.id, pending.sent);
         let is_final = match outcome {
             Outcome::Conflict(_) => true,
@@ -228,8 +229,9 @@ impl Model {
                 if matches!(pending.operation.command, Command::Undo(_)) {
                     self.counts.count("changes that were undone");
                 }
-                let confirmed = self.confirmed.entry(feed).or_default();
-                *confirmed = accepted.seq.max(*confirmed);
+                if accepted.seq > self.confirmed(feed) {
+                    self.confirmed.entry(feed).or_default().push((accepted.seq, now));
+                }
                 let entry = self
                     .entry(feed, accepted.seq)
                     .map(|entry| (entry.operation, entry.refused));
@@ -274,7 +276,15 @@ impl Model {
 
     /// How far somebody has been told that the log is.
     pub fn confirmed(&self, feed: UserId) -> Seq {
-        self.confirmed.get(&feed).copied().unwrap_or(0)
+        let confirmed = self.confirmed.get(&feed).and_then(|confirmed| confirmed.last());
+        confirmed.map_or(0, |(seq, _)| *seq)
+    }
+
+    /// When somebody was first told of something after this position.
+    pub fn confirmed_after(&self, feed: UserId, at: Seq) -> Option<Time> {
+        let confirmed = self.confirmed.get(&feed)?;
+        let next = confirmed.partition_point(|(seq, _)| *seq <= at);
+        confirmed.get(next).map(|(_, time)| *time)
     }
 
     /// How long the log is.

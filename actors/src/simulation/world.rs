@@ -1518,15 +1518,16 @@ impl World {
                 return self.model.fail(what);
             }
             // What nobody has been told of, nobody misses.
-            let confirmed = self.model.confirmed(served.feed);
-            if at >= confirmed {
+            let Some(told_at) = self.model.confirmed_after(served.feed, at) else {
                 served.lacks_since = None;
                 continue;
-            }
+            };
             let lacks_since = (*served.lacks_since.get_or_insert(now))
+                .max(told_at)
                 .max(stood_still)
                 .max(said_stale_at);
             if self.tells && !says_stale && now.saturating_sub(lacks_since) > SILENT {
+                let confirmed = self.model.confirmed(served.feed);
                 let what = format!("client {client} is shown {at} of {confirmed}, and nobody says that it may be old");
                 return self.model.fail(what);
             }
@@ -1760,7 +1761,7 @@ impl World {
                 }
             }
             if let Some(pending) = pending {
-                self.model.answered(feed, &pending, &result.outcome);
+                self.model.answered(feed, &pending, &result.outcome, self.now);
             }
         }
         if is_unknown {
