@@ -152,6 +152,8 @@ pub struct Node<T> {
     /// What was reported of them last.
     clash: Option<String>,
     placement: Arc<Placement>,
+    /// The one before it: a host of then may still finish what had come to it.
+    placement_before: Arc<Placement>,
     /// The members' version that the placement was made for.
     placed: u64,
     lines: Lines<T>,
@@ -193,6 +195,7 @@ impl<T> Node<T> {
             me,
             clash: None,
             placement: Arc::new(Placement::alone()),
+            placement_before: Arc::new(Placement::alone()),
             placed: 0,
             lines: Lines::new(node, first_request, WAITING_MAX),
             watch: Watch::default(),
@@ -473,20 +476,21 @@ impl<T> Node<T> {
     }
 
     /// Places the feeds anew if other members are there. Followers of a feed whose host changed compare it: its last
-    /// publication may have died with the old host.
+    /// publication may have died with the old host, also where that finished what it had and another is host since.
     fn place(&mut self, now: u64, busy: &dyn Fn(UserId) -> bool, effects: &mut Vec<Effect<T>>) {
         if self.placed == self.members.version() {
             return;
         }
         self.placed = self.members.version();
         let placement = self.members.placement();
-        let moved = self
-            .watch
-            .feeds()
-            .filter(|feed| placement.differs(&self.placement, *feed) && !is_planted(Bug::MovedFeedTrusted));
-        let moved: Vec<UserId> = moved.collect();
-        self.watch.doubt(moved, now);
-        self.placement = Arc::new(placement);
+        let has_moved = |feed: &UserId| {
+            placement.differs(&self.placement, *feed) || placement.differs(&self.placement_before, *feed)
+        };
+        let moved: Vec<UserId> = self.watch.feeds().filter(has_moved).collect();
+        if !is_planted(Bug::MovedFeedTrusted) {
+            self.watch.doubt(moved, now);
+        }
+        self.placement_before = std::mem::replace(&mut self.placement, Arc::new(placement));
         effects.push(Effect::Placed(self.placement.clone()));
         let names = self.members.iter().map(|member| member.name.clone()).collect();
         effects.push(Effect::Report(Report::Members(names)));
@@ -526,7 +530,7 @@ mod tests {
 
     use super::*;
     use crate::domain::Entry;
-    use crate::ports::Epoch;
+    use crate::ports::{Beat, Epoch};
 
     /// Screens are told only where neither way works, once, and when one does again.
     #[test]
@@ -680,6 +684,58 @@ mod tests {
             hosts_feeds: true,
             leaving: false,
             cluster: 1,
+        }
+    }
+
+    /// A host that no longer is one finishes what it has. If it ends at that, nobody publishes what it did last.
+    #[test]
+    fn a_feed_is_compared_when_its_host_changes_and_again_when_the_old_host_ends() {
+        let mut node = Node::<()>::new(member(), 1);
+        let beat = |number: u64| Beat {
+            node: NodeId(number),
+            age_ms: 0,
+            body: Member {
+                node: NodeId(number),
+                name: number.to_string(),
+                ..member()
+            }
+            .encode(),
+        };
+        let (mut now, mut reads) = (0, BTreeMap::<UserId, usize>::new());
+        // For three seconds these are there; what is read meanwhile is counted.
+        let mut members = |node: &mut Node<()>, there: &[u64]| {
+            reads.clear();
+            for _ in 0..30 {
+                let beats = there.iter().map(|number| beat(*number)).collect();
+                for event in [Event::Bus(BusEvent::Beats(beats)), Event::Tick] {
+                    for effect in node.handle(event, now, &|_| false) {
+                        if let Effect::ReadHead(feed) = effect {
+                            *reads.entry(feed).or_default() += 1;
+                            node.handle(Event::HeadRead(feed, Ok(None)), now, &|_| false);
+                        }
+                    }
+                }
+                now += 100;
+            }
+            reads.clone()
+        };
+        node.handle(Event::Bus(BusEvent::Up), 0, &|_| false);
+        members(&mut node, &[1, 2]);
+        let feeds: Vec<UserId> = (0..40).map(|number| UserId(Uuid::from_u128(number))).collect();
+        for feed in &feeds {
+            node.handle(Event::Followed(*feed), 3_000, &|_| false);
+        }
+        members(&mut node, &[1, 2]);
+        let before = node.placement().clone();
+        let on_arrival = members(&mut node, &[1, 2, 3]);
+        let after = node.placement().clone();
+        let taken_over = |feed: &UserId| before.host(*feed) == Some(NodeId(2)) && after.host(*feed) == Some(NodeId(3));
+        let taken_over: Vec<UserId> = feeds.into_iter().filter(taken_over).collect();
+        assert!(!taken_over.is_empty());
+        let on_end = members(&mut node, &[1, 3]);
+        for feed in taken_over {
+            assert_eq!(node.placement().host(feed), Some(NodeId(3)), "it does not move again");
+            assert_eq!((on_arrival.get(&feed), on_end.get(&feed)), (Some(&1), Some(&1)));
         }
     }
 
