@@ -3,6 +3,7 @@
 //! What became of an operation is in its entry, so only a way to find that is kept: a fingerprint of author and id, and
 //! the entry's place. Two operations may have the same fingerprint: whoever asks compares the entries.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -49,12 +50,14 @@ impl Answers {
         *self = Self::new(self.key);
     }
 
-    /// The entries that may be of this operation.
-    pub fn places(&self, author: UserId, id: OperationId) -> impl Iterator<Item = Seq> {
+    /// The entries that may be of this operation, the newest first: an id that is used again a day later is another operation.
+    pub fn places(&self, author: UserId, id: OperationId) -> Vec<Seq> {
         let wanted = self.fingerprint(author, id);
         let same = self.table.iter_hash(spread(wanted));
         let same = same.filter(move |(fingerprint, _)| *fingerprint == wanted);
-        same.map(|(_, place)| whole(*place, self.newest))
+        let mut places: Vec<Seq> = same.map(|(_, place)| whole(*place, self.newest)).collect();
+        places.sort_unstable_by_key(|seq| Reverse(*seq));
+        places
     }
 
     /// Remembers the operation that made this entry. Times come in their order.
@@ -170,7 +173,8 @@ mod tests {
             }
             for (author, id) in (0..2).flat_map(|author| (0..30).map(move |id| (author, id))) {
                 let asked = entry(author, id, 0, 0);
-                let found: Vec<Seq> = answers.places(asked.author, asked.operation).collect();
+                let found = answers.places(asked.author, asked.operation);
+                prop_assert!(found.is_sorted_by(|newer, older| newer > older), "{found:?}");
                 for entry in &model {
                     let is_same = (entry.author, entry.operation) == (asked.author, asked.operation);
                     let is_found = found.contains(&entry.seq);
