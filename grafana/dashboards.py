@@ -336,8 +336,8 @@ WELL = dashboard(
     lines(
         "Overload",
         "none",
-        "Normal: 0. Otherwise (TaskflowOverloaded): 1 no statistics, 2 nobody new, 3 nothing that is asked; its causes are busy threads (“Who is"
-        " slow?”) and memory.",
+        "Normal: 0. Otherwise (TaskflowOverloaded): 1 no statistics, 2 nobody new, 3 nothing that is asked but operations that can be done; its"
+        " causes are busy threads (“Who is slow?”), memory, and operations that wait (below).",
         ("{{instance}}", "taskflow_overload{$who}"),
         thresholds=is_bad_from(2, 1),
     ),
@@ -346,6 +346,14 @@ WELL = dashboard(
         "ops",
         "Normal: nothing. Otherwise: what clients were told to ask for again in two seconds.",
         ("{{what}}", rate("taskflow_shed_total", ["what"])),
+    ),
+    lines(
+        "Operations by WebSocket under way",
+        "none",
+        "Normal: few, and no limit (0). Otherwise: with a limit, the node is asked for more than it does in half a second; what is beyond it is"
+        " refused.",
+        ("{{instance}}", "taskflow_socket_operations{$who}"),
+        ("{{instance}}, limit", "taskflow_socket_operations_max{$who}"),
     ),
     lines(
         "Open files, share of the limit",

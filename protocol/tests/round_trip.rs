@@ -589,6 +589,21 @@ proptest! {
     }
 
     #[test]
+    fn the_ids_of_operations_are_found_without_reading_the_rest(message in client_message()) {
+        let expected: Option<Vec<_>> = match &message {
+            ClientMessage::Operations(operations) => {
+                Some(operations.operations.iter().map(|operation| operation.id).collect())
+            }
+            _ => None,
+        };
+        for encoding in [Encoding::Json, Encoding::MsgPack] {
+            let bytes = encoding.encode(&message);
+            prop_assert_eq!(encoding.operation_ids(&bytes), expected.clone());
+            prop_assert_eq!(encoding.operation_ids(&bytes[..bytes.len() - 1]), None);
+        }
+    }
+
+    #[test]
     fn any_message_of_a_server_survives_both_encodings(message in server_message()) {
         survives(&message)?;
         for encoding in [Encoding::Json, Encoding::MsgPack] {
@@ -611,5 +626,24 @@ proptest! {
         let stored = rmp_serde::to_vec(&id).expect("ids serialize");
         prop_assert_eq!(stored.len(), 18);
         prop_assert_eq!(rmp_serde::from_slice::<TaskId>(&stored).expect("ids read back"), id);
+    }
+}
+
+#[test]
+fn no_ids_are_taken_from_a_list_that_is_empty_or_too_long() {
+    let of = |count: usize| {
+        let ids = vec![r#"{"id":"0197a3c0-5555-7aaa-8000-000000000006"}"#; count].join(",");
+        format!(r#"{{"operations":{{"operations":[{ids}]}}}}"#)
+    };
+    for (count, expected) in [(0, None), (1, Some(1)), (100, Some(100)), (101, None), (5_000, None)] {
+        let json = of(count);
+        let document: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        for (encoding, bytes) in [
+            (Encoding::Json, json.into_bytes()),
+            (Encoding::MsgPack, Encoding::MsgPack.encode(&document)),
+        ] {
+            let found = encoding.operation_ids(&bytes).map(|ids| ids.len());
+            assert_eq!(found, expected, "{count}, {encoding:?}");
+        }
     }
 }

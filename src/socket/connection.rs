@@ -31,9 +31,10 @@ use taskflow_protocol::message::{
     ServerMessage, Unfollow, Unfollowed, Welcome,
 };
 use taskflow_protocol::values::UnixMs;
-use taskflow_protocol::{Code, Encoding, OperationId, PROTOCOL_MAX, PROTOCOL_MIN, UserId};
+use taskflow_protocol::{Action, Code, Encoding, OperationId, PROTOCOL_MAX, PROTOCOL_MIN, UserId};
 use uuid::Uuid;
 
+use super::Gateway;
 use super::counting::Counting;
 use super::frame::{self, Decoder, Incoming};
 use super::hub::{Delivery, Lag, results_frame};
@@ -159,10 +160,36 @@ struct State {
     follows: Vec<Followed>,
     /// Messages with operations that were handed on and are not answered.
     unanswered: u32,
+    /// The operations in them that wait for a feed of this node.
+    operations: u32,
+    /// Heartbeats that the client has not answered.
+    heartbeats: u32,
+    /// What was refused just now and comes again: nothing may overtake it.
+    refused: Option<Box<Refused>>,
     /// Those of them that are traced, by their first operation.
     traced: Vec<(OperationId, Box<Span>)>,
     /// It ends when these are answered, and takes no more.
     leaving: bool,
+}
+
+/// Operations that were refused and may be sent again. What their client had sent behind them would be done before them, and may build
+/// on them: it is refused, too, until the client knows.
+struct Refused {
+    first: OperationId,
+    error: ErrorBody,
+    /// Answers to heartbeats until that to the one that went out behind the refusal: then the client has heard it.
+    heartbeats: u32,
+    /// A client that answers none has waited for long enough.
+    until_s: u32,
+}
+
+/// Whether an operation took the time that it takes: what has no room, or does not come to its feed, does not.
+fn is_done(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Accepted(_) | Outcome::Conflict(_) => true,
+        Outcome::Refused(error) => error.code.action() != Action::Retry,
+        Outcome::Unknown(_) => false,
+    }
 }
 
 impl State {
@@ -234,6 +261,9 @@ impl Connection {
                 follow_count: 0,
                 follows: Vec::new(),
                 unanswered: 0,
+                operations: 0,
+                heartbeats: 0,
+                refused: None,
                 traced: Vec::new(),
                 leaving: false,
             }),
@@ -338,9 +368,14 @@ impl Connection {
         if !self.state.borrow().traced.is_empty() {
             self.end_traced(worker, &results);
         }
+        let count = results.len() as u32;
+        let done = results.iter().filter(|result| is_done(&result.outcome)).count() as u32;
         self.queue(worker, results_frame(self.encoding, results));
         let mut state = self.state();
         state.unanswered = state.unanswered.saturating_sub(1);
+        let count = count.min(state.operations);
+        state.operations -= count;
+        worker.gateway.overload.operations_end(count, done.min(count));
         if state.leaving && state.unanswered == 0 {
             drop(state);
             self.close(worker, Code::ShuttingDown);
@@ -413,7 +448,7 @@ impl Connection {
             Code::FramingError | Code::InvalidUtf8 | Code::WrongEncoding | Code::TooLarge
         ) {
             // The peer speaks another language: the close code is all that it is sure to understand.
-        } else if let (taskflow_protocol::Action::Reconnect, Some(after_ms)) = (code.action(), code.retry_after_ms()) {
+        } else if let (Action::Reconnect, Some(after_ms)) = (code.action(), code.retry_after_ms()) {
             let window_ms = worker.gateway.reconnect_window_ms;
             words.push(ServerMessage::Reconnect(Reconnect {
                 after_ms,
@@ -579,6 +614,10 @@ impl Connection {
     // ------------------------------------------------------------------------------------------------------ messages
 
     fn take(self: &Rc<Self>, worker: &Rc<Worker>, message: &[u8]) {
+        let may_refuse = worker.gateway.overload.refuses_operations() || self.state.borrow().refused.is_some();
+        if may_refuse && self.shed(worker, message) {
+            return;
+        }
         let decoded = self.encoding.decode_client(message);
         let kind = decoded.as_ref().map_or(MessageKind::Invalid, Into::into);
         worker.gateway.metrics.messages_received.of(kind).inc();
@@ -603,9 +642,81 @@ impl Connection {
         }
     }
 
+    /// Refuses operations that the node has no time for, or that are behind others that were refused, if these are some. It must cost
+    /// little, or nothing else is done.
+    fn shed(&self, worker: &Worker, message: &[u8]) -> bool {
+        if !matches!(self.state.borrow().phase, Phase::Open) {
+            return false;
+        }
+        let Some(ids) = self.encoding.operation_ids(message) else {
+            return false;
+        };
+        let Gateway { overload, metrics, .. } = &*worker.gateway;
+        let error = match self.refused_before(worker.now_s(), &ids) {
+            Some(error) => {
+                match error.code {
+                    Code::Overloaded => metrics.shed.of(Shed::Operations).inc(),
+                    _ => metrics.limited.of(Asked::Writes.into()).inc(),
+                };
+                error
+            }
+            None => match overload.may(Shed::Operations) {
+                Ok(()) => return false,
+                Err(code) => ErrorBody::new(code),
+            },
+        };
+        metrics.messages_received.of(MessageKind::Operations).inc();
+        self.refuse(worker, ids.into_iter(), &error);
+        true
+    }
+
+    fn heartbeat_answered(&self) {
+        let mut state = self.state();
+        state.heartbeats = state.heartbeats.saturating_sub(1);
+        state.refused.take_if(|refused| {
+            refused.heartbeats = refused.heartbeats.saturating_sub(1);
+            refused.heartbeats == 0
+        });
+    }
+
+    /// Why operations are refused that came behind others that were: see [`Refused`].
+    fn refused_before(&self, now_s: u32, ids: &[OperationId]) -> Option<ErrorBody> {
+        let mut state = self.state();
+        state
+            .refused
+            .take_if(|refused| now_s >= refused.until_s || ids.contains(&refused.first));
+        state.refused.as_ref().map(|refused| refused.error.clone())
+    }
+
+    /// Answers operations that are not handed on. The answer leaves with all else that answers what was read with it.
+    fn refuse(&self, worker: &Worker, operations: impl Iterator<Item = OperationId>, error: &ErrorBody) {
+        let refused: Vec<_> = operations
+            .map(|id| OperationResult {
+                id,
+                outcome: Outcome::Refused(error.clone()),
+            })
+            .collect();
+        let first = refused.first().map(|result| result.id);
+        self.queue(worker, results_frame(self.encoding, refused));
+        let is_behind = self.state.borrow().refused.is_some();
+        let (false, Some(first)) = (is_behind, first) else {
+            return;
+        };
+        self.beat(worker);
+        let wait_ms = error.retry_after_ms.or(error.code.retry_after_ms()).unwrap_or_default();
+        let mut state = self.state();
+        state.refused = Some(Box::new(Refused {
+            first,
+            error: error.clone(),
+            heartbeats: state.heartbeats,
+            // Of the worker's clock, which counts whole seconds.
+            until_s: worker.now_s() + wait_ms.div_ceil(1_000) + 1,
+        }));
+    }
+
     fn converse(self: &Rc<Self>, worker: &Rc<Worker>, message: ClientMessage) {
         match message {
-            ClientMessage::Heartbeat(_) => {}
+            ClientMessage::Heartbeat(_) => self.heartbeat_answered(),
             ClientMessage::Operations(operations) => self.operations(worker, operations),
             ClientMessage::Follow(follow) => self.follow(worker, follow),
             ClientMessage::Unfollow(Unfollow { feed }) => {
@@ -745,7 +856,7 @@ impl Connection {
         if feed != user {
             return self.error(worker, ErrorBody::new(Code::FeedNotFound).feed(feed));
         }
-        let mut state = self.state();
+        let state = self.state.borrow();
         if state.access < Access::Write {
             drop(state);
             return self.error(worker, ErrorBody::new(Code::ScopeMissing).feed(feed));
@@ -754,24 +865,25 @@ impl Connection {
             // As if the connection had ended before: its client sends them again, elsewhere.
             return;
         }
-        state.unanswered += 1;
+        drop(state);
+        if let Err(too_much) = worker.gateway.rates.user(Asked::Writes, user, operations.len()) {
+            let error = too_much.error();
+            return self.refuse(worker, operations.iter().map(|operation| operation.id), &error);
+        }
         let traces = worker.gateway.traces.as_ref();
         let span = traces.and_then(|traces| traces.message("socket operations", traceparent.as_deref()));
         let trace = span.as_ref().map(|span| span.context);
+        let mut state = self.state();
         if let (Some(span), Some(first)) = (span, operations.first()) {
             state.traced.push((first.id, span));
         }
-        drop(state);
-        let may = worker.gateway.overload.may(Shed::Operations).map_err(ErrorBody::new);
-        let rate = || worker.gateway.rates.user(Asked::Writes, user, operations.len());
-        if let Err(error) = may.and_then(|()| rate().map_err(|too_much| too_much.error())) {
-            let refused = operations.iter().map(|operation| OperationResult {
-                id: operation.id,
-                outcome: Outcome::Refused(error.clone()),
-            });
-            self.answer(worker, refused.collect());
-            return self.flush();
+        state.unanswered += 1;
+        if !worker.gateway.router.is_elsewhere(feed) {
+            // What waits for another node says nothing of this one: that one may be gone.
+            state.operations += operations.len() as u32;
+            worker.gateway.overload.operations_begin(operations.len() as u32);
         }
+        drop(state);
         let reply = ReplyTo::Connection(self.id);
         let submission = Submission {
             feed,
@@ -909,6 +1021,7 @@ impl Connection {
     pub fn beat(&self, worker: &Worker) {
         let open = matches!(self.state.borrow().phase, Phase::Open);
         if open {
+            self.state().heartbeats += 1;
             self.send(worker, &worker.heartbeat(self.encoding));
         }
     }
@@ -943,13 +1056,15 @@ impl Connection {
 
     /// Takes the connection out of everything it was in.
     fn end(&self, worker: &Worker) {
-        let (user, seat, follows, traced) = {
+        let (user, seat, follows, traced, operations) = {
             let mut state = self.state();
             state.phase = Phase::Dead;
             state.wake_drained();
             let (follows, traced) = (std::mem::take(&mut state.follows), std::mem::take(&mut state.traced));
-            (state.user, state.seat.take(), follows, traced)
+            let operations = std::mem::take(&mut state.operations);
+            (state.user, state.seat.take(), follows, traced, operations)
         };
+        worker.gateway.overload.operations_end(operations, 0);
         if let Some(traces) = &worker.gateway.traces {
             for (_, mut span) in traced {
                 span.event("the connection ended");

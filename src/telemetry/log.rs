@@ -73,6 +73,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("trace_id", "Which trace: that of the request."),
     ("user.id", "Whom it is about: the id of a user."),
     ("variable", "A variable of the environment that is no setting."),
+    ("wait_ms", "Milliseconds for which operations by WebSocket waited."),
     ("why", "Why a letter was dropped."),
 ];
 

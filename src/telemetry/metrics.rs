@@ -570,6 +570,10 @@ metrics! {
     spans_waiting: Gauge = "taskflow_spans_waiting";
     /// How hard this node is pressed: 0 not at all; 1 to 3, from which on it does less, as docs/operations.md says.
     overload: Gauge = "taskflow_overload";
+    /// Operations by WebSocket that are under way for feeds of this node: from their message to their answer.
+    socket_operations: Gauge = "taskflow_socket_operations";
+    /// How many of them may be under way before some are refused: what is done in half a second. 0: there are not too many.
+    socket_operations_max: Gauge = "taskflow_socket_operations_max";
     /// What was not done because the node was pressed too hard, by what it was.
     shed: Family<Shed> = "taskflow_shed_total";
     /// Bytes of memory that this node may have: of memory_bytes_max, its control group or the machine.

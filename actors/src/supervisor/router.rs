@@ -191,6 +191,11 @@ impl Router {
         self.table.shard(feed).is_busy(feed)
     }
 
+    /// Whether another node hosts the feed.
+    pub fn is_elsewhere(&self, feed: UserId) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.is_elsewhere(feed))
+    }
+
     /// Sends operations to their feed, wherever it is hosted. Every operation is answered through `reply`, also those that
     /// are refused at once.
     pub fn submit(&self, submission: Submission, push: &dyn Push) {

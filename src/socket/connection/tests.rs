@@ -51,9 +51,9 @@ fn worker(bench: &ApiBench, hub: Arc<Hub>, router: Router) -> Rc<Worker> {
     Worker::start(gateway).expect("the first of one")
 }
 
-/// Reads until one of these words comes, and says which.
+/// Reads until one of these words comes, and says which. Whole messages: what is left of one is not taken for the next.
 async fn first_of<'a>(client: &mut TcpStream, words: &[&'a str]) -> &'a str {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(64 * 1024);
     loop {
         let read = tokio::time::timeout(Duration::from_secs(10), client.read_buf(&mut text)).await;
         let read = read.unwrap_or_else(|_| panic!("none of {words:?} came"));
@@ -65,13 +65,19 @@ async fn first_of<'a>(client: &mut TcpStream, words: &[&'a str]) -> &'a str {
     }
 }
 
-/// A client whose connection is open.
-async fn open(worker: &Rc<Worker>, token: String) -> (TcpStream, Rc<Connection>) {
+/// A client that has said nothing yet.
+async fn connect(worker: &Rc<Worker>, token: Option<String>) -> TcpStream {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let mut client = TcpStream::connect(address).await.expect("it listens");
+    let client = TcpStream::connect(address).await.expect("it listens");
     let (stream, _) = listener.accept().await.expect("somebody comes");
-    worker.adopt(stream.into(), Encoding::Json, Some(token), &[]);
+    worker.adopt(stream.into(), Encoding::Json, token, &[]);
+    client
+}
+
+/// A client whose connection is open, the first.
+async fn open(worker: &Rc<Worker>, token: String) -> (TcpStream, Rc<Connection>) {
+    let mut client = connect(worker, Some(token)).await;
     let first = ConnectionId {
         worker: 0,
         slot: 0,
@@ -82,6 +88,8 @@ async fn open(worker: &Rc<Worker>, token: String) -> (TcpStream, Rc<Connection>)
     first_of(&mut client, &["welcome"]).await;
     (client, connection)
 }
+
+const HEARTBEAT: &str = r#"{"heartbeat":{}}"#;
 
 /// Text in one frame, masked with zeros (RFC 6455, section 5.2).
 async fn send(client: &mut TcpStream, text: &str) {
@@ -187,36 +195,84 @@ impl Clock for Bomb {
     }
 }
 
+/// A worker with a feed behind it, of user 1 (the other bench has a feed, but its answers go elsewhere).
+struct Served {
+    bench: ApiBench,
+    worker: Rc<Worker>,
+    bomb: Arc<Bomb>,
+    arbiter: Arbiter,
+}
+
+impl Served {
+    async fn new(config: Config) -> Self {
+        let bench = ApiBench::new(config);
+        let hub = Arc::new(Hub::new(1));
+        let bomb = Arc::new(Bomb {
+            clock: bench.api.clock.clone(),
+            armed: AtomicBool::new(false),
+        });
+        let ports = Ports {
+            store: bench.store.clone(),
+            push: hub.clone(),
+            clock: bomb.clone(),
+            writers: Writers::One,
+            observer: Arc::new(Unobserved),
+            tracer: Arc::new(()),
+            new_epoch: Box::new(|| Epoch(7)),
+            feed_idle: Duration::from_secs(60),
+        };
+        let arbiter = Arbiter::new();
+        let router = Supervisor::start(ports, &[arbiter.handle()], || 1);
+        let born = router.birth(UserId(Uuid::from_u128(1)), "UTC".to_owned(), "en".to_owned());
+        assert_eq!(born.await, Ok(()));
+        let worker = worker(&bench, hub, router);
+        Self {
+            bench,
+            worker,
+            bomb,
+            arbiter,
+        }
+    }
+
+    async fn open(&self) -> (TcpStream, Rc<Connection>) {
+        let token = self
+            .bench
+            .api
+            .tokens
+            .mint(UserId(Uuid::from_u128(1)), Uuid::from_u128(2));
+        open(&self.worker, token).await
+    }
+
+    /// How many operations are under way; so many may be.
+    fn running(&self, limit: u32) -> u32 {
+        self.bench.api.overload.limit_operations(limit)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.arbiter.stop();
+    }
+}
+
+/// A message with these operations, each of which sets the language.
+fn operations_of(ids: impl IntoIterator<Item = u128>) -> String {
+    let operations: Vec<_> = ids
+        .into_iter()
+        .map(|id| {
+            let id = Uuid::from_u128(id);
+            format!(r#"{{"id":"{id}","command":{{"settings_patch":{{"locale":"de"}}}}}}"#)
+        })
+        .collect();
+    format!(r#"{{"operations":{{"operations":[{}]}}}}"#, operations.join(","))
+}
+
 #[actix_web::test]
 async fn a_client_hears_that_its_feed_panicked_and_the_same_operation_is_accepted_once_it_is_back() {
-    let bench = ApiBench::new(Config::default());
-    let hub = Arc::new(Hub::new(1));
-    let bomb = Arc::new(Bomb {
-        clock: bench.api.clock.clone(),
-        armed: AtomicBool::new(false),
-    });
-    let ports = Ports {
-        store: bench.store.clone(),
-        push: hub.clone(),
-        clock: bomb.clone(),
-        writers: Writers::One,
-        observer: Arc::new(Unobserved),
-        tracer: Arc::new(()),
-        new_epoch: Box::new(|| Epoch(7)),
-        feed_idle: Duration::from_secs(60),
-    };
-    let arbiter = Arbiter::new();
-    let router = Supervisor::start(ports, &[arbiter.handle()], || 1);
-    let user = UserId(Uuid::from_u128(1));
-    let born = router.birth(user, "UTC".to_owned(), "en".to_owned()).await;
-    assert_eq!(born, Ok(()));
-    let worker = worker(&bench, hub, router);
-    let (mut client, _) = open(&worker, bench.api.tokens.mint(user, Uuid::from_u128(2))).await;
-    let id = Uuid::from_u128(4);
-    let operation = format!(
-        r#"{{"operations":{{"operations":[{{"id":"{id}","command":{{"settings_patch":{{"locale":"de"}}}}}}]}}}}"#
-    );
-    bomb.armed.store(true, Ordering::SeqCst);
+    let served = Served::new(Config::default()).await;
+    let (mut client, _) = served.open().await;
+    let operation = operations_of([4]);
+    served.bomb.armed.store(true, Ordering::SeqCst);
     send(&mut client, &operation).await;
     assert_eq!(
         first_of(&mut client, &["outcome_unknown", "accepted"]).await,
@@ -228,5 +284,141 @@ async fn a_client_hears_that_its_feed_panicked_and_the_same_operation_is_accepte
             break;
         }
     }
-    arbiter.stop();
+    assert_eq!(
+        served.running(u32::MAX),
+        0,
+        "whatever the answer was, it is under way no more"
+    );
+}
+
+#[actix_web::test]
+async fn operations_beyond_the_limit_are_refused_and_what_is_no_operation_is_answered_as_ever() {
+    let served = Served::new(Config::default()).await;
+    let (mut client, _) = served.open().await;
+    // One of somebody else is under way, and none may be.
+    served.bench.api.overload.operations_begin(1);
+    assert_eq!(served.running(0), 1);
+    send(&mut client, &operations_of([4])).await;
+    first_of(&mut client, &["overloaded"]).await;
+    send(&mut client, r#"{"unfollow":{}}"#).await;
+    first_of(&mut client, &["not_following"]).await;
+    send(&mut client, r#"{"operations":{"operations":[{"id":4}]}}"#).await;
+    first_of(&mut client, &["operations[0].id"]).await;
+    send(&mut client, r#"{"operations":{"operations":[]}}"#).await;
+    first_of(&mut client, &["0 operations"]).await;
+    send(&mut client, &operations_of(1..102)).await;
+    first_of(&mut client, &["too_many_operations"]).await;
+    assert_eq!(served.running(0), 1, "what is refused is not under way");
+    // Who has not said who it is gets no answer to them.
+    let mut stranger = connect(&served.worker, None).await;
+    send(&mut stranger, &operations_of([4])).await;
+    assert_eq!(
+        first_of(&mut stranger, &["overloaded", "hello_expected"]).await,
+        "hello_expected"
+    );
+}
+
+#[actix_web::test]
+async fn what_was_sent_behind_a_refused_operation_does_not_overtake_it() {
+    let served = Served::new(Config::default()).await;
+    let (mut client, _) = served.open().await;
+    served.bench.api.overload.operations_begin(1);
+    served.running(0);
+    send(&mut client, &operations_of([4, 5])).await;
+    first_of(&mut client, &["overloaded"]).await;
+    // Now there is room; but it comes behind them.
+    served.running(u32::MAX);
+    send(&mut client, &operations_of([6])).await;
+    assert_eq!(first_of(&mut client, &["overloaded", "accepted"]).await, "overloaded");
+    send(&mut client, &operations_of([4, 5, 6])).await;
+    assert_eq!(first_of(&mut client, &["overloaded", "accepted"]).await, "accepted");
+    send(&mut client, &operations_of([7])).await;
+    assert_eq!(first_of(&mut client, &["overloaded", "accepted"]).await, "accepted");
+}
+
+#[actix_web::test]
+async fn whoever_has_heard_of_a_refused_operation_may_go_on() {
+    let served = Served::new(Config::default()).await;
+    let (mut client, connection) = served.open().await;
+    // One that is still to be answered when the operation is refused.
+    connection.beat(&served.worker);
+    served.bench.api.overload.operations_begin(1);
+    served.running(0);
+    send(&mut client, &operations_of([4])).await;
+    first_of(&mut client, &["overloaded"]).await;
+    served.running(u32::MAX);
+    send(&mut client, HEARTBEAT).await;
+    send(&mut client, &operations_of([5])).await;
+    assert_eq!(first_of(&mut client, &["overloaded", "accepted"]).await, "overloaded");
+    send(&mut client, HEARTBEAT).await;
+    send(&mut client, &operations_of([6])).await;
+    assert_eq!(first_of(&mut client, &["overloaded", "accepted"]).await, "accepted");
+}
+
+#[actix_web::test]
+async fn nor_one_that_was_too_many_for_the_rate() {
+    let served = Served::new(Config {
+        writes_a_second_max: 1,
+        ..Config::default()
+    })
+    .await;
+    let (mut client, _) = served.open().await;
+    // Ten may come at once.
+    send(&mut client, &operations_of(1..=5)).await;
+    first_of(&mut client, &["accepted"]).await;
+    send(&mut client, &operations_of(11..=20)).await;
+    assert_eq!(
+        first_of(&mut client, &["rate_limited", "accepted"]).await,
+        "rate_limited"
+    );
+    // That has used nothing up: for this one there is room, but it comes behind.
+    send(&mut client, &operations_of([21])).await;
+    assert_eq!(
+        first_of(&mut client, &["rate_limited", "accepted"]).await,
+        "rate_limited"
+    );
+    send(&mut client, &operations_of([11])).await;
+    assert_eq!(first_of(&mut client, &["rate_limited", "accepted"]).await, "accepted");
+}
+
+#[actix_web::test]
+async fn whoever_answers_no_heartbeat_goes_on_when_its_time_is_over() {
+    let served = Served::new(Config::default()).await;
+    let (mut client, connection) = served.open().await;
+    served.bench.api.overload.operations_begin(1);
+    served.running(0);
+    send(&mut client, &operations_of([4])).await;
+    first_of(&mut client, &["overloaded"]).await;
+    served.running(u32::MAX);
+    let until_s = connection.state().refused.as_ref().expect("it was refused").until_s;
+    assert!(until_s > served.worker.now_s() + 2, "its client waits for two seconds");
+    connection.state().refused.as_mut().expect("still").until_s = served.worker.now_s();
+    send(&mut client, &operations_of([6])).await;
+    assert_eq!(first_of(&mut client, &["overloaded", "accepted"]).await, "accepted");
+}
+
+#[actix_web::test]
+async fn the_operations_of_a_connection_that_ends_are_under_way_no_more() {
+    let bench = ApiBench::new(Config::default());
+    let overload = bench.api.overload.clone();
+    // Nobody answers here: its feed's answers go elsewhere.
+    let worker = worker(&bench, Arc::new(Hub::new(1)), bench.api.router.clone());
+    let token = bench.api.tokens.mint(UserId(Uuid::from_u128(1)), Uuid::from_u128(2));
+    let (mut client, connection) = open(&worker, token).await;
+    send(&mut client, &operations_of([4])).await;
+    until(|| overload.limit_operations(u32::MAX) == 1).await;
+    drop((client, connection));
+    until(|| overload.limit_operations(u32::MAX) == 0).await;
+}
+
+/// Waits for something that other tasks do.
+async fn until(is_so: impl Fn() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait)
+        .await
+        .expect("it comes about");
 }
