@@ -44,7 +44,8 @@ const LOOKS: usize = 5;
 /// sends three times as much as is done waits three times as long as this. Much less, and less goes into one write: less would be done.
 const WORK: Duration = Duration::from_millis(500);
 
-/// So many operations may be under way however fast they are done: a burst is no overload.
+/// So many operations may be under way however fast they are done: a thousand clients and more with one or two each may wait for a store
+/// that takes half a second, which is its pace and no overload; and a burst is none.
 const OPERATIONS_FREE: u32 = 2_048;
 
 /// Decisions from which the speed is taken, a second: less is more of an accident.
@@ -234,7 +235,7 @@ impl Overload {
     /// Whether something may be done now; if not, it is counted.
     pub fn may(&self, what: Shed) -> Result<(), Code> {
         let may = match what {
-            Shed::Operations => !self.is_full.load(Ordering::Relaxed) && self.operations.may(),
+            Shed::Operations => !self.refuses_operations(),
             _ => self.level.load(Ordering::Relaxed) < what.level(),
         };
         if may {
@@ -244,9 +245,9 @@ impl Overload {
         Err(Code::Overloaded)
     }
 
-    /// Whether some operations are refused.
+    /// Whether the operations of a message that came now are refused, if it has some: each message has its own luck.
     pub fn refuses_operations(&self) -> bool {
-        self.is_full.load(Ordering::Relaxed) || self.operations.limit.load(Ordering::Relaxed) != NONE
+        self.is_full.load(Ordering::Relaxed) || !self.operations.may()
     }
 
     /// So many operations of a WebSocket are under way from here on.

@@ -146,16 +146,16 @@ impl Encoding {
         }
         #[derive(Deserialize)]
         struct Within {
-            operations: Ids,
+            operations: Vec<Identified>,
         }
-        let message: Message = match self {
-            Self::Json => serde_json::from_slice(bytes).ok()?,
-            Self::MsgPack => {
-                let mut parser = rmp_serde::Deserializer::new(bytes).with_human_readable();
-                Message::deserialize(&mut parser).ok()?
-            }
-        };
-        Some(message.operations.operations.0).filter(|ids| !ids.is_empty())
+        #[derive(Deserialize)]
+        struct Identified {
+            id: OperationId,
+        }
+        let message: Message = self.parse(bytes, Unknown::Skip).ok()?;
+        let operations = message.operations.operations;
+        check_count(operations.len()).ok()?;
+        Some(operations.into_iter().map(|operation| operation.id).collect())
     }
 
     /// Reads the content of an `operations` message, for a body of a request. What is not understood comes as refusals,
@@ -255,38 +255,6 @@ impl DecodeError {
             None => outer.to_owned(),
         });
         self
-    }
-}
-
-/// The ids of a list of operations. A list that is too long is not read to its end.
-struct Ids(Vec<OperationId>);
-
-impl<'de> Deserialize<'de> for Ids {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Identified {
-            id: OperationId,
-        }
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
-            type Value = Ids;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("operations")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Ids, A::Error> {
-                let mut ids = Vec::new();
-                while let Some(Identified { id }) = sequence.next_element()? {
-                    ids.push(id);
-                    if ids.len() > OPERATIONS_A_MESSAGE_MAX {
-                        return Err(de::Error::invalid_length(ids.len(), &self));
-                    }
-                }
-                Ok(Ids(ids))
-            }
-        }
-        deserializer.deserialize_seq(Each)
     }
 }
 

@@ -630,6 +630,31 @@ proptest! {
 }
 
 #[test]
+fn no_ids_are_taken_from_a_document_that_is_too_deep() {
+    let id = "0197a3c0-5555-7aaa-8000-000000000006";
+    for (encoding, before, level) in [
+        (
+            Encoding::Json,
+            format!(r#"{{"operations":{{"operations":[{{"id":"{id}","command":"#).into_bytes(),
+            b'[',
+        ),
+        (
+            Encoding::MsgPack,
+            [
+                b"\x81\xaaoperations\x81\xaaoperations\x91\x82\xa2id\xd9\x24",
+                id.as_bytes(),
+                b"\xa7command",
+            ]
+            .concat(),
+            0x91,
+        ),
+    ] {
+        let deep = [before, vec![level; 200_000]].concat();
+        assert_eq!(encoding.operation_ids(&deep), None, "{encoding:?}");
+    }
+}
+
+#[test]
 fn no_ids_are_taken_from_a_list_that_is_empty_or_too_long() {
     let of = |count: usize| {
         let ids = vec![r#"{"id":"0197a3c0-5555-7aaa-8000-000000000006"}"#; count].join(",");

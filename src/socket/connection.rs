@@ -34,7 +34,6 @@ use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Action, Code, Encoding, OperationId, PROTOCOL_MAX, PROTOCOL_MIN, UserId};
 use uuid::Uuid;
 
-use super::Gateway;
 use super::counting::Counting;
 use super::frame::{self, Decoder, Incoming};
 use super::hub::{Delivery, Lag, results_frame};
@@ -614,8 +613,8 @@ impl Connection {
     // ------------------------------------------------------------------------------------------------------ messages
 
     fn take(self: &Rc<Self>, worker: &Rc<Worker>, message: &[u8]) {
-        let may_refuse = worker.gateway.overload.refuses_operations() || self.state.borrow().refused.is_some();
-        if may_refuse && self.shed(worker, message) {
+        let is_too_much = worker.gateway.overload.refuses_operations();
+        if (is_too_much || self.state.borrow().refused.is_some()) && self.shed(worker, message, is_too_much) {
             return;
         }
         let decoded = self.encoding.decode_client(message);
@@ -642,28 +641,25 @@ impl Connection {
         }
     }
 
-    /// Refuses operations that the node has no time for, or that are behind others that were refused, if these are some. It must cost
-    /// little, or nothing else is done.
-    fn shed(&self, worker: &Worker, message: &[u8]) -> bool {
+    /// Refuses operations, if these are some: they are too much for the node, or behind others that were refused. It must cost little, or
+    /// nothing else is done.
+    fn shed(&self, worker: &Worker, message: &[u8], is_too_much: bool) -> bool {
         if !matches!(self.state.borrow().phase, Phase::Open) {
             return false;
         }
         let Some(ids) = self.encoding.operation_ids(message) else {
             return false;
         };
-        let Gateway { overload, metrics, .. } = &*worker.gateway;
-        let error = match self.refused_before(worker.now_s(), &ids) {
-            Some(error) => {
-                match error.code {
-                    Code::Overloaded => metrics.shed.of(Shed::Operations).inc(),
-                    _ => metrics.limited.of(Asked::Writes.into()).inc(),
-                };
-                error
-            }
-            None => match overload.may(Shed::Operations) {
-                Ok(()) => return false,
-                Err(code) => ErrorBody::new(code),
-            },
+        let error = self
+            .refused_before(worker.now_s(), &ids)
+            .or_else(|| is_too_much.then(|| ErrorBody::new(Code::Overloaded)));
+        let Some(error) = error else {
+            return false;
+        };
+        let metrics = &worker.gateway.metrics;
+        match error.code {
+            Code::Overloaded => metrics.shed.of(Shed::Operations).inc(),
+            _ => metrics.limited.of(Asked::Writes.into()).inc(),
         };
         metrics.messages_received.of(MessageKind::Operations).inc();
         self.refuse(worker, ids.into_iter(), &error);
@@ -688,7 +684,7 @@ impl Connection {
         state.refused.as_ref().map(|refused| refused.error.clone())
     }
 
-    /// Answers operations that are not handed on. The answer leaves with all else that answers what was read with it.
+    /// Answers operations that are not handed on, and asks whether the client has heard it.
     fn refuse(&self, worker: &Worker, operations: impl Iterator<Item = OperationId>, error: &ErrorBody) {
         let refused: Vec<_> = operations
             .map(|id| OperationResult {

@@ -100,6 +100,11 @@ fn a_node_that_leaves_answers_first_what_is_under_way() {
     let all = received + clients.len() as f64;
     leaving.wait_for_metric("taskflow_messages_received_total", |now| now >= all);
     leaving.wait_for_metric("taskflow_cluster_operations_waiting", |waiting| waiting > 0.0);
+    // What waits for another node is no sign of overload here; half a second later the metric has been set anew.
+    let ticks = "taskflow_thread_delay_duration_seconds_count{thread=\"feeds\"}";
+    let before = leaving.metric(ticks);
+    leaving.wait_for_metric(ticks, |now| now >= before + 5.0);
+    assert_eq!(leaving.metric("taskflow_socket_operations"), 0.0);
     leaving.signal(Signal::TERM);
     eventually("it is about to leave", || {
         let ready = http::request(leaving.operator, "GET", "/health/ready", &[], b"");

@@ -243,6 +243,16 @@ impl Served {
         open(&self.worker, token).await
     }
 
+    /// Refuses these for want of room, and then there is room.
+    async fn refuse(&self, client: &mut TcpStream, ids: impl IntoIterator<Item = u128>) {
+        // One of somebody else is under way, and none may be.
+        self.bench.api.overload.operations_begin(1);
+        self.running(0);
+        send(client, &operations_of(ids)).await;
+        first_of(client, &["overloaded"]).await;
+        self.running(u32::MAX);
+    }
+
     /// How many operations are under way; so many may be.
     fn running(&self, limit: u32) -> u32 {
         self.bench.api.overload.limit_operations(limit)
@@ -300,6 +310,16 @@ async fn operations_beyond_the_limit_are_refused_and_what_is_no_operation_is_ans
     assert_eq!(served.running(0), 1);
     send(&mut client, &operations_of([4])).await;
     first_of(&mut client, &["overloaded"]).await;
+    assert_eq!(
+        served
+            .worker
+            .gateway
+            .metrics
+            .messages_received
+            .of(MessageKind::Operations)
+            .get(),
+        1
+    );
     send(&mut client, r#"{"unfollow":{}}"#).await;
     first_of(&mut client, &["not_following"]).await;
     send(&mut client, r#"{"operations":{"operations":[{"id":4}]}}"#).await;
@@ -322,12 +342,8 @@ async fn operations_beyond_the_limit_are_refused_and_what_is_no_operation_is_ans
 async fn what_was_sent_behind_a_refused_operation_does_not_overtake_it() {
     let served = Served::new(Config::default()).await;
     let (mut client, _) = served.open().await;
-    served.bench.api.overload.operations_begin(1);
-    served.running(0);
-    send(&mut client, &operations_of([4, 5])).await;
-    first_of(&mut client, &["overloaded"]).await;
-    // Now there is room; but it comes behind them.
-    served.running(u32::MAX);
+    served.refuse(&mut client, [4, 5]).await;
+    // There is room for it, but it comes behind them.
     send(&mut client, &operations_of([6])).await;
     assert_eq!(first_of(&mut client, &["overloaded", "accepted"]).await, "overloaded");
     send(&mut client, &operations_of([4, 5, 6])).await;
@@ -342,11 +358,7 @@ async fn whoever_has_heard_of_a_refused_operation_may_go_on() {
     let (mut client, connection) = served.open().await;
     // One that is still to be answered when the operation is refused.
     connection.beat(&served.worker);
-    served.bench.api.overload.operations_begin(1);
-    served.running(0);
-    send(&mut client, &operations_of([4])).await;
-    first_of(&mut client, &["overloaded"]).await;
-    served.running(u32::MAX);
+    served.refuse(&mut client, [4]).await;
     send(&mut client, HEARTBEAT).await;
     send(&mut client, &operations_of([5])).await;
     assert_eq!(first_of(&mut client, &["overloaded", "accepted"]).await, "overloaded");
@@ -356,7 +368,7 @@ async fn whoever_has_heard_of_a_refused_operation_may_go_on() {
 }
 
 #[actix_web::test]
-async fn nor_one_that_was_too_many_for_the_rate() {
+async fn nor_what_was_sent_behind_one_that_was_too_many_for_the_rate() {
     let served = Served::new(Config {
         writes_a_second_max: 1,
         ..Config::default()
@@ -385,13 +397,10 @@ async fn nor_one_that_was_too_many_for_the_rate() {
 async fn whoever_answers_no_heartbeat_goes_on_when_its_time_is_over() {
     let served = Served::new(Config::default()).await;
     let (mut client, connection) = served.open().await;
-    served.bench.api.overload.operations_begin(1);
-    served.running(0);
-    send(&mut client, &operations_of([4])).await;
-    first_of(&mut client, &["overloaded"]).await;
-    served.running(u32::MAX);
+    let now_s = served.worker.now_s();
+    served.refuse(&mut client, [4]).await;
     let until_s = connection.state().refused.as_ref().expect("it was refused").until_s;
-    assert!(until_s > served.worker.now_s() + 2, "its client waits for two seconds");
+    assert!(until_s > now_s + 2, "its client waits for two seconds");
     connection.state().refused.as_mut().expect("still").until_s = served.worker.now_s();
     send(&mut client, &operations_of([6])).await;
     assert_eq!(first_of(&mut client, &["overloaded", "accepted"]).await, "accepted");
