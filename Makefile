@@ -87,6 +87,7 @@ verify: setup ## The slow proofs that `make test` has no time for
 	scripts/image-check run
 	scripts/grafana-check live cluster
 	$(MAKE) rolling
+	$(MAKE) bench SCENARIO=rolling ARGS="--results target/loadtest/verify"
 	$(MAKE) chaos
 
 bench: setup ## Measure: the load scenarios against a node of their own, a table and a JSON file at the end

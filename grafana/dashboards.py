@@ -322,7 +322,7 @@ WELL = dashboard(
     lines(
         "Memory, by node",
         "bytes",
-        "Normal: about 2 KiB a connection, and what lately used feeds take. It is given back after a peak. Otherwise: look at what waits for slow"
+        "Normal: about 2.5 KiB an idle connection, and what lately used feeds take. It is given back after a peak. Otherwise: look at what waits for slow"
         " readers (“Are pushes late?”).",
         ("{{instance}}", "process_resident_memory_bytes{$who}"),
     ),
@@ -1111,6 +1111,13 @@ DOOR = dashboard(
         "Normal: accepted. Otherwise: refused is a bad token, origin or request; limited is no place.",
         ("{{outcome}}", rate("taskflow_handshakes_total", ["outcome"])),
         stacked=True,
+    ),
+    lines(
+        "How long a handshake takes",
+        "s",
+        "Normal: a millisecond, and less. Otherwise: the token is looked up in a database that is slow, or the threads are busy (“Who is slow?”).",
+        ("median", quantile(0.5, "taskflow_handshake_duration_seconds")),
+        ("p99", quantile(0.99, "taskflow_handshake_duration_seconds")),
     ),
     lines(
         "Beyond a limit, a second, by which",

@@ -181,7 +181,7 @@ settings! {
     /// Connections that one user may have at once on all nodes, event streams and long-polls included.
     connections_a_user_max: usize = limits::CONNECTIONS_A_USER_MAX;
 
-    /// WebSockets that the server takes at once. Each costs about 2 KiB of memory and one open file.
+    /// WebSockets that the server takes at once. An idle one costs about 2.5 KiB of memory, and each one open file.
     connections_max: usize = 100_000;
 
     /// Handshakes under way at once. Each holds about 16 KiB until it is done.

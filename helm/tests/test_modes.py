@@ -578,6 +578,17 @@ def test_alerts_and_dashboards_are_there_only_if_asked_for(with_files):
     assert len(of_kind(documents, "ConfigMap")) == 2
 
 
+def test_what_it_costs_is_shown_only_with_the_rules_that_count_it():
+    def shown(**more):
+        documents = render(values("full") | {"dashboards": {"enabled": True}} | more)
+        names = [document["metadata"]["name"] for document in of_kind(documents, "ConfigMap")]
+        return [name.removeprefix("work-taskflow-dashboard-") for name in names if "dashboard" in name]
+
+    everything = [path.stem for path in sorted((CHART / "files/dashboards").glob("*.json"))]
+    assert shown(alerts={"enabled": True}) == everything
+    assert shown(alerts={"enabled": False}) == [name for name in everything if name != "cost"]
+
+
 def test_without_files_there_is_nothing_of_them(tmp_path):
     shutil.copytree(CHART, tmp_path / "taskflow", ignore=shutil.ignore_patterns("files"))
     documents = render(values("full"), chart=tmp_path / "taskflow")

@@ -176,12 +176,13 @@ fn bench(arguments: Arguments, what: What) -> Result<()> {
         subjects: arguments.subjects,
         commands: Vec::new(),
     };
-    let mut failed = Vec::new();
+    let (mut failed, mut broken) = (Vec::new(), Vec::new());
     for scenario in chosen {
         match measure(*scenario, &mut bench) {
             Ok(record) => {
                 record.save(&results)?;
                 println!("{}", report::table(&record));
+                broken.extend(record.broken().map(|row| format!("{}: {}", scenario.name(), row.what)));
             }
             // The others are measured all the same.
             Err(error) => {
@@ -195,6 +196,10 @@ fn bench(arguments: Arguments, what: What) -> Result<()> {
     }
     if !failed.is_empty() {
         bail!("not measured: {}", failed.join(", "));
+    }
+    // How fast it was is for people to judge.
+    if !broken.is_empty() {
+        bail!("what must not happen did: {}", broken.join("; "));
     }
     Ok(())
 }

@@ -207,14 +207,24 @@ impl Measure {
         self
     }
 
-    /// How it stands.
+    /// What must not happen at all: a change that is lost, a request that fails.
+    fn is_forbidden(&self) -> bool {
+        self.better == Better::Less && self.at_least == Some(0.0)
+    }
+
+    /// How it stands. What must not happen may in no round; of all else the median counts.
     pub fn verdict(&self) -> Verdict {
         if self.measured.is_nan() {
             return Verdict::Void;
         }
+        let counts = if self.is_forbidden() {
+            self.spread.1
+        } else {
+            self.measured
+        };
         let reached = |asked: f64| match self.better {
-            Better::More => self.measured >= asked,
-            Better::Less => self.measured <= asked,
+            Better::More => counts >= asked,
+            Better::Less => counts <= asked,
         };
         match (self.at_least, self.aim) {
             (_, Some(aim)) if reached(aim) => Verdict::Aim,
@@ -226,6 +236,12 @@ impl Measure {
 }
 
 impl Record {
+    /// What must not happen and did.
+    pub fn broken(&self) -> impl Iterator<Item = &Measure> {
+        let measures = self.measures.iter();
+        measures.filter(|measure| measure.is_forbidden() && measure.verdict() == Verdict::NotReached)
+    }
+
     /// The rounds of a subject that count.
     pub fn counting<'a>(&'a self, subject: &'a str) -> impl Iterator<Item = &'a Round> {
         self.rounds
@@ -316,6 +332,20 @@ mod tests {
                 .verdict(),
             Verdict::AtLeast
         );
+    }
+
+    #[test]
+    fn what_must_not_happen_may_in_no_round() {
+        let lost = |values| Measure::new("lost", "changes", Better::Less, values).asked(0.0, 0.0);
+        let slow = Measure::new("late", "ms", Better::Less, &[9.0]).asked(6.0, 2.0);
+        let rare = Measure::new("left", "of 10", Better::More, &[0.0]).asked(0.0, 1.0);
+        let record = Record {
+            measures: vec![lost(&[0.0, 0.0, 0.0]), lost(&[0.0, 0.0, 1.0]), lost(&[]), slow, rare],
+            ..Record::default()
+        };
+        assert_eq!(record.measures[0].verdict(), Verdict::Aim);
+        assert_eq!(record.measures[1].verdict(), Verdict::NotReached);
+        assert_eq!(record.broken().collect::<Vec<_>>(), [&record.measures[1]]);
     }
 
     #[test]

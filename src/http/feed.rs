@@ -151,7 +151,7 @@ async fn long_poll(
             () = a_while_in_doubt(&mut stale) => {}
             () = &mut over => last = true,
             // The last word before the server goes: what there is now.
-            () = leave(&mut leaving, share) => last = true,
+            () = leave(&api.metrics, &mut leaving, share) => last = true,
         }
     }
 }
@@ -188,7 +188,7 @@ pub async fn wait_for(api: &Api, user: UserId, cursor: &str) -> Result<(), Probl
         pause *= 2;
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}
-            () = leave(&mut leaving, share) => return Err(Code::ShuttingDown.into()),
+            () = leave(&api.metrics, &mut leaving, share) => return Err(Code::ShuttingDown.into()),
         }
     }
 }
@@ -482,7 +482,7 @@ impl Events {
             () = tokio::time::sleep(quiet) => Happened::Quiet,
             () = ended => Happened::Leave(Code::SignedOut),
             () = tokio::time::sleep(expires_in) => Happened::Leave(Code::TokenExpired),
-            () = leave(&mut self.leaving, self.share) => Happened::Leave(Code::ShuttingDown),
+            () = leave(&self.api.metrics, &mut self.leaving, self.share) => Happened::Leave(Code::ShuttingDown),
             _ = self.stale.changed() => Happened::Stale,
         };
         match happened {

@@ -60,7 +60,7 @@ use crate::http::rates::Rates;
 use crate::http::seats::Seats;
 use crate::mail::Letters;
 use crate::overload::Overload;
-use crate::telemetry::metrics::{Route, Shed, StatusClass};
+use crate::telemetry::metrics::{ConnectionKind, Route, Shed, StatusClass};
 use crate::telemetry::request_id::{self, RequestId, X_REQUEST_ID};
 use crate::telemetry::trace::Handling;
 use crate::telemetry::{Metrics, Traces};
@@ -192,16 +192,17 @@ pub struct Leaving {
     pub over: Duration,
 }
 
-/// Waits until the server ends what is at this share, from 0 to 1, of all that it ends.
+/// Waits until the server ends what is at this share, from 0 to 1, of all that it ends, and counts that it does.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future changes nothing.
-async fn leave(leaving: &mut watch::Receiver<Option<Leaving>>, share: f64) {
+async fn leave(metrics: &Metrics, leaving: &mut watch::Receiver<Option<Leaving>>, share: f64) {
     let Ok(Some(Leaving { from, over })) = leaving.wait_for(Option::is_some).await.map(|leaving| *leaving) else {
         return;
     };
     tokio::time::sleep_until(from + over.mul_f64(share)).await;
+    metrics.drained.of(ConnectionKind::Request).inc();
 }
 
 /// Configures the application of the client port; its data is `web::Data<Api>`.

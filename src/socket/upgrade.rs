@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use actix_http::header::{self, HeaderMap};
 use actix_http::{HttpMessage, ws};
@@ -110,20 +111,27 @@ pub async fn accept<IO: Into<Wire>>(
 struct Pending<'a> {
     worker: &'a Worker,
     before: usize,
+    since: Instant,
 }
 
 impl<'a> Pending<'a> {
     fn more(worker: &'a Worker) -> Self {
         worker.gateway.metrics.handshakes_pending.inc();
         let before = worker.gateway.hub.handshakes.fetch_add(1, Ordering::Relaxed);
-        Self { worker, before }
+        Self {
+            worker,
+            before,
+            since: Instant::now(),
+        }
     }
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.worker.gateway.hub.handshakes.fetch_sub(1, Ordering::Relaxed);
-        self.worker.gateway.metrics.handshakes_pending.dec();
+        let metrics = &self.worker.gateway.metrics;
+        metrics.handshakes_pending.dec();
+        metrics.handshake_duration.observe(self.since.elapsed());
     }
 }
 

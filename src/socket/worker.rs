@@ -502,7 +502,7 @@ impl Worker {
                 if !self.gateway.hub.may_leave() {
                     return;
                 }
-                self.gateway.metrics.drained.inc();
+                self.gateway.metrics.drained.of(ConnectionKind::WebSocket).inc();
                 connection.leave(self);
             }
             self.left_upto.set(slot + 1);
@@ -539,8 +539,8 @@ impl Worker {
             // Queues also grow by what their clients ask for, and then nothing comes through the loop.
             self.make_room();
             self.close_expired();
-            self.beat(group, groups, Connection::heartbeat);
             group = (group + 1) % groups;
+            self.beat(group, groups, Connection::heartbeat);
             let watched = self.watched.take();
             let still = watched.into_iter().filter(|slot| {
                 self.in_slot(*slot)

@@ -85,9 +85,9 @@ type SetLevel = Box<dyn Fn(LogLevel) + Send + Sync>;
 
 static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
-/// Sends log lines of this program to standard error from now on, and errors to whoever else takes them. Once a process.
+/// Sends log lines of this program to standard output from now on, and errors to whoever else takes them. Once a process.
 pub fn init(level: LogLevel, format: LogFormat, errors: Option<Errors>) {
-    let (subscriber, set_level) = subscriber(level, format, std::io::stderr);
+    let (subscriber, set_level) = subscriber(level, format, std::io::stdout);
     match errors {
         Some(errors) => subscriber.with(errors).init(),
         None => subscriber.init(),

@@ -410,12 +410,14 @@ metrics! {
     feeds_followed: Gauge = "taskflow_feeds_followed";
     /// Whether this node stops: 1 from the signal on, 0 before.
     draining: Gauge = "taskflow_draining";
-    /// WebSockets that were sent to other nodes because this one stops.
-    drained: Counter = "taskflow_drained_total";
+    /// Connections that were sent to other nodes because this one stops, by kind.
+    drained: Family<ConnectionKind> = "taskflow_drained_total";
     /// Handshakes under way.
     handshakes_pending: Gauge = "taskflow_handshakes_pending";
     /// WebSocket handshakes, by outcome.
     handshakes: Family<Handshake> = "taskflow_handshakes_total";
+    /// Seconds from a WebSocket handshake until it was answered, whatever the answer.
+    handshake_duration: Histogram = "taskflow_handshake_duration_seconds";
     /// Frames that were put into the queues of connections.
     pushes: Counter = "taskflow_pushes_total";
     /// Bytes of those frames.

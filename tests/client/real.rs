@@ -57,11 +57,11 @@ fn spawn(folder: &std::path::Path, listen: &str, flags: &[&str]) -> (Child, Sock
         ])
         .arg(folder)
         .args(flags)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let address = loop {
         let line = lines.next().expect("it says when it serves").unwrap();
         let line: Value = serde_json::from_str(&line).unwrap_or_default();

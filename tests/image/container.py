@@ -16,7 +16,7 @@ MEGABYTE = 1_000_000
 IMAGE_BYTES_MAX = 40 * MEGABYTE
 # The server takes milliseconds; the rest is the machine's, which may be busy with other tests.
 READY_SECONDS_MAX = 15
-# What is left of the 30 s that the compose files give goes to the machine, too.
+# What is left of the 40 s that the compose files give goes to the machine, too.
 STOP_SECONDS_MAX = 15
 
 # What the server runs with, in this check: nothing that it does not need.

@@ -10,6 +10,9 @@ use crate::support::server::binary;
 use crate::support::ws::task;
 use crate::support::{Client, Encoding, Ended, EventStream, Follower, Raw, Server, eventually, http, json};
 
+/// WebSockets that were sent away.
+const SENT_AWAY: &str = "taskflow_drained_total{kind=\"websocket\"}";
+
 fn ready(server: &Server) -> u16 {
     http::request(server.operator, "GET", "/health/ready", &[], b"").status
 }
@@ -56,12 +59,9 @@ fn clients_are_sent_away_at_the_rate_that_is_set() {
         .collect();
     server.signal(Signal::TERM);
     eventually("half of them have gone", || {
-        (server.metric("taskflow_drained_total") >= 30.0).then_some(())
+        (server.metric(SENT_AWAY) >= 30.0).then_some(())
     });
-    let (gone_by_now, open) = (
-        server.metric("taskflow_drained_total"),
-        server.metric("taskflow_connections"),
-    );
+    let (gone_by_now, open) = (server.metric(SENT_AWAY), server.metric("taskflow_connections"));
     assert!(
         open > 0.0 && gone_by_now + open >= f64::from(CLIENTS),
         "{gone_by_now} and {open}"
@@ -92,6 +92,9 @@ fn event_streams_end_one_after_the_other() {
             })
         });
         let waits: Vec<_> = waits.collect();
+        eventually("one that was sent away", || {
+            (server.metric("taskflow_drained_total{kind=\"request\"}") >= 1.0).then_some(())
+        });
         waits
             .into_iter()
             .map(|wait| wait.join().expect("an end"))
@@ -156,7 +159,7 @@ fn a_scrape_in_the_drain_works_and_new_sockets_are_told_when_to_come_back() {
     let mut early = Raw::connect(server.address);
     server.signal(Signal::TERM);
     eventually("the first to be sent away", || {
-        (server.metric("taskflow_drained_total") >= 1.0).then_some(())
+        (server.metric(SENT_AWAY) >= 1.0).then_some(())
     });
     let refused = early.upgrade(&[]);
     assert_eq!(
@@ -194,7 +197,7 @@ fn a_stop_while_it_starts_ends_it_and_leaves_a_folder_that_opens() {
             .args(["serve", "--listen=127.0.0.1:0", "--operator-listen=127.0.0.1:0"])
             .arg(format!("--data-dir={}", data.path().display()))
             .stdin(Stdio::null())
-            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .expect("the binary runs");
         // At every moment of a start, also before it listens to signals.
@@ -203,7 +206,7 @@ fn a_stop_while_it_starts_ends_it_and_leaves_a_folder_that_opens() {
         rustix::process::kill_process(pid, Signal::TERM).expect("it is there");
         let mut said = String::new();
         child
-            .stderr
+            .stdout
             .take()
             .expect("piped")
             .read_to_string(&mut said)
@@ -231,7 +234,7 @@ fn a_stop_before_the_settings_are_read_is_not_lost() {
         .arg(format!("--data-dir={}", data.path().display()))
         .arg(format!("--config={}", settings.display()))
         .stdin(Stdio::null())
-        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .expect("the binary runs");
     let pid = rustix::process::Pid::from_child(&child);
@@ -247,8 +250,8 @@ fn a_stop_before_the_settings_are_read_is_not_lost() {
 /// How a server ended, and what it had said.
 fn end_of(mut child: std::process::Child) -> (std::process::ExitStatus, String) {
     let mut said = String::new();
-    let mut stderr = child.stderr.take().expect("piped");
-    stderr.read_to_string(&mut said).expect("text");
+    let mut stdout = child.stdout.take().expect("piped");
+    stdout.read_to_string(&mut said).expect("text");
     (child.wait().expect("it ends"), said)
 }
 
@@ -267,7 +270,7 @@ fn a_stop_while_the_database_does_not_answer_ends_it() {
         .arg(format!("--cql-nodes={}", silent.local_addr().expect("bound")))
         .arg(format!("--data-dir={}", data.path().display()))
         .stdin(Stdio::null())
-        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .expect("the binary runs");
     let pid = rustix::process::Pid::from_child(&child);

@@ -212,13 +212,17 @@ impl Server {
 
     /// Starts a command that becomes a server.
     pub fn spawn(mut command: Command, data: Arc<DataDir>, flags: &[&str]) -> Result<Self, (ExitStatus, String)> {
+        // Its log, and its last word if it does not start.
+        let (from_server, to_log) = std::io::pipe().expect("a pipe");
         command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the binary runs");
+            .stdout(to_log.try_clone().expect("a pipe"))
+            .stderr(to_log);
+        let child = command.spawn().expect("the binary runs");
+        // It holds the other end of the pipe.
+        drop(command);
         let log = Arc::new(Log::default());
-        log.read(child.stderr.take().expect("it is piped"));
+        log.read(from_server);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         // Whatever goes wrong from here on, the process is ended by the drop of this.

@@ -137,14 +137,14 @@ fn launch(folder: &Path, listen: SocketAddr, flags: &[String]) -> (Child, Socket
         .arg(format!("--data-dir={}", folder.join("data").display()))
         .args(flags)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     // All of a test comes from one address.
     if !flags.iter().any(|flag| flag.starts_with("--sign-in-attempts-max")) {
         command.arg("--sign-in-attempts-max=0");
     }
     let mut child = command.spawn().unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap())
+    let mut log = BufReader::new(child.stdout.take().unwrap())
         .lines()
         .map_while(Result::ok);
     let mut said = Vec::new();
