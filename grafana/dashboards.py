@@ -1116,8 +1116,8 @@ DOOR = dashboard(
         "How long a handshake takes",
         "s",
         "Normal: a millisecond, and less. Otherwise: the token is looked up in a database that is slow, or the threads are busy (“Who is slow?”).",
-        ("median", quantile(0.5, "taskflow_handshake_duration_seconds")),
-        ("p99", quantile(0.99, "taskflow_handshake_duration_seconds")),
+        ("half", quantile(0.5, "taskflow_handshake_duration_seconds")),
+        ("99 %", quantile(0.99, "taskflow_handshake_duration_seconds")),
     ),
     lines(
         "Beyond a limit, a second, by which",

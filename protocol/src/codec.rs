@@ -152,6 +152,7 @@ impl Encoding {
         struct Identified {
             id: OperationId,
         }
+        check_size(bytes).ok()?;
         let message: Message = self.parse(bytes, Unknown::Skip).ok()?;
         let operations = message.operations.operations;
         check_count(operations.len()).ok()?;

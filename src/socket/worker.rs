@@ -539,6 +539,7 @@ impl Worker {
             // Queues also grow by what their clients ask for, and then nothing comes through the loop.
             self.make_room();
             self.close_expired();
+            // The first group is the last: whoever comes in while a worker starts is not asked at once.
             group = (group + 1) % groups;
             self.beat(group, groups, Connection::heartbeat);
             let watched = self.watched.take();

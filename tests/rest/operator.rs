@@ -37,6 +37,7 @@ fn every_figure_moves_with_what_it_counts() {
     let mut follower = Follower::start(&server, Encoding::Json, &account);
     assert_eq!(metric("connections"), 1.0);
     assert_eq!(metric("handshakes_total{outcome=\"accepted\"}"), 1.0);
+    assert_eq!(metric("handshake_duration_seconds_count"), 1.0);
     assert_eq!(metric("snapshots_total"), 1.0);
     assert_eq!(metric("resets_total{reason=\"no_cursor\"}"), 1.0);
 
