@@ -457,6 +457,22 @@ SLOW = dashboard(
         thresholds=is_bad_from(8),
     ),
     lines(
+        "Until a client is in, 99 %",
+        "s",
+        "Normal: milliseconds, for each of the two: from hello to welcome (who may come in), and from follow to the first word about the feed."
+        " Otherwise: a slow reset waits for its turn among the snapshots (beside this) or for the store; a slow hello, for the token's look-up.",
+        ("hello, {{outcome}}", quantile(0.99, "taskflow_hello_duration_seconds", ["outcome"])),
+        ("follow, {{outcome}}", quantile(0.99, "taskflow_follow_duration_seconds", ["outcome"])),
+    ),
+    lines(
+        "Messages that wait for actors",
+        "none",
+        "Normal: near 0. Otherwise: starts wait for the thread of the supervisor (the first of the feeds), events for that of a worker: see busy"
+        " threads (above).",
+        ("feeds to start {{instance}}", "taskflow_feed_starts_waiting{$who}"),
+        ("events for sessions {{instance}}", "taskflow_session_events_waiting{$who}"),
+    ),
+    lines(
         "Handshakes under way",
         "none",
         "Normal: a few. Otherwise: clients come back all at once; 512 are taken at a time, the others are refused and come again.",
@@ -962,6 +978,14 @@ NODES = dashboard(
         ("connections to Redis", rate("taskflow_bus_connects_total")),
         ("rounds of sign-ins", rate("taskflow_sign_in_rounds_total")),
         ("clients sent to other nodes", rate("taskflow_drained_total")),
+        ("of those, cut at the end of a stop", rate("taskflow_drain_cut_total")),
+    ),
+    lines(
+        "Sign-outs that all nodes are still to hear of",
+        "none",
+        "Normal: 0; it takes the way to Redis and back. Otherwise: Redis is away, and they are told when it is back; beyond 10,000 the oldest are dropped, and other nodes find them"
+        " when the token expires.",
+        ("{{instance}}", "taskflow_sign_outs_waiting{$who}"),
     ),
 )
 
@@ -1130,6 +1154,29 @@ DOOR = dashboard(
         "ops",
         "Normal: signed_out now and then. Otherwise: hello_timeout are connections that say nothing; protocol is a client that is wrong.",
         ("{{reason}}", rate("taskflow_evictions_total", ["reason"], ', reason=~"hello_timeout|signed_out|protocol"')),
+    ),
+    lines(
+        "Hellos and follows refused, a second",
+        "ops",
+        "Normal: none, or a token that is no longer good now and then. Otherwise: hellos are bad tokens or clients that are too old; follows are feeds"
+        " of others, or a store that cannot be read.",
+        ("hellos", rate("taskflow_hello_duration_seconds_count", more=', outcome="refused"')),
+        ("follows", rate("taskflow_follow_duration_seconds_count", more=', outcome="refused"')),
+    ),
+    lines(
+        "Who is counted",
+        "none",
+        "Normal: rates are of those who asked in the last ten seconds, attempts of those who signed in within the window. Otherwise: far more than"
+        " users is somebody with many addresses; beyond 100,000 attempts the oldest are forgotten.",
+        ("rates {{instance}}", "taskflow_rates_counted{$who}"),
+        ("attempts to sign in {{instance}}", "taskflow_sign_in_attempts_counted{$who}"),
+    ),
+    lines(
+        "HTTP connections",
+        "none",
+        "Normal: as many as clients of REST, event streams and proxies hold; WebSockets are not among them. Otherwise: beyond 16,384 they wait to be"
+        " accepted: somebody holds far too many; the figure of slow requests above says whether they are cut.",
+        ("{{instance}}", "taskflow_http_connections{$who}"),
     ),
     lines(
         "Letters an hour, by what became of them",

@@ -83,21 +83,30 @@ impl Drain {
             tokio::join!(self.clients(config.drain_clients_a_second, end), self.feeds(end));
         };
         let deadline = tokio::select! {
-            () = orderly => deadline,
+            () = orderly => {
+                self.cut();
+                deadline
+            }
             () = hurry => {
                 tracing::warn!(
                     connections = self.hub.connections.load(Ordering::Relaxed),
                     "told to stop a second time: whoever is still here is cut"
                 );
                 self.end_streams(Duration::ZERO);
-                self.hub.drain();
+                self.cut();
                 // One moment, in which the other nodes hear that the feeds are theirs.
                 self.feeds(Instant::now() + EVERY).await;
                 deadline.min(Instant::now() + LAST_IN_A_HURRY)
             }
         };
-        self.hub.drain();
         deadline
+    }
+
+    /// Whoever is still there has to go now.
+    fn cut(&self) {
+        let left = self.hub.connections.load(Ordering::Relaxed);
+        self.metrics.drain_cut.inc_by(left as u64);
+        self.hub.drain();
     }
 
     async fn clients(&self, a_second: u32, end: Instant) {
@@ -173,6 +182,31 @@ mod tests {
         assert_eq!((pace.over, pace.due(s(5))), (s(10), 15_000));
     }
 
+    fn drain_of(bench: &ApiBench) -> Drain {
+        Drain {
+            hub: bench.hub.clone(),
+            seats: bench.api.seats.clone(),
+            leaving: watch::Sender::new(None),
+            cluster: None,
+            stopping: Arc::default(),
+            metrics: bench.api.metrics.clone(),
+        }
+    }
+
+    #[actix_web::test]
+    async fn whoever_does_not_go_is_cut_at_the_end_and_counted() {
+        let config = Config {
+            drain_wait_seconds: 0,
+            // Less than the last requests have: there is no time for clients.
+            drain_seconds_max: 1,
+            ..Config::default()
+        };
+        let bench = ApiBench::new(config.clone());
+        bench.hub.connections.store(3, Ordering::Relaxed);
+        drain_of(&bench).run(&config, std::future::pending()).await;
+        assert_eq!(bench.api.metrics.drain_cut.get(), 3);
+    }
+
     #[actix_web::test]
     async fn whoever_does_not_want_to_wait_gets_a_deadline_of_his_own() {
         let config = Config {
@@ -181,17 +215,12 @@ mod tests {
             ..Config::default()
         };
         let bench = ApiBench::new(config.clone());
-        let drain = Drain {
-            hub: bench.hub.clone(),
-            seats: bench.api.seats.clone(),
-            leaving: watch::Sender::new(None),
-            cluster: None,
-            stopping: Arc::default(),
-            metrics: bench.api.metrics.clone(),
-        };
+        bench.hub.connections.store(2, Ordering::Relaxed);
+        let drain = drain_of(&bench);
         let deadline = drain.run(&config, std::future::ready(())).await;
         assert!(deadline <= Instant::now() + LAST_IN_A_HURRY);
         assert!(drain.leaving.borrow().is_some() && bench.hub.draining.load(Ordering::Acquire));
+        assert_eq!(bench.api.metrics.drain_cut.get(), 2);
     }
 
     #[test]

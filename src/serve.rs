@@ -359,7 +359,8 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
     spawn(deletions.clone().run(move || {
         deleted.inc();
     }));
-    let (followed, hashing, making) = (hub.clone(), sign_ins.clone(), gateway.snapshots.clone());
+    let (followed, hashing, at) = (hub.clone(), sign_ins.clone(), gateway.clone());
+    let (counted, tried) = (rates.clone(), attempts.clone());
     let present = certificate.clone();
     telemetry.at_scrape(move |metrics| {
         let expires_s = present.as_ref().and_then(|certificate| certificate.expires_s());
@@ -369,8 +370,13 @@ pub async fn start(config: Config, stored: Stored, keys: Keys, telemetry: Teleme
         let (running, waiting) = hashing.passwords();
         metrics.passwords_running.set(running as f64);
         metrics.passwords_waiting.set(waiting as f64);
-        let snapshots = SNAPSHOTS_MAX - making.available_permits();
+        let snapshots = SNAPSHOTS_MAX - at.snapshots.available_permits();
         metrics.snapshots_running.set(snapshots as f64);
+        let (sessions, events) = at.sessions.count();
+        metrics.sessions.set(sessions as f64);
+        metrics.session_events_waiting.set(events as f64);
+        metrics.rates_counted.set(counted.counted() as f64);
+        metrics.sign_in_attempts_counted.set(tried.counted() as f64);
     });
     let letters = Arc::new(Letters::new(mail(&config)?, config.public_url(), metrics.clone()));
     watch_queues(
@@ -642,7 +648,7 @@ fn serve_clients(
     let idle = {
         let metrics = api.metrics.clone();
         move || {
-            let idle = Idle::new(idle_max / workers);
+            let idle = Idle::new(idle_max / workers, metrics.http_connections.clone());
             actix_rt::spawn(idle.clone().watch(metrics.clone()));
             idle
         }
@@ -961,14 +967,16 @@ fn watch_queues(
 ) {
     telemetry.at_scrape(move |metrics| {
         metrics.publications_waiting.set(hub.publications_waiting() as f64);
-        let (operations, most) = router.waiting();
-        metrics.feed_operations_waiting.set(operations as f64);
-        metrics.feed_operations_waiting_max.set(most.into());
+        let waiting = router.waiting();
+        metrics.feed_operations_waiting.set(waiting.operations as f64);
+        metrics.feed_operations_waiting_max.set(waiting.operations_max.into());
+        metrics.feed_starts_waiting.set(waiting.starts as f64);
         metrics.letters_waiting.set(letters.waiting() as f64);
         if let Some((cluster, bus)) = &cluster {
             metrics
                 .cluster_operations_waiting
                 .set(cluster.operations_waiting() as f64);
+            metrics.sign_outs_waiting.set(cluster.sign_outs_waiting() as f64);
             let (messages, bytes) = bus.waiting();
             metrics.bus_waiting.set(messages as f64);
             metrics.bus_bytes_waiting.set(bytes as f64);

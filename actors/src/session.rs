@@ -4,6 +4,7 @@
 //! and operations do not pass here: a session decides, the connection then talks to the feed and the hub directly.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::prelude::*;
@@ -16,8 +17,7 @@ use crate::ports::ConnectionId;
 const TABLE_SHARDS: usize = 64;
 
 /// What happens to a session.
-#[derive(Clone, Copy, Debug, PartialEq, actix::Message)]
-#[rtype(result = "()")]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Event {
     /// A connection with a valid token wants in.
     Join(ConnectionId, Uuid),
@@ -29,6 +29,20 @@ pub enum Event {
     Follow(ConnectionId, UserId),
     /// A sign-in was ended: its connections must go.
     SignedOut(Uuid),
+}
+
+/// An event on its way to a session.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+struct Sent(Event, Waits);
+
+/// Counts as waiting until the session has done it, or is gone.
+struct Waits(Arc<AtomicUsize>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Asks a session for the sign-ins of its connections.
@@ -126,10 +140,10 @@ impl Actor for SessionActor {
     type Context = Context<Self>;
 }
 
-impl Handler<Event> for SessionActor {
+impl Handler<Sent> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, event: Event, _: &mut Self::Context) {
+    fn handle(&mut self, Sent(event, _waits): Sent, _: &mut Self::Context) {
         for decision in self.session.handle(event) {
             self.gate.decided(decision);
         }
@@ -155,6 +169,8 @@ struct Place {
 pub struct Sessions {
     shards: Vec<Mutex<HashMap<UserId, Place>>>,
     gate: Arc<dyn Gate>,
+    /// Events on their way.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Sessions {
@@ -163,7 +179,15 @@ impl Sessions {
         Self {
             shards: (0..TABLE_SHARDS).map(|_| Mutex::default()).collect(),
             gate,
+            waiting: Arc::default(),
         }
+    }
+
+    /// How many sessions there are, and how many events are on their way to them. For whoever counts: each shard is locked once.
+    pub fn count(&self) -> (usize, usize) {
+        let shards = self.shards.iter();
+        let sessions = shards.map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len());
+        (sessions.sum(), self.waiting.load(Ordering::Relaxed))
     }
 
     fn shard(&self, user: UserId) -> MutexGuard<'_, HashMap<UserId, Place>> {
@@ -188,7 +212,7 @@ impl Sessions {
             }
         });
         place.joined += 1;
-        send(&place.address, Event::Join(connection, sign_in));
+        self.send(&place.address, Event::Join(connection, sign_in));
     }
 
     /// Takes a connection out; the last one ends the session.
@@ -196,7 +220,7 @@ impl Sessions {
         let mut shard = self.shard(user);
         if let Some(place) = shard.get_mut(&user) {
             place.joined -= 1;
-            send(&place.address, Event::Leave(connection));
+            self.send(&place.address, Event::Leave(connection));
             if place.joined == 0 {
                 shard.remove(&user);
             }
@@ -226,17 +250,19 @@ impl Sessions {
     /// Tells the user's session, if there is one.
     pub fn tell(&self, user: UserId, event: Event) {
         if let Some(place) = self.shard(user).get(&user) {
-            send(&place.address, event);
+            self.send(&place.address, event);
         }
     }
-}
 
-fn send(address: &Addr<SessionActor>, event: Event) {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "at most a few events for each of the user's connections"
-    )]
-    address.do_send(event);
+    fn send(&self, address: &Addr<SessionActor>, event: Event) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let sent = Sent(event, Waits(self.waiting.clone()));
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "at most a few events for each of the user's connections"
+        )]
+        address.do_send(sent);
+    }
 }
 
 #[cfg(test)]
@@ -271,6 +297,31 @@ mod tests {
                 Decision::Close(connection(3), Code::SignedOut),
             ]
         );
+    }
+
+    /// Decides nothing.
+    struct Nobody;
+    impl Gate for Nobody {
+        fn decided(&self, _: Decision) {}
+    }
+
+    #[actix::test]
+    async fn sessions_and_what_is_on_its_way_to_them_are_counted() {
+        let sessions = Sessions::new(Arc::new(Nobody));
+        let (one, other) = (UserId(Uuid::from_u128(1)), UserId(Uuid::from_u128(2)));
+        sessions.join(one, connection(1), Uuid::nil());
+        sessions.join(one, connection(2), Uuid::nil());
+        sessions.join(other, connection(3), Uuid::nil());
+        assert_eq!(sessions.count(), (2, 3));
+        // Behind those that were sent before.
+        sessions.sign_ins(one).await;
+        sessions.sign_ins(other).await;
+        assert_eq!(sessions.count(), (2, 0));
+        sessions.leave(other, connection(3));
+        assert_eq!(sessions.count(), (1, 1));
+        while sessions.count() != (1, 0) {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[test]

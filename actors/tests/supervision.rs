@@ -14,7 +14,7 @@ use taskflow_actors::ports::{
     Append, AppendError, BoxFuture, Clock, ConnectionId, Epoch, Head, Loaded, LogPage, Publication, Push, ReadError,
     Retention, Store, StoredRow, Tracer,
 };
-use taskflow_actors::supervisor::{Observer, Ports, ReplyTo, Router, Submission, Supervisor};
+use taskflow_actors::supervisor::{Observer, Ports, ReplyTo, Router, Submission, Supervisor, Waiting};
 use taskflow_actors::trace::{Fact, Span, SpanKind, TraceContext};
 use taskflow_protocol::limits::FEED_UNSAVED_OPERATIONS_MAX;
 use taskflow_protocol::message::{Accepted, Command, Operation, OperationResult, Outcome};
@@ -352,7 +352,12 @@ fn more_operations_than_a_feed_may_hold_are_refused_and_the_others_are_not_lost(
         let open = async {
             // The refusals come at once; the rest only when the store goes on.
             let max = FEED_UNSAVED_OPERATIONS_MAX as u32;
-            assert_eq!(node.router.waiting(), (max.into(), max));
+            let waiting = Waiting {
+                operations: max.into(),
+                operations_max: max,
+                starts: 0,
+            };
+            assert_eq!(node.router.waiting(), waiting);
             node.gate.add_permits(1_000);
         };
         let (answers, ()) = futures_util::future::join(answers, open).await;
@@ -363,7 +368,7 @@ fn more_operations_than_a_feed_may_hold_are_refused_and_the_others_are_not_lost(
         let accepted = answers.iter().filter(|outcome| code(outcome).is_none()).count();
         assert_eq!((refused, accepted), (10, FEED_UNSAVED_OPERATIONS_MAX));
         // All permits came back.
-        assert_eq!(node.router.waiting(), (0, 0));
+        assert_eq!(node.router.waiting(), Waiting::default());
         assert_eq!(code(&ask(&node, user, 1).await), None);
     });
 }

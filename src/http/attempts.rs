@@ -108,6 +108,11 @@ impl Attempts {
         verdict
     }
 
+    /// How many addresses and accounts are counted.
+    pub fn counted(&self) -> usize {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// An attempt passed on another node.
     pub fn heard(&self, keys: &[Key], now: UnixMs) {
         if self.max > 0 {

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::accept::UNTAKEN_MAX;
 use crate::telemetry::Metrics;
+use crate::telemetry::instruments::Gauge;
 
 /// How long anybody may keep the server waiting, however many there are: a request that comes in one piece over a slow line, with
 /// an agreement on keys before it, takes less.
@@ -38,6 +39,8 @@ pub struct Idle {
     all: RefCell<Vec<Weak<Connection>>>,
     /// So many may wait.
     max: usize,
+    /// Those of all workers.
+    open: Gauge,
 }
 
 /// One of them.
@@ -53,14 +56,23 @@ pub struct Connection {
     is_closed: Cell<bool>,
     /// Waits for the client to read or to write. It is one task that does both.
     task: RefCell<Option<Waker>>,
+    /// Counts it.
+    open: Gauge,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
 }
 
 impl Idle {
-    /// Of which so many may wait.
-    pub fn new(max: usize) -> Rc<Self> {
+    /// Of which so many may wait. `open` counts those that are there, on all workers.
+    pub fn new(max: usize, open: Gauge) -> Rc<Self> {
         Rc::new(Self {
             all: RefCell::default(),
             max,
+            open,
         })
     }
 
@@ -80,6 +92,7 @@ impl Idle {
 
     /// A connection that waits from now on.
     pub fn add(&self) -> Rc<Connection> {
+        self.open.inc();
         let connection = Rc::new(Connection {
             busy: Cell::new(0),
             since: Cell::new(Instant::now()),
@@ -87,6 +100,7 @@ impl Idle {
             is_full: Cell::new(false),
             is_closed: Cell::new(false),
             task: RefCell::default(),
+            open: self.open.clone(),
         });
         self.all.borrow_mut().push(Rc::downgrade(&connection));
         connection
@@ -350,7 +364,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_who_have_waited_for_longest_are_closed_and_no_more_than_are_too_many() {
-        let idle = Idle::new(3);
+        let idle = Idle::new(3, Gauge::default());
         let mut all = Vec::new();
         for _ in 0..3 {
             all.push(idle.add());
@@ -369,7 +383,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn everybody_has_a_second() {
-        let idle = Idle::new(1);
+        let idle = Idle::new(1, Gauge::default());
         let all = [idle.add(), idle.add(), idle.add()];
         later(999).await;
         assert_eq!(idle.close_beyond(Instant::now()), 0);
@@ -380,7 +394,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_is_being_served_is_not_closed_but_who_keeps_back_a_body_is() {
-        let idle = Idle::new(1);
+        let idle = Idle::new(1, Gauge::default());
         let all = [idle.add(), idle.add(), idle.add()];
         let busy = [all[0].busy(), all[1].busy()];
         let waits = all[1].waits();
@@ -397,7 +411,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_does_not_take_an_answer_is_closed_and_who_waits_for_more_of_one_is_not() {
-        let idle = Idle::new(0);
+        let idle = Idle::new(0, Gauge::default());
         let connection = idle.add();
         let (pieces, stream) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
         let stream = futures_util::stream::unfold(stream, |mut stream| async {
@@ -442,7 +456,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_of_an_answer_is_closed_however_few_there_are() {
-        let idle = Idle::new(3);
+        let idle = Idle::new(3, Gauge::default());
         let all = [idle.add(), idle.add(), idle.add()];
         let mut answers = all.each_ref().map(|one| answer(2 * PIECE_BYTES + 1, one));
         for answer in &mut answers {
@@ -468,7 +482,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_bytes_slowly_is_the_business_of_the_kernel() {
-        let idle = Idle::new(3);
+        let idle = Idle::new(3, Gauge::default());
         let connection = idle.add();
         let (io, mut client) = tokio::io::duplex(16);
         let mut io = Watched::new(io, connection.clone());
@@ -489,7 +503,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_has_gone_does_not_count() {
-        let idle = Idle::new(1);
+        let idle = Idle::new(1, Gauge::default());
         let gone = [idle.add(), idle.add()];
         drop(gone);
         let _one = idle.add();
@@ -500,7 +514,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_is_closed_is_over_at_once() {
-        let idle = Idle::new(0);
+        let idle = Idle::new(0, Gauge::default());
         let (io, mut client) = tokio::io::duplex(16);
         let connection = idle.add();
         let mut io = Watched::new(io, connection.clone());

@@ -257,6 +257,12 @@ impl Rates {
         }
     }
 
+    /// How many users, addresses and sign-ins are counted.
+    pub fn counted(&self) -> usize {
+        let limiters = ALL.into_iter().filter_map(|asked| self.limiter(asked));
+        limiters.map(|limiter| limiter.states.len()).sum()
+    }
+
     /// Tells the other nodes, for as long as the node runs.
     pub async fn share(self: Arc<Self>, tell: impl Fn(Vec<Spent>)) {
         self.is_shared.store(true, Ordering::Relaxed);

@@ -12,13 +12,14 @@ use taskflow_actors::domain::Entry;
 use taskflow_actors::feed::rebuild;
 use taskflow_actors::ports::{Head, LogPage, ReadError};
 use taskflow_protocol::limits::CATCH_UP_BYTES;
-use taskflow_protocol::message::{Entries, ErrorBody, FollowMode, Following, ResetReason, ServerMessage};
+use taskflow_protocol::message::{Entries, FollowMode, Following, ResetReason, ServerMessage};
 use taskflow_protocol::values::Seq;
 use taskflow_protocol::{Code, UserId};
 
 use super::connection::{Connection, FollowId};
 use super::worker::Worker;
 use crate::snapshot;
+use crate::telemetry::metrics::FollowOutcome;
 use taskflow_actors::follow::{self, Decision, entries_after};
 
 /// Stored bytes of entries that go in one frame of a catch-up: about 50 KiB of JSON, so that answers get between.
@@ -51,8 +52,7 @@ fn finish(connection: &Connection, worker: &Worker, id: FollowId, outcome: &Resu
     if let Err(End::Failed(code)) = *outcome {
         // If it is another following by now, this one has nothing to say any more.
         if connection.with_followed(id, |_| ()).is_some() {
-            connection.stop_following(worker, id.feed);
-            connection.error(worker, ErrorBody::new(code).feed(id.feed));
+            connection.refuse_following(worker, id, code);
         }
     }
 }
@@ -88,6 +88,7 @@ async fn from_cursor(connection: &Connection, worker: &Worker, id: FollowId) -> 
             };
             set_position(connection, id, page.head, cursor.seq)?;
             connection.say(worker, &ServerMessage::Following(following));
+            connection.follow_answered(worker, id, FollowOutcome::CaughtUp);
             send_page(connection, worker, id, &page).await?;
         }
     }
@@ -139,6 +140,7 @@ async fn reset(connection: &Connection, worker: &Worker, id: FollowId, reason: R
     // Before it is said: whoever unfollowed meanwhile hears nothing more.
     set_position(connection, id, head, head.seq)?;
     connection.say(worker, &ServerMessage::Following(following));
+    connection.follow_answered(worker, id, FollowOutcome::Reset);
     let pieces = snapshot::pieces(&rebuilt.state, head);
     drop((rebuilt, permit));
     for piece in pieces {

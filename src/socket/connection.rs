@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use taskflow_actors::follow::{Follower, Kept, Wanted};
@@ -44,7 +44,7 @@ use crate::auth::Claims;
 use crate::config::RateLimits;
 use crate::http::rates::{Asked, BURST_SECONDS};
 use crate::http::seats::Seat;
-use crate::telemetry::metrics::{Eviction, Limited, MessageKind, Shed};
+use crate::telemetry::metrics::{Eviction, FollowOutcome, HelloOutcome, Limited, MessageKind, Shed};
 
 /// Messages handled in one turn of a connection, so that a flooding client leaves its neighbours their turns.
 const MESSAGES_A_TURN_MAX: usize = 32;
@@ -67,8 +67,8 @@ const PIPELINE_BYTES: usize = 512 * 1024;
 enum Phase {
     /// Waits for `hello`, until this second. The token came with the handshake, or comes with it.
     Hello { token: Option<String>, until_s: u32 },
-    /// The token is being checked, or the session asked.
-    Joining(Box<Hello>),
+    /// The token is being checked, or the session asked, since then.
+    Joining(Box<Hello>, Instant),
     /// Everything works.
     Open,
     /// The last words are queued; nothing more is taken in. Cut at this second.
@@ -108,6 +108,8 @@ pub(super) struct Followed {
     pub kept: Kept<Arc<Delivery>>,
     /// Where the client stopped reading, until the catch-up begins.
     pub cursor: Option<Box<str>>,
+    /// When the client asked, until it is answered.
+    asked: Option<Instant>,
     /// Its statistics, if they were asked for.
     _counting: Option<Counting>,
 }
@@ -465,6 +467,10 @@ impl Connection {
         if matches!(state.phase, Phase::Closing(_) | Phase::Dead) {
             return;
         }
+        if let Phase::Joining(_, asked) = &state.phase {
+            let refused = worker.gateway.metrics.hello_duration.of(HelloOutcome::Refused);
+            refused.observe(asked.elapsed());
+        }
         let mut last = Vec::new();
         for word in words {
             last.extend_from_slice(&frame::message(self.encoding, &self.encoding.encode(word)));
@@ -594,6 +600,27 @@ impl Connection {
             })
         });
         lost.collect()
+    }
+
+    /// The client hears what became of its wish to follow the feed; of a reset that it did not ask for nothing is counted.
+    pub fn follow_answered(&self, worker: &Worker, id: FollowId, outcome: FollowOutcome) {
+        let asked = self.with_followed(id, |followed| followed.asked.take());
+        if let Some(asked) = asked.flatten() {
+            worker
+                .gateway
+                .metrics
+                .follow_duration
+                .of(outcome)
+                .observe(asked.elapsed());
+        }
+    }
+
+    /// The session did not allow to follow the feed, or it cannot be read.
+    pub fn refuse_following(&self, worker: &Worker, id: FollowId, code: Code) {
+        self.follow_answered(worker, id, FollowOutcome::Refused);
+        if self.stop_following(worker, id.feed) {
+            self.error(worker, ErrorBody::new(code).feed(id.feed));
+        }
     }
 
     pub fn stop_following(&self, worker: &Worker, feed: UserId) -> bool {
@@ -734,21 +761,15 @@ impl Connection {
 
     fn hello(self: &Rc<Self>, worker: &Rc<Worker>, mut hello: Hello) {
         let ProtocolRange { min, max } = hello.protocol;
-        if min > max || max < PROTOCOL_MIN || min > PROTOCOL_MAX {
-            return self.close(worker, Code::VersionUnsupported);
-        }
-        if hello
-            .client
-            .as_ref()
-            .is_some_and(|client| client.len() > CLIENT_NAME_BYTES_MAX)
-        {
-            self.error(worker, ErrorBody::new(Code::ValueTooLong).field("hello.client"));
-            return self.close(worker, Code::HelloExpected);
-        }
-        if hello.follow.len() > FOLLOWS_A_CONNECTION_MAX {
-            self.error(worker, ErrorBody::new(Code::TooManyFollows).field("hello.follow"));
-            return self.close(worker, Code::HelloExpected);
-        }
+        let is_version_known = min <= max && max >= PROTOCOL_MIN && min <= PROTOCOL_MAX;
+        let is_name_long = |name: &String| name.len() > CLIENT_NAME_BYTES_MAX;
+        let wrong = if hello.client.as_ref().is_some_and(is_name_long) {
+            Some(ErrorBody::new(Code::ValueTooLong).field("hello.client"))
+        } else if hello.follow.len() > FOLLOWS_A_CONNECTION_MAX {
+            Some(ErrorBody::new(Code::TooManyFollows).field("hello.follow"))
+        } else {
+            None
+        };
         let mut state = self.state();
         let Phase::Hello {
             token: from_handshake, ..
@@ -756,12 +777,19 @@ impl Connection {
         else {
             return;
         };
-        let Some(token) = hello.token.take().or(from_handshake.take()) else {
-            drop(state);
+        let token = hello.token.take().or(from_handshake.take());
+        state.phase = Phase::Joining(Box::new(hello), Instant::now());
+        drop(state);
+        if !is_version_known {
+            return self.close(worker, Code::VersionUnsupported);
+        }
+        if let Some(error) = wrong {
+            self.error(worker, error);
+            return self.close(worker, Code::HelloExpected);
+        }
+        let Some(token) = token else {
             return self.close(worker, Code::TokenMissing);
         };
-        state.phase = Phase::Joining(Box::new(hello));
-        drop(state);
         let connection = self.clone();
         let owner = worker.clone();
         worker.verify(token, move |verified| match verified {
@@ -772,7 +800,7 @@ impl Connection {
 
     fn join(&self, worker: &Worker, claims: &Claims) {
         let mut state = self.state();
-        if !matches!(state.phase, Phase::Joining(_)) {
+        if !matches!(state.phase, Phase::Joining(..)) {
             return;
         }
         match worker.gateway.seats.take_for_socket(claims.user) {
@@ -794,7 +822,7 @@ impl Connection {
     /// The session let the connection in.
     pub fn admitted(self: &Rc<Self>, worker: &Rc<Worker>) {
         let mut state = self.state();
-        if !matches!(state.phase, Phase::Joining(_)) {
+        if !matches!(state.phase, Phase::Joining(..)) {
             return;
         }
         if worker.gateway.tokens.is_ended(state.sign_in) {
@@ -802,7 +830,7 @@ impl Connection {
             drop(state);
             return self.close(worker, Code::SignedOut);
         }
-        let Phase::Joining(hello) = std::mem::replace(&mut state.phase, Phase::Open) else {
+        let Phase::Joining(hello, asked) = std::mem::replace(&mut state.phase, Phase::Open) else {
             return;
         };
         let welcome = Welcome {
@@ -824,6 +852,8 @@ impl Connection {
         wake(&state.task);
         drop(state);
         self.say(worker, &ServerMessage::Welcome(welcome));
+        let welcomed = worker.gateway.metrics.hello_duration.of(HelloOutcome::Welcomed);
+        welcomed.observe(asked.elapsed());
         if worker.is_stale() {
             self.beat(worker);
         }
@@ -893,6 +923,7 @@ impl Connection {
     }
 
     fn follow(self: &Rc<Self>, worker: &Rc<Worker>, follow: Follow) {
+        let asked = Instant::now();
         let mut state = self.state();
         let feed = follow.feed.unwrap_or(state.user);
         // A feed of another the session refuses.
@@ -916,6 +947,8 @@ impl Connection {
         };
         if let Some(error) = refused {
             drop(state);
+            let refused = worker.gateway.metrics.follow_duration.of(FollowOutcome::Refused);
+            refused.observe(asked.elapsed());
             return self.error(worker, error.feed(feed));
         }
         state.follows.reserve_exact(1);
@@ -930,6 +963,7 @@ impl Connection {
             at: Follower::default(),
             kept: Kept::default(),
             cursor,
+            asked: Some(asked),
             _counting: is_counted.then(|| Counting::begin(self.clone(), worker.clone(), id)),
         });
         let user = state.user;
@@ -1034,7 +1068,7 @@ impl Connection {
         let waiting_for_hello = match self.state.borrow().phase {
             Phase::Closing(until) if now >= until => None,
             Phase::Hello { until_s, .. } => Some(now >= until_s),
-            Phase::Closing(_) | Phase::Joining(_) => Some(false),
+            Phase::Closing(_) | Phase::Joining(..) => Some(false),
             Phase::Open | Phase::Dead => return false,
         };
         match waiting_for_hello {
@@ -1102,7 +1136,7 @@ impl Connection {
     fn poll_read(self: &Rc<Self>, worker: &Rc<Worker>, context: &mut Context<'_>) -> Poll<()> {
         let mut taken = 0;
         loop {
-            if self.state.borrow().goodbye || matches!(self.state.borrow().phase, Phase::Joining(_)) {
+            if self.state.borrow().goodbye || matches!(self.state.borrow().phase, Phase::Joining(..)) {
                 // The messages of one that joins wait in the kernel until the token is checked.
                 return Poll::Pending;
             }
@@ -1196,7 +1230,7 @@ impl Connection {
                 match state.phase {
                     Phase::Dead => return Err(Ended),
                     Phase::Closing(_) => true,
-                    Phase::Joining(_) => {
+                    Phase::Joining(..) => {
                         // The rest of what was read waits for the answer; `admitted` wakes the task.
                         state.held = true;
                         return Ok(());

@@ -14,7 +14,7 @@ use taskflow_actors::ports::{Clock, ConnectionId, Head, Store, Tracer as _};
 use taskflow_actors::session::{Decision, Sessions};
 use taskflow_actors::supervisor::Router;
 use taskflow_actors::trace::SpanKind;
-use taskflow_protocol::message::{ErrorBody, Heartbeat, ServerMessage};
+use taskflow_protocol::message::{Heartbeat, ServerMessage};
 use taskflow_protocol::values::UnixMs;
 use taskflow_protocol::{Code, Encoding, UserId};
 use tokio::sync::Semaphore;
@@ -431,15 +431,16 @@ impl Worker {
         match decision {
             Decision::Admit(_) => connection.admitted(self),
             Decision::Close(_, code) => connection.close(self, code),
-            Decision::Follow(_, feed, Ok(())) => {
-                if let Some(id) = connection.begin_following(feed) {
-                    self.follow(feed, to.slot);
-                    spawn(catch_up::begin(connection, self.clone(), id));
-                }
-            }
-            Decision::Follow(_, feed, Err(code)) => {
-                if connection.stop_following(self, feed) {
-                    connection.error(self, ErrorBody::new(code).feed(feed));
+            Decision::Follow(_, feed, may) => {
+                let Some(id) = connection.begin_following(feed) else {
+                    return;
+                };
+                match may {
+                    Ok(()) => {
+                        self.follow(feed, to.slot);
+                        spawn(catch_up::begin(connection, self.clone(), id));
+                    }
+                    Err(code) => connection.refuse_following(self, id, code),
                 }
             }
         }

@@ -71,6 +71,24 @@ labels! {
         Limited = "limited",
     }
 
+    /// How a client's hello was answered.
+    HelloOutcome = "outcome" {
+        /// It is in.
+        Welcomed = "welcomed",
+        /// It has to go: its token, its protocol or its place is not right.
+        Refused = "refused",
+    }
+
+    /// How a client's wish to follow a feed was answered.
+    FollowOutcome = "outcome" {
+        /// It goes on from its cursor.
+        CaughtUp = "caught_up",
+        /// It begins anew, with a snapshot.
+        Reset = "reset",
+        /// It does not follow it.
+        Refused = "refused",
+    }
+
     /// What became of an operation.
     OperationOutcome = "outcome" {
         /// Durable.
@@ -406,18 +424,28 @@ metrics! {
     ready: Gauge = "taskflow_ready";
     /// Connections that are open, by kind: WebSockets; event streams and long-polls.
     connections: Family<ConnectionKind, Gauge> = "taskflow_connections";
+    /// Sessions: users who have a WebSocket here.
+    sessions: Gauge = "taskflow_sessions";
+    /// Events on their way to sessions: connections that come, go, follow or bring another token, and sign-outs.
+    session_events_waiting: Gauge = "taskflow_session_events_waiting";
     /// Feeds that are followed here: one for each user with a connection, nearly always.
     feeds_followed: Gauge = "taskflow_feeds_followed";
     /// Whether this node stops: 1 from the signal on, 0 before.
     draining: Gauge = "taskflow_draining";
     /// Connections that were sent to other nodes because this one stops, by kind.
     drained: Family<ConnectionKind> = "taskflow_drained_total";
+    /// WebSockets that were cut because they were still there when the time for stopping was over, or when this node was told to stop a second time.
+    drain_cut: Counter = "taskflow_drain_cut_total";
     /// Handshakes under way.
     handshakes_pending: Gauge = "taskflow_handshakes_pending";
     /// WebSocket handshakes, by outcome.
     handshakes: Family<Handshake> = "taskflow_handshakes_total";
     /// Seconds from a WebSocket handshake until it was answered, whatever the answer.
     handshake_duration: Histogram = "taskflow_handshake_duration_seconds";
+    /// Seconds from a client's hello until it was welcomed or refused.
+    hello_duration: Family<HelloOutcome, Histogram> = "taskflow_hello_duration_seconds";
+    /// Seconds from a client's wish to follow a feed until it heard from where on it does, or that it does not; for a reset, its turn among the snapshots included.
+    follow_duration: Family<FollowOutcome, Histogram> = "taskflow_follow_duration_seconds";
     /// Frames that were put into the queues of connections.
     pushes: Counter = "taskflow_pushes_total";
     /// Bytes of those frames.
@@ -462,6 +490,8 @@ metrics! {
     feeds_running: Gauge = "taskflow_feeds_running";
     /// Feeds that were brought into memory.
     feed_starts: Counter = "taskflow_feed_starts_total";
+    /// Feeds that the supervisor is to start.
+    feed_starts_waiting: Gauge = "taskflow_feed_starts_waiting";
     /// Feeds that left memory because nobody used them.
     feed_stops: Counter = "taskflow_feed_stops_total";
     /// Feeds that failed and were started again.
@@ -474,6 +504,8 @@ metrics! {
     feed_operations_waiting_max: Gauge = "taskflow_feed_operations_waiting_max";
     /// Accounts that were deleted, with everything that was theirs.
     accounts_deleted: Counter = "taskflow_accounts_deleted_total";
+    /// HTTP connections that are open, without those that became WebSockets; 16,384 at most (fewer where few files may be open), beyond it they wait to be accepted.
+    http_connections: Gauge = "taskflow_http_connections";
     /// HTTP connections that were closed because they had kept the server waiting while there were too many of them, or had taken nothing of an answer for 30 s.
     http_idle_closed: Counter = "taskflow_http_idle_closed_total";
     /// Operations that were answered, by outcome.
@@ -528,6 +560,8 @@ metrics! {
     bus_canary: Histogram = "taskflow_bus_canary_duration_seconds";
     /// Seconds by which this node's clock is ahead of that of Redis; behind it, below 0.
     clock_ahead: Gauge = "taskflow_clock_ahead_seconds";
+    /// Sign-outs that have not come back to this node over Redis, and are told again until they have; 10,000 at most, beyond it the oldest are dropped.
+    sign_outs_waiting: Gauge = "taskflow_sign_outs_waiting";
     /// Rounds in which the sign-ins of all open connections were looked up, because messages about them may have been missed.
     sign_in_rounds: Counter = "taskflow_sign_in_rounds_total";
     /// Attempts to sign in on other nodes that were counted here as well.
@@ -588,6 +622,10 @@ metrics! {
     passwords_waiting: Gauge = "taskflow_passwords_waiting";
     /// Requests, handshakes and operations beyond a limit, by what is limited. With rate_limits = count they went on.
     limited: Family<Limited> = "taskflow_limited_total";
+    /// Users, addresses and sign-ins whose rate is counted: those who asked in the last ten seconds.
+    rates_counted: Gauge = "taskflow_rates_counted";
+    /// Addresses and accounts whose attempts to sign in are counted; 100,000 at most, beyond it those are forgotten whose last attempt is the oldest.
+    sign_in_attempts_counted: Gauge = "taskflow_sign_in_attempts_counted";
     /// Attempts to register, sign in or refresh, by outcome.
     sign_ins: Family<SignInOutcome> = "taskflow_sign_ins_total";
     /// Letters to the owners of accounts, by what became of them.

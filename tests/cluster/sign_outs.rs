@@ -160,8 +160,10 @@ fn a_node_that_was_cut_off_from_redis_says_it_when_it_is_back() {
     // Nobody has told the other one, and nothing has told it that it missed something.
     assert_eq!(here.get("/api/v1/tasks", &first).status, 200);
     assert_eq!(here.metric("taskflow_bus_up"), 1.0);
+    assert_eq!(cut.metric("taskflow_sign_outs_waiting"), 1.0);
     proxy.set(Weather::Fair);
     open.expect_ended();
+    cut.wait_for_metric("taskflow_sign_outs_waiting", |waiting| waiting == 0.0);
     assert_eq!(here.metric("taskflow_sign_in_rounds_total"), rounds);
 }
 

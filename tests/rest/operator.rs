@@ -10,7 +10,12 @@ use crate::support::{Client, Encoding, EventStream, Follower, Raw, Replica, Serv
 
 #[test]
 fn every_figure_moves_with_what_it_counts() {
-    let server = Server::start(&["--heartbeat-ms=1000", "--feed-idle-seconds=1"]);
+    let server = Server::start(&[
+        "--heartbeat-ms=1000",
+        "--feed-idle-seconds=1",
+        "--sign-in-attempts-max=10",
+        "--writes-a-second-max=50",
+    ]);
     let metric = |name: &str| server.metric(&format!("taskflow_{name}"));
     let zero = [
         "connections",
@@ -38,6 +43,12 @@ fn every_figure_moves_with_what_it_counts() {
     assert_eq!(metric("connections"), 1.0);
     assert_eq!(metric("handshakes_total{outcome=\"accepted\"}"), 1.0);
     assert_eq!(metric("handshake_duration_seconds_count"), 1.0);
+    assert_eq!(metric("hello_duration_seconds_count{outcome=\"welcomed\"}"), 1.0);
+    assert_eq!(metric("follow_duration_seconds_count{outcome=\"reset\"}"), 1.0);
+    assert_eq!(metric("sessions"), 1.0);
+    server.wait_for_metric("taskflow_session_events_waiting", |events| events == 0.0);
+    // What became a WebSocket is no HTTP connection any more.
+    server.wait_for_metric("taskflow_http_connections", |connections| connections == 0.0);
     assert_eq!(metric("snapshots_total"), 1.0);
     assert_eq!(metric("resets_total{reason=\"no_cursor\"}"), 1.0);
 
@@ -50,6 +61,7 @@ fn every_figure_moves_with_what_it_counts() {
     assert!(metric("push_bytes_total") > 300.0, "{}", metric("push_bytes_total"));
     assert_eq!(metric("operations_total{outcome=\"accepted\"}"), 1.0);
     assert_eq!(metric("operation_duration_seconds_count"), 1.0);
+    assert!(metric("rates_counted") >= 1.0);
     assert_eq!(metric("push_duration_seconds_count"), 1.0);
     assert_eq!(metric("tasks_created_total"), 1.0);
     assert_eq!(metric("users_active_total"), 1.0, "born and changed on one day");
@@ -89,6 +101,17 @@ fn every_figure_moves_with_what_it_counts() {
     };
     Follower::resume(&server, Encoding::Json, &account, old);
     assert_eq!(metric("catch_ups_total"), 1.0);
+    assert_eq!(metric("follow_duration_seconds_count{outcome=\"caught_up\"}"), 1.0);
+    follower.client.send(&json!({ "follow": {} }));
+    follower.client.send(&json!({ "follow": { "feed": id() } }));
+    server.wait_for_metric(
+        "taskflow_follow_duration_seconds_count{outcome=\"refused\"}",
+        |refused| refused == 2.0,
+    );
+    let mut stranger = Client::over(Raw::connect(server.address), Encoding::Json);
+    stranger.send(&json!({ "hello": { "protocol": { "min": 1, "max": 1 }, "token": "none" } }));
+    stranger.ended();
+    assert_eq!(metric("hello_duration_seconds_count{outcome=\"refused\"}"), 1.0);
 
     let refused = Raw::connect(server.address).upgrade(&["origin: https://evil.example"]);
     assert_eq!(refused.status, 403);
@@ -100,11 +123,14 @@ fn every_figure_moves_with_what_it_counts() {
     let body = json!({ "email": account.email, "password": "not the password" });
     assert_eq!(http::post(server.address, "/api/v1/auth/login", &[], &body).status, 401);
     assert_eq!(metric("sign_ins_total{outcome=\"refused\"}"), 1.0);
+    assert_eq!(metric("sign_in_attempts_counted"), 2.0, "the address and the account");
     assert!(metric("http_requests_total{route=\"auth\",class=\"4xx\"}") >= 1.0);
 
     let stream = EventStream::open(server.address, "/api/v1/events", &[&account.bearer()]).unwrap();
     server.wait_for_metric("taskflow_connections", |count| count == 2.0);
+    assert_eq!(metric("http_connections"), 1.0);
     drop((stream, follower));
+    server.wait_for_metric("taskflow_sessions", |sessions| sessions == 0.0);
     server.wait_for_metric("taskflow_feeds_running", |count| count == 0.0);
     server.wait_for_metric("taskflow_feed_stops_total", |count| count >= 1.0);
     // What only the store counts.

@@ -249,6 +249,11 @@ impl<T> Node<T> {
         self.lines.operations()
     }
 
+    /// How many sign-outs are to be told again, because this node has not heard them itself.
+    pub fn sign_outs_waiting(&self) -> usize {
+        self.unheard.len()
+    }
+
     /// Whether a follower has to wait for the feed's subscription.
     pub fn awaits_subscription(&self, feed: UserId) -> bool {
         self.up && self.following.get(&feed).is_some_and(|following| !following.confirmed)

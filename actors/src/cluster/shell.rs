@@ -259,6 +259,11 @@ impl Cluster {
         self.locked().operations_waiting()
     }
 
+    /// How many sign-outs are to be told again, because this node has not heard them itself.
+    pub fn sign_outs_waiting(&self) -> usize {
+        self.locked().sign_outs_waiting()
+    }
+
     /// The nodes that are there, as this one sees them.
     pub fn nodes(&self) -> Vec<SeenNode> {
         let now = self.begun.elapsed().as_millis() as u64;

@@ -24,7 +24,7 @@ use taskflow_protocol::limits::FEED_UNSAVED_OPERATIONS_MAX;
 use taskflow_protocol::{Code, UserId};
 
 pub use self::actor::{Observer, Ports, Supervisor, Unobserved};
-pub use self::router::{Committed, ReplyTo, Router, Settled, Submission, Table};
+pub use self::router::{Committed, ReplyTo, Router, Settled, Submission, Table, Waiting};
 
 /// Shortest wait before a feed that panicked is started again.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -228,6 +228,12 @@ impl<A: Address, R> Shard<A, R> {
             Place::Resting { .. } => None,
         });
         queues.filter(|(_, operations)| *operations > 0)
+    }
+
+    /// How many feeds are being started.
+    pub fn starting(&self) -> usize {
+        let starting = |place: &&Place<A, R>| matches!(place, Place::Starting { .. });
+        self.places.values().filter(starting).count()
     }
 
     /// A feed that runs wants to stop. It may, unless a request is on its way to it; whoever asks from now on starts a

@@ -117,6 +117,17 @@ impl Table {
     }
 }
 
+/// What waits on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Waiting {
+    /// Operations at feeds.
+    pub operations: u64,
+    /// Those of the feed at which the most of them wait.
+    pub operations_max: u32,
+    /// Feeds that the supervisor is to start.
+    pub starts: usize,
+}
+
 /// The way to every feed. Cheap to clone.
 #[derive(Clone)]
 pub struct Router {
@@ -173,17 +184,18 @@ impl Router {
         longest
     }
 
-    /// How many operations wait at the feeds on this node, and how many of them at the one with the most. For whoever counts:
-    /// each shard is locked for as long as its feeds are counted.
-    pub fn waiting(&self) -> (u64, u32) {
-        let (mut all, mut most) = (0, 0);
+    /// What waits on this node. For whoever counts: each shard is locked for as long as its feeds are counted.
+    pub fn waiting(&self) -> Waiting {
+        let mut waiting = Waiting::default();
         for shard in 0..TABLE_SHARDS {
-            for (_, operations) in self.table.locked(shard).queues() {
-                all += u64::from(operations);
-                most = most.max(operations);
+            let shard = self.table.locked(shard);
+            waiting.starts += shard.starting();
+            for (_, operations) in shard.queues() {
+                waiting.operations += u64::from(operations);
+                waiting.operations_max = waiting.operations_max.max(operations);
             }
         }
-        (all, most)
+        waiting
     }
 
     /// Whether operations wait at the feed's actor on this node.

@@ -163,6 +163,7 @@ fn the_queues_are_those_of_feeds_that_run_or_start_and_what_was_answered_is_not_
     assert_eq!(node.route(user(3), 0, 3), Fate::Started, "a look is no operation");
     let queues = |node: &Node| node.shard.queues().collect::<HashMap<_, _>>();
     assert_eq!(queues(&node), HashMap::from([(user(1), 5), (user(2), 7)]));
+    assert_eq!(node.shard.starting(), 2);
     node.answer(user(1));
     assert_eq!(queues(&node), HashMap::from([(user(1), 2), (user(2), 7)]));
     node.answer(user(1));

@@ -33,6 +33,8 @@ const SCREENS: usize = 2;
 const CHANGES: usize = 8;
 /// What the server has of a core.
 const CORES: f64 = 0.5;
+/// Memory that it may have: what compose.cluster.yaml gives a node.
+const MEMORY_MIB: f64 = 512.0;
 /// An answer that takes longer is late, because clients give up and ask again.
 const LATE_MS: f64 = 1_000.0;
 /// Changes a second of the first step of the ramp, and by how much each is above the one before.
@@ -444,7 +446,7 @@ async fn watch_memory(server: Rc<TaskFlow>, mib: Rc<RefCell<Vec<f64>>>) {
 pub async fn run(bench: &mut Bench, record: &mut Record) -> Result<()> {
     let (users, step_seconds, seconds) = (bench.size(1_000, 300), bench.size(8.0, 4.0), bench.size(60.0, 10.0));
     record.about = format!(
-        "One node in a control group with {CORES} of a core (a quota each 100 ms, as containers get it). {users} authors, {SCREENS} screens \
+        "One node in a control group with {CORES} of a core (a quota each 100 ms, as containers get it), which may have {MEMORY_MIB} MiB of memory. {users} authors, {SCREENS} screens \
          of each; a message gives {CHANGES} tasks another title each, by WebSocket, open loop, times from when each was due; what is refused \
          is not sent again. The ramp: steps of {step_seconds} s, each at {STEP} times the rate of the one before, until {FLAT_STEPS} in a row do \
          not bring {MORE} times as much; the capacity is the most that was done a second in the second half of a step. Then {TIMES} \
@@ -464,7 +466,8 @@ async fn measure(bench: &mut Bench, record: &mut Record, users: usize, step_seco
     let setup = Setup {
         cap: Some(cap.folder().to_owned()),
         ..Setup::default()
-    };
+    }
+    .with("memory_bytes_max", (MEMORY_MIB * 1_048_576.0) as i64);
     let server = Rc::new(TaskFlow::start(bench, setup).await?);
     let users = server.users(bench, users)?;
     let load = Load::connect(server.clone(), &users).await?;
@@ -530,6 +533,7 @@ async fn measure(bench: &mut Bench, record: &mut Record, users: usize, step_seco
             .figure("pushes_missing", accepted * SCREENS as f64 - pushed)
             .figure("resident_before_mib", before_mib)
             .figure("resident_peak_mib", stats::quantile(&mib, 1.0))
+            .figure("resident_peak_percent", stats::quantile(&mib, 1.0) / MEMORY_MIB * 100.0)
             .figure("resident_growth_percent", growth_percent(&mib))
             .figure("recovery_s", recovery_s)
             .figure(
@@ -616,6 +620,13 @@ fn report(record: &mut Record) {
         row("new clients without a word", "tries", Better::Less, "newcomers_silent"),
         row("resident memory before it", "MiB", Better::Less, "resident_before_mib"),
         row("resident memory, the most", "MiB", Better::Less, "resident_peak_mib"),
+        row(
+            "the same, of what it may have (memory_bytes_max)",
+            "%",
+            Better::Less,
+            "resident_peak_percent",
+        )
+        .asked(100.0, 95.0),
         row(
             "growth of resident memory from the second quarter to the second half",
             "%",
