@@ -109,6 +109,21 @@ fn who_says_no_hello_is_sent_away_even_if_it_pings() {
 }
 
 #[test]
+fn a_connection_that_a_proxy_keeps_for_the_next_request_is_not_closed_under_it() {
+    let server = Server::start(&[]);
+    let mut kept = http::Connection::open(server.address);
+    let mut ask = || {
+        kept.send("GET", "/.well-known/jwks.json", &["connection: keep-alive"], b"");
+        kept.response().status
+    };
+    assert_eq!(ask(), 200);
+    // Ten seconds: no proxy in front of a server that closes sooner knows whether its request arrived.
+    let mut silent = Client::connect(&server, Encoding::Json);
+    assert_eq!(silent.ended(), closed(4112, "hello_timeout"));
+    assert_eq!(ask(), 200);
+}
+
+#[test]
 fn who_answers_heartbeats_stays_and_who_is_silent_goes() {
     let server = Server::start(&["--heartbeat-ms=1000"]);
     let account = server.user();
