@@ -72,7 +72,7 @@ const BACKLOG: i32 = 4096;
 /// How long a connection without a request is kept. Whoever closes it takes the risk that a request is just on its way to it, and a
 /// proxy cannot send everything again: so it is the proxy that should close it, and this is longer than any keeps one (nginx and
 /// Amazon's 60 s, Traefik 90 s, Caddy 120 s, Google's 600 s, which asks for 620 s here). Those that are too many are closed
-/// sooner: [`Idle`].
+/// sooner, and all of them when clients have been sent away: [`Idle`].
 const KEEP_ALIVE: Duration = Duration::from_secs(620);
 
 /// Snapshots that are made at once. Each holds a feed in memory, up to tens of megabytes for the largest.
@@ -652,10 +652,10 @@ fn serve_clients(
         .disable_signals();
     // Called by each worker, on its thread.
     let idle = {
-        let metrics = api.metrics.clone();
+        let (metrics, leaving) = (api.metrics.clone(), api.leaving.clone());
         move || {
             let idle = Idle::new(idle_max / workers, metrics.http_connections.clone());
-            actix_rt::spawn(idle.clone().watch(metrics.clone()));
+            actix_rt::spawn(idle.clone().watch(metrics.clone(), leaving.clone()));
             idle
         }
     };

@@ -18,9 +18,11 @@ use std::time::Duration;
 use actix_codec::{AsyncRead, AsyncWrite, ReadBuf};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::web::Bytes;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::accept::UNTAKEN_MAX;
+use crate::http::Leaving;
 use crate::telemetry::Metrics;
 use crate::telemetry::instruments::Gauge;
 
@@ -76,8 +78,8 @@ impl Idle {
         })
     }
 
-    /// Looks for as long as there is anybody who may add connections.
-    pub async fn watch(self: Rc<Self>, metrics: Arc<Metrics>) {
+    /// Looks for as long as there is anybody who may add connections. When clients have been sent away, nobody is waited for.
+    pub async fn watch(self: Rc<Self>, metrics: Arc<Metrics>, leaving: watch::Receiver<Option<Leaving>>) {
         let this = Rc::downgrade(&self);
         drop(self);
         let mut ticks = tokio::time::interval(EVERY);
@@ -87,6 +89,12 @@ impl Idle {
             let now = Instant::now();
             let closed = this.close_stuck(now) + this.close_beyond(now);
             metrics.http_idle_closed.inc_by(closed as u64);
+            if leaving
+                .borrow()
+                .is_some_and(|leaving| leaving.from + leaving.over <= now)
+            {
+                this.close_rested(now);
+            }
         }
     }
 
@@ -114,6 +122,16 @@ impl Idle {
             for_long && one.untaken.get() > 0 && !one.is_full.get() && !one.is_closed.get()
         });
         stuck.map(|one| one.close()).count()
+    }
+
+    /// Closes those that wait, but for whoever may be in the middle of a request.
+    fn close_rested(&self, now: Instant) {
+        let all = self.all.borrow();
+        let rested = all.iter().filter_map(Weak::upgrade).filter(|one| {
+            let for_long = now.saturating_duration_since(one.since.get()) >= PATIENCE;
+            for_long && one.busy.get() == 0 && !one.is_closed.get()
+        });
+        rested.for_each(|one| one.close());
     }
 
     /// Closes those that have waited for longest, if more wait than may; how many.

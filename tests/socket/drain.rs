@@ -107,6 +107,18 @@ fn event_streams_end_one_after_the_other() {
 }
 
 #[test]
+fn a_connection_that_a_proxy_keeps_for_the_next_request_does_not_hold_a_stop_up() {
+    let mut server = Server::start(&[]);
+    let mut kept = http::Connection::open(server.address);
+    kept.send("GET", "/.well-known/jwks.json", &["connection: keep-alive"], b"");
+    assert_eq!(kept.response().status, 200);
+    server.signal(Signal::TERM);
+    assert_eq!(server.exit_status().code(), Some(0));
+    let said = server.log.text();
+    assert!(!said.contains("requests that are still under way are cut"), "{said}");
+}
+
+#[test]
 fn whoever_says_it_twice_does_not_wait() {
     let mut server = Server::start(&["--drain-wait-seconds=50", "--drain-seconds-max=3600"]);
     let account = server.user();
